@@ -1,0 +1,76 @@
+"""From the words of a recipe or a trial to Hugging Face's training arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from transformers import TrainingArguments
+
+from hpo_summarize import names
+from hpo_summarize.errors import HpoError
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def with_values(args: Arguments, values: Mapping[str, Any], world_size: int = 1) -> Arguments:
+    """Fresh training arguments: those of `args`, with the values of a trial.
+
+    Nothing is cast and `args` is left as it is, so that no value reaches another trial. All checks
+    of the arguments' class run again on the result.
+
+    Args:
+        args: The arguments that the recipe or the script fixes.
+        values: Words of `names` and fields of the arguments.
+        world_size: Number of processes that train together.
+    """
+    fields = training_fields(values, world_size, args.per_device_train_batch_size)
+    return dataclasses.replace(args, **fields)
+
+
+def training_fields(
+    values: Mapping[str, Any], world_size: int = 1, largest_per_device: int | None = None
+) -> dict[str, Any]:
+    """The fields of `TrainingArguments` behind the words of `names.TRAINING_WORDS` and the others.
+
+    Args:
+        values: `batch_size` is the number of examples of one optimizer step over all processes;
+            `warmup_ratio` the share of all steps (a float `warmup_steps` below 1 means that).
+        world_size: Number of processes that train together.
+        largest_per_device: Examples that a device takes at once; more are accumulated. None: all.
+    """
+    fields = {names.TRAINING_WORDS.get(name, name): value for name, value in values.items()}
+    if names.WARMUP_RATIO in fields:
+        fields["warmup_steps"] = float(fields.pop(names.WARMUP_RATIO))
+    if names.BATCH_SIZE in fields:
+        batch_size = fields.pop(names.BATCH_SIZE)
+        largest = fields.get("per_device_train_batch_size", largest_per_device)
+        per_device, accumulation = plan_batch(batch_size, world_size, largest)
+        fields["per_device_train_batch_size"] = per_device
+        fields["gradient_accumulation_steps"] = accumulation
+    return fields
+
+
+def plan_batch(batch_size: int, world_size: int, largest: int | None) -> tuple[int, int]:
+    """Splits an effective batch into `(per_device, accumulation)`.
+
+    `per_device * accumulation * world_size == batch_size` always, with the largest per-device batch
+    that divides it and is at most `largest`.
+
+    Example:
+        >>> plan_batch(48, world_size=2, largest=16)
+        (12, 2)
+
+    Raises:
+        HpoError: The batch cannot be split evenly among the processes.
+    """
+    share, rest = divmod(batch_size, world_size)
+    if rest or not share:
+        raise HpoError(
+            f"batch_size {batch_size} cannot be split evenly among {world_size} processes; "
+            f"choose multiples of {world_size}"
+        )
+    limit = min(share, largest or share)
+    per_device = max(size for size in range(1, limit + 1) if share % size == 0)
+    return per_device, share // per_device

@@ -1,0 +1,131 @@
+"""From the cells of a table to dialogues and summaries as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpo_summarize.data.columns import Columns, find_columns
+from hpo_summarize.data.dialogues import Dialogues, Table, listed
+from hpo_summarize.errors import DataError
+from hpo_summarize.recipe import DataSection
+
+_SPEAKER_KEYS = ("speaker", "role", "name")
+_TEXT_KEYS = ("text", "utterance", "content")
+
+
+def to_dialogues(table: Table, section: DataSection, require_summaries: bool = True) -> Dialogues:
+    """The dialogues of a table.
+
+    Cells are taken word for word, with two exceptions: turns in a list become lines, and a
+    Windows line end becomes a plain one.
+
+    Raises:
+        DataError: A column is missing, a cell is no text, or a row has no text and
+            `section.empty_rows` refuses those.
+    """
+    columns = find_columns(table, section, require_summaries)
+    dialogues = _texts(table, columns.dialogue, [[cell] for cell in _turns(table, columns)])
+    summaries = [_texts(table, name, _lists(table, name)) for name in columns.summaries]
+    references = [[text for cell in row for text in cell] for row in zip(*summaries, strict=True)]
+    data = Dialogues(
+        [texts[0] for texts in dialogues],
+        references or [[] for _ in dialogues],
+        _identifiers(table, columns.identifier),
+        tuple(columns.notes),
+    )
+    parts = {columns.dialogue: dialogues, **dict(zip(columns.summaries, summaries, strict=True))}
+    return _without_empty(table, data, parts, section)
+
+
+def _turns(table: Table, columns: Columns) -> list[Any]:
+    cells = []
+    for place, cell in zip(table.places, table.column(columns.dialogue), strict=True):
+        try:
+            cells.append("\n".join(map(_turn, cell)) if isinstance(cell, list) else cell)
+        except ValueError as error:
+            raise DataError(f"{table.name}: {place}, '{columns.dialogue}': {error}") from None
+    return cells
+
+
+def _turn(turn: Any) -> str:
+    """One turn of a dialogue as a line: a text, or a speaker with a text.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(turn, str):
+        return turn
+    if isinstance(turn, Mapping):
+        speaker = next((turn[key] for key in _SPEAKER_KEYS if key in turn), None)
+        text = next((turn[key] for key in _TEXT_KEYS if key in turn), None)
+        if isinstance(text, str):
+            return f"{speaker}: {text}" if speaker is not None else text
+    raise ValueError(
+        f"a turn is {turn!r:.80}; write a text, or an object with "
+        f"{'/'.join(_SPEAKER_KEYS)} and {'/'.join(_TEXT_KEYS)}"
+    )
+
+
+def _lists(table: Table, name: str) -> list[list[Any]]:
+    return [cell if isinstance(cell, list) else [cell] for cell in table.column(name)]
+
+
+def _texts(table: Table, name: str, cells: Sequence[Sequence[Any]]) -> list[list[str]]:
+    found = []
+    for place, parts in zip(table.places, cells, strict=True):
+        try:
+            found.append([_text(part) for part in parts])
+        except ValueError as error:
+            raise DataError(f"{table.name}: {place}, '{name}': {error}") from None
+    return found
+
+
+def _text(cell: Any) -> str:
+    """A cell as text; one without a value is empty.
+
+    Raises:
+        ValueError: It is no text, or not one that a tokenizer can read.
+    """
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
+        raise ValueError(f"the cell is {cell!r:.80}, not a text; write a text there")
+    text = str(cell).replace("\r\n", "\n")
+    if "\0" in text:
+        raise ValueError("the text has a NUL character; take it out")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is half of one; save the text again") from None
+    return text
+
+
+def _identifiers(table: Table, name: str | None) -> list[str]:
+    if name is None:
+        return [str(number) for number in range(len(table.rows))]
+    return [str(cell) for cell in table.column(name)]
+
+
+def _without_empty(
+    table: Table, data: Dialogues, parts: Mapping[str, list[list[str]]], section: DataSection
+) -> Dialogues:
+    """Refuses or drops the rows that lack a text in one of the columns."""
+    empty: set[int] = set()
+    for name, cells in parts.items():
+        wrong = [row for row, texts in enumerate(cells) if not all(map(str.strip, texts or [""]))]
+        if wrong and section.empty_rows == "refuse":
+            places = listed([table.places[row] for row in wrong])
+            raise DataError(
+                f"{table.name}: {len(wrong)} of {len(data)} rows have no text in the column "
+                f"'{name}' ({places}); fill them in, or set data.empty_rows to drop"
+            )
+        empty.update(wrong)
+    if not empty:
+        return data
+    if len(empty) == len(data):
+        raise DataError(f"{table.name}: not one of the {len(data)} rows has all its texts")
+    places = listed([table.places[row] for row in sorted(empty)])
+    note = f"{table.name}: {len(empty)} of {len(data)} rows without a text are dropped ({places})"
+    return data.rows([i for i in range(len(data)) if i not in empty]).with_notes(note)

@@ -1,0 +1,127 @@
+"""Training and validation split of a recipe, with nothing in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset
+
+from hpo_summarize.data.dialogues import Dialogues, joined
+from hpo_summarize.data.rows import to_dialogues
+from hpo_summarize.data.sources import find_splits, open_tables
+from hpo_summarize.errors import DataError
+from hpo_summarize.recipe import DataSection
+
+_VALIDATION_SPLITS = ("validation", "dev", "val", "valid")
+
+Source = str | Path | Sequence[str]
+
+
+def load_splits(section: DataSection) -> tuple[Dialogues, Dialogues]:
+    """The training and the validation split that a recipe names; the test split is not opened.
+
+    Without a validation split, `validation_fraction` of the training rows are taken, by `seed`.
+    `max_rows` comes last, so that it leaves rows in both splits and every row is checked.
+
+    Raises:
+        DataError: The data cannot be used as they are.
+    """
+    train_source: Source = section.train or "train"
+    validation_source = section.validation
+    if validation_source is None and section.name is not None:
+        validation_source = _own_validation_split(section)
+    train = _read_all(train_source, section)
+    if validation_source is None:
+        train, validation = split(train, section.validation_fraction, section.seed)
+    else:
+        validation = _read_all(validation_source, section)
+        validation = validation.with_notes(*_leaks(train, validation, section))
+    return train.head(section.max_rows), validation.head(section.max_rows)
+
+
+def _own_validation_split(section: DataSection) -> str | None:
+    train = [section.train or "train"] if not isinstance(section.train, list) else section.train
+    splits = [name for name in find_splits(section) if name not in train]
+    return next((name for name in _VALIDATION_SPLITS if name in splits), None)
+
+
+def read_dialogues(
+    source: Source, section: DataSection, require_summaries: bool = True
+) -> Dialogues:
+    """Reads one split, at most `max_rows` of it.
+
+    Args:
+        source: As `data.train` in a recipe: a file, a glob or a list of them, or, where the recipe
+            has `data.name`, the name of a split. A `Path` is a file in any case.
+        section: How to read it.
+        require_summaries: Whether rows without summaries are refused; otherwise a table without
+            a summary column gives no references.
+
+    Raises:
+        DataError: The data cannot be used as they are.
+    """
+    return _read_all(source, section, require_summaries).head(section.max_rows)
+
+
+def _read_all(source: Source, section: DataSection, require_summaries: bool = True) -> Dialogues:
+    tables = open_tables(source, section)
+    data = joined([to_dialogues(table, section, require_summaries) for table in tables])
+    repeated = len(data) - len(_by_dialogue(data))
+    if not repeated:
+        return data
+    name = tables[0].name if len(tables) == 1 else f"{tables[0].name} and {len(tables) - 1} more"
+    note = f"{name}: {repeated} of {len(data)} rows repeat the dialogue of an earlier row"
+    return data.with_notes(note)
+
+
+def split(data: Dialogues, fraction: float, seed: int) -> tuple[Dialogues, Dialogues]:
+    """Splits off `fraction` of the dialogues, at least one, at random by `seed`.
+
+    Rows with the same dialogue stay together, so that none stands in both parts. The notes go
+    with the first part.
+
+    Args:
+        data: The rows to split.
+        fraction: Share of the second part, above 0 and below 1.
+        seed: The same seed gives the same split of the same rows.
+
+    Raises:
+        DataError: There are not two different dialogues.
+    """
+    groups = list(_by_dialogue(data).values())
+    if len(groups) < 2:
+        raise DataError(
+            f"data.train has {len(groups)} different dialogue in {len(data)} rows, and a split "
+            "needs two; add dialogues, or set data.validation"
+        )
+    size = min(max(1, round(len(groups) * fraction)), len(groups) - 1)
+    numbers = Dataset.from_dict({"number": range(len(groups))})
+    parts = numbers.train_test_split(test_size=size, seed=seed)
+    chosen = [[row for n in parts[p]["number"] for row in groups[n]] for p in ("train", "test")]
+    train, validation = (data.rows(rows) for rows in chosen)
+    return train, Dialogues(validation.dialogues, validation.references, validation.ids)
+
+
+def count_leaks(train: Dialogues, other: Dialogues) -> int:
+    """How many rows of `other` have a dialogue that stands in `train` too, but for white space."""
+    known = _by_dialogue(train)
+    return sum(len(rows) for text, rows in _by_dialogue(other).items() if text in known)
+
+
+def _leaks(train: Dialogues, validation: Dialogues, section: DataSection) -> list[str]:
+    count = count_leaks(train, validation)
+    if not count:
+        return []
+    message = f"{count} of {len(validation)} validation dialogues stand in the training split too"
+    if section.leaks == "refuse":
+        raise DataError(f"data: {message}; take them out of one, or set data.leaks to warn")
+    return [f"{message}, and scores on them are too good; data.leaks: refuse would stop here"]
+
+
+def _by_dialogue(data: Dialogues) -> dict[str, list[int]]:
+    """The numbers of the rows that have the same dialogue, but for white space."""
+    groups: dict[str, list[int]] = {}
+    for row, text in enumerate(data.dialogues):
+        groups.setdefault(" ".join(text.split()), []).append(row)
+    return groups

@@ -1,0 +1,27 @@
+"""Writes files that another process may be reading."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file so that a reader sees the old or the new content, never a part of it.
+
+    Args:
+        path: Its folder is made if there is none.
+        text: The content; line ends are written as they are.
+
+    Raises:
+        OSError: The folder cannot be written; the file is then what it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile: its files are closed to everybody else, and the results may be shared.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(text.encode("utf-8"))
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,231 @@
+"""Every hyperparameter name, what it acts on, and the Hugging Face field behind it.
+
+A name has exactly one owner:
+
+* `lora`: a field of `peft.LoraConfig` (`lora_r`, `lora_alpha`, `lora_dropout`, and the others by
+  their own names),
+* `model`: dropout and depth, in the model's own configuration,
+* `generation`: a field of `transformers.GenerationConfig`,
+* `training`: a field of `transformers.Seq2SeqTrainingArguments`, or one of the words below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from hpo_summarize.errors import did_you_mean
+
+# Our word for a field, by owner. A field that has a word is known by that word alone.
+TRAINING_WORDS = {
+    "num_epochs": "num_train_epochs",
+    "scheduler_type": "lr_scheduler_type",
+}
+LORA_WORDS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+# Words that stand for more than one field, or for none under that name.
+BATCH_SIZE = "batch_size"
+WARMUP_RATIO = "warmup_ratio"
+DEPTHS = ("encoder_layers", "decoder_layers")
+DROPOUTS = ("hidden_dropout", "attention_dropout")
+MODEL_NAMES = (*DROPOUTS, *DEPTHS)
+
+TYPES_OF_WORDS: dict[str, Any] = {
+    BATCH_SIZE: int,
+    WARMUP_RATIO: float,
+    **dict.fromkeys(DROPOUTS, float),
+    **dict.fromkeys(DEPTHS, int),
+}
+
+# Hugging Face's defaults for the words that are no fields.
+_DEFAULTS_OF_WORDS: dict[str, Any] = {BATCH_SIZE: 8, WARMUP_RATIO: 0.0}
+
+# Values outside of these limits cannot work: name to (low, high), and the bounds that are excluded.
+LIMITS: dict[str, tuple[float, float, str]] = {
+    "learning_rate": (0.0, float("inf"), "low"),
+    BATCH_SIZE: (1, float("inf"), ""),
+    "num_epochs": (0.0, float("inf"), "low"),
+    WARMUP_RATIO: (0.0, 1.0, "high"),
+    "weight_decay": (0.0, float("inf"), ""),
+    "label_smoothing_factor": (0.0, 1.0, "high"),
+    "max_grad_norm": (0.0, float("inf"), ""),
+    "gradient_accumulation_steps": (1, float("inf"), ""),
+    "per_device_train_batch_size": (1, float("inf"), ""),
+    "lora_r": (1, float("inf"), ""),
+    "lora_alpha": (1, float("inf"), ""),
+    "lora_dropout": (0.0, 1.0, "high"),
+    "hidden_dropout": (0.0, 1.0, "high"),
+    "attention_dropout": (0.0, 1.0, "high"),
+    "encoder_layers": (1, float("inf"), ""),
+    "decoder_layers": (1, float("inf"), ""),
+    "temperature": (0.0, float("inf"), "low"),
+    "top_p": (0.0, 1.0, "low"),
+    "top_k": (0, float("inf"), ""),
+    "num_beams": (1, float("inf"), ""),
+    "repetition_penalty": (0.0, float("inf"), "low"),
+    "no_repeat_ngram_size": (0, float("inf"), ""),
+    "max_new_tokens": (1, float("inf"), ""),
+}
+
+# Generation fields that change nothing unless tokens are sampled, or unless beams are searched.
+SAMPLING_ONLY = frozenset(
+    ["temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"]
+)
+BEAMS_ONLY = frozenset(["length_penalty", "early_stopping"])
+
+# Training arguments that are read once, when the trainer or the process group is made, or that
+# change what is written and not what is learned: a value of them in a trial would have no effect.
+_FIXED_PREFIXES = ("logging_", "save_", "eval_", "hub_", "log_", "trackio_", "fsdp", "ddp_", "do_")
+_FIXED_TRAINING = frozenset(
+    """accelerator_config auto_find_batch_size batch_eval_metrics bf16 bf16_full_eval debug deepspeed
+    disable_tqdm enable_jit_checkpoint fp16 fp16_full_eval full_determinism generation_config
+    greater_is_better ignore_data_skip include_for_metrics include_num_input_tokens_seen
+    label_names load_best_model_at_end local_rank metric_for_best_model output_dir
+    parallelism_config predict_with_generate prediction_loss_only project push_to_hub
+    remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint
+    run_name skip_memory_metrics use_cache use_cpu use_liger_kernel""".split()
+)
+_SEEDS = frozenset(["seed", "data_seed"])
+# Generation fields that change the form of the output, or that the tokenizer decides.
+_FIXED_GENERATION = frozenset(
+    """bos_token_id compile_config decoder_start_token_id eos_token_id is_assistant max_time
+    num_return_sequences pad_token_id return_dict_in_generate""".split()
+)
+
+
+@functools.cache
+def training_fields() -> dict[str, Any]:
+    """Every field of `Seq2SeqTrainingArguments` with its type."""
+    from transformers import Seq2SeqTrainingArguments
+
+    hints = typing.get_type_hints(Seq2SeqTrainingArguments)
+    return {f.name: hints[f.name] for f in dataclasses.fields(Seq2SeqTrainingArguments) if f.init}
+
+
+@functools.cache
+def generation_fields() -> dict[str, Any]:
+    """Every field of `GenerationConfig` with the type of its default, or `Any` where it has none."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig()
+    defaults = config._get_default_generation_params()
+    numbers = {name: type(value) for name, value in defaults.items() if value is not None}
+    numbers.update(max_new_tokens=int, min_new_tokens=int, min_p=float, early_stopping=Any)
+    names = [name for name in config.to_dict() if name != "transformers_version"]
+    names += [name for name in vars(config) if not name.startswith("_")]
+    return {name: numbers.get(name, Any) for name in names if name != "transformers_version"}
+
+
+@functools.cache
+def lora_fields() -> dict[str, Any]:
+    """Every field of `peft.LoraConfig` with its type."""
+    from peft import LoraConfig
+
+    hints = typing.get_type_hints(LoraConfig)
+    return {f.name: hints[f.name] for f in dataclasses.fields(LoraConfig) if f.init}
+
+
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """Hugging Face's default for every name that has one."""
+    from peft import LoraConfig
+    from transformers import GenerationConfig, Seq2SeqTrainingArguments
+
+    found = {**GenerationConfig()._get_default_generation_params(), **_DEFAULTS_OF_WORDS}
+    raw: dict[str, Any] = {}
+    for configuration in (LoraConfig, Seq2SeqTrainingArguments):
+        fields = dataclasses.fields(configuration)
+        raw |= {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    words = {field: word for word, field in (TRAINING_WORDS | LORA_WORDS).items()}
+    return {**found, **{words.get(name, name): value for name, value in raw.items()}}
+
+
+def _types_by_owner() -> dict[str, dict[str, Any]]:
+    training = {word: training_fields()[field] for word, field in TRAINING_WORDS.items()}
+    training.update({word: TYPES_OF_WORDS[word] for word in (BATCH_SIZE, WARMUP_RATIO)})
+    hidden = set(TRAINING_WORDS.values())
+    training.update({k: v for k, v in training_fields().items() if k not in hidden})
+    lora = {word: lora_fields()[field] for word, field in LORA_WORDS.items()}
+    lora.update({k: v for k, v in lora_fields().items() if k not in LORA_WORDS.values()})
+    generation = {k: v for k, v in generation_fields().items() if k not in training}
+    model = {name: TYPES_OF_WORDS[name] for name in MODEL_NAMES}
+    return {"model": model, "lora": lora, "training": training, "generation": generation}
+
+
+@functools.cache
+def known_names() -> dict[str, tuple[str, Any]]:
+    """Every name that may stand in a search space, as `{name: (owner, type)}`."""
+    return {
+        name: (owner, kind)
+        for owner, types in reversed(_types_by_owner().items())
+        for name, kind in types.items()
+    }
+
+
+def owner_of(name: str) -> str | None:
+    """The one owner of a name: `model`, `lora`, `training`, `generation`; None if there is none."""
+    return known_names()[name][0] if name in known_names() else None
+
+
+def why_not_searchable(name: str) -> str | None:
+    """Says why a name cannot be searched, or None if it can.
+
+    Unknown names, names of a run's own bookkeeping, and fields that have a word of ours.
+    """
+    words = {field: word for word, field in (TRAINING_WORDS | LORA_WORDS).items() if word != field}
+    if name in words:
+        return f"this field is called '{words[name]}' here; use that name"
+    owner = owner_of(name)
+    if owner is None:
+        nearest = did_you_mean(name, known_names())
+        return f"nothing in a model, its training or its decoding has this name{nearest}"
+    if name in _SEEDS:
+        return "a search over seeds finds luck, not a better setting; fix it under training"
+    if owner == "training" and (name in _FIXED_TRAINING or name.startswith(_FIXED_PREFIXES)):
+        return "it is fixed for the whole run and cannot act in a trial; fix it under training"
+    if owner == "generation" and (name in _FIXED_GENERATION or name.startswith("output_")):
+        return "it changes the form of the output, not the summary; take it out of the space"
+    return None
+
+
+def why_cannot_act(name: str) -> str | None:
+    """Like `why_not_searchable`, for the search space of somebody's script.
+
+    Hugging Face's own field names and the seeds are allowed there.
+    """
+    if name in _SEEDS or name in TRAINING_WORDS.values():
+        return None
+    return why_not_searchable(name)
+
+
+def split_by_owner(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sorts values by owner: `{"model": {...}, "lora": {...}, "training": ..., "generation": ...}`.
+
+    Fields of `Seq2SeqTrainingArguments` and `LoraConfig` may also stand under their own names.
+
+    Raises:
+        ValueError: A name has no owner.
+    """
+    parts: dict[str, dict[str, Any]] = {owner: {} for owner in _types_by_owner()}
+    for name, value in values.items():
+        owner = owner_of(name) or ("training" if name in training_fields() else None)
+        if owner is None:
+            raise ValueError(f"'{name}' (value {value!r}): {why_not_searchable(name)}")
+        parts[owner][name] = value
+    return parts
+
+
+def limit_problem(name: str, value: Any) -> str | None:
+    """Says which limit of `LIMITS` a value breaks, or None."""
+    if name not in LIMITS or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    low, high, excluded = LIMITS[name]
+    below = value <= low if "low" in excluded else value < low
+    above = value >= high if "high" in excluded else value > high
+    if below:
+        return f"must be {'above' if 'low' in excluded else 'at least'} {low:g}, got {value:g}"
+    if above:
+        return f"must be {'below' if 'high' in excluded else 'at most'} {high:g}, got {value:g}"
+    return None

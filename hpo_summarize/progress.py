@@ -1,0 +1,127 @@
+"""What a person sees of a running search: a live line on a terminal, one line a trial elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hpo_summarize.study import BEST_EPOCH, FAILURE, INTERRUPTED, best_trials, finished_trials
+
+
+class SearchProgress(TrainerCallback):
+    """Prints how a search gets on.
+
+    Args:
+        study: The study that is searched.
+        n_trials: Finished trials wanted.
+        objectives: Names of the metrics that are searched for, the first of them is shown.
+        stream: Where to print; default standard output, as it is when a line is printed.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        n_trials: int,
+        objectives: list[str],
+        stream: TextIO | None = None,
+    ) -> None:
+        self._study = study
+        self._n_trials = n_trials
+        self._objective = objectives[0]
+        self._stream = stream
+        self._start = time.monotonic()
+        self._before = len(finished_trials(study))
+        self._latest: float | None = None
+        self._live = ""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Renews the live line."""
+        if self._out.isatty():
+            self._show_live(state)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        """Keeps the newest value for the live line."""
+        self._latest = metrics.get(f"eval_{self._objective}")
+        if self._out.isatty():
+            self._show_live(state)
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Prints the line of a finished trial; a callback for `Study.optimize`."""
+        done = len(finished_trials(study))
+        parts = [
+            f"trial {trial.number:>3} ({done}/{self._n_trials})",
+            f"{_fate(trial, self._objective):<34}",
+            self._best(),
+            f"took {clock((trial.duration.total_seconds() if trial.duration else 0))}",
+            self._times(done),
+        ]
+        self._print("  ".join(parts))
+        self._latest = None
+
+    @property
+    def _out(self) -> TextIO:
+        return self._stream or sys.stdout
+
+    def _show_live(self, state: TrainerState) -> None:
+        done = len(finished_trials(self._study))
+        now = "-" if self._latest is None else f"{self._latest:.4f}"
+        line = (
+            f"trial {done + 1}/{self._n_trials}  epoch {state.epoch or 0:.1f}/"
+            f"{state.num_train_epochs}  {self._objective} now {now}  {self._best()}  "
+            f"{self._times(done)}"
+        )
+        self._out.write(f"\r{line:<{len(self._live)}}")
+        self._out.flush()
+        self._live = line
+
+    def _print(self, line: str) -> None:
+        if self._live:
+            self._out.write(f"\r{' ' * len(self._live)}\r")
+            self._live = ""
+        self._out.write(f"{line}\n")
+        self._out.flush()
+
+    def _best(self) -> str:
+        best = best_trials(self._study)
+        if not best:
+            return "best so far -"
+        if len(self._study.directions) > 1:
+            return f"Pareto front {len(best)}"
+        return f"best so far {best[0].value:.4f} (trial {best[0].number})"
+
+    def _times(self, done: int) -> str:
+        used = time.monotonic() - self._start
+        here = done - self._before
+        left = f"{clock(used / here * max(self._n_trials - done, 0))}" if here else "?"
+        return f"used {clock(used)}  to go {left}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _fate(trial: FrozenTrial, objective: str) -> str:
+    if reason := trial.user_attrs.get(FAILURE):
+        return f"failed: {reason}"
+    if trial.user_attrs.get(INTERRUPTED):
+        return "interrupted"
+    if trial.state == TrialState.COMPLETE:
+        values = "/".join(f"{value:.4f}" for value in trial.values)
+        return f"{objective} {values} at epoch {trial.user_attrs[BEST_EPOCH]:g}"
+    return f"pruned after epoch {trial.last_step}"

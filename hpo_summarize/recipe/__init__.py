@@ -1,0 +1,34 @@
+"""Recipes: one YAML file, checked as a whole before anything is loaded."""
+
+from hpo_summarize.recipe.load import debug_recipe, dump_recipe, load_recipe, parse_recipe
+from hpo_summarize.recipe.sections import (
+    CategoricalParameter,
+    DataSection,
+    FloatParameter,
+    GenerationSection,
+    IntParameter,
+    LoraSection,
+    ModelSection,
+    Parameter,
+    Recipe,
+    SearchSection,
+    TrainingSection,
+)
+
+__all__ = [
+    "CategoricalParameter",
+    "DataSection",
+    "FloatParameter",
+    "GenerationSection",
+    "IntParameter",
+    "LoraSection",
+    "ModelSection",
+    "Parameter",
+    "Recipe",
+    "SearchSection",
+    "TrainingSection",
+    "debug_recipe",
+    "dump_recipe",
+    "load_recipe",
+    "parse_recipe",
+]

@@ -1,0 +1,169 @@
+"""From a YAML file and `key.path=value` overrides to a checked `Recipe`."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.recipe.checks import find_problems
+from hpo_summarize.recipe.problems import explain
+from hpo_summarize.recipe.sections import Recipe
+
+DEBUG_SETTINGS: dict[str, Any] = {
+    "data.max_rows": 32,
+    "training.num_epochs": 1,
+    "search.n_trials": 2,
+    "search.storage": None,
+}
+
+
+def load_recipe(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    debug: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        path: YAML file (YAML 1.2: `1e-6` is a number, `no` is text, `012` is twelve).
+        overrides: `key.path=value` items, split at the first `=`; the value is YAML.
+        debug: Shrink the run to 2 trials of 1 epoch on 32 dialogues, see `debug_recipe`.
+        settings: Values by `key.path` that are not to be read as YAML; they come last.
+
+    Returns:
+        The recipe; `search.study_name` is the name of the file where nothing else gives one.
+
+    Raises:
+        RecipeError: Lists everything that is wrong with the file and the overrides.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"the recipe cannot be read ({reason}); give the path of a YAML file"
+        raise RecipeError([Problem(str(path), message)]) from None
+    content = _read_yaml(text, str(path))
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        problem = Problem(str(path), f"a recipe is a mapping of sections, and this file {found}")
+        raise RecipeError([problem], str(path))
+    problems = [problem for item in overrides if (problem := _override(content, item))]
+    for key, value in (settings or {}).items():
+        _set(content, key.split("."), value)
+    if isinstance(search := content.setdefault("search", {}), dict):
+        search["study_name"] = search.get("study_name") or _slug(path.stem)
+    return parse_recipe(content, source=str(path), debug=debug, problems=problems)
+
+
+def parse_recipe(
+    content: Mapping[str, Any],
+    source: str = "recipe",
+    debug: bool = False,
+    problems: Sequence[Problem] = (),
+) -> Recipe:
+    """Checks the content of a recipe; see `load_recipe`.
+
+    Args:
+        content: The sections as plain dictionaries, lists and scalars.
+        source: What to call the recipe in an error.
+        debug: See `load_recipe`.
+        problems: Problems found before, to be listed with the others.
+    """
+    content = debug_recipe(content) if debug else dict(content)
+    found = list(problems)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        found += explain(error, content)
+        raise RecipeError(found + find_problems(content), source) from None
+    found += find_problems(recipe.model_dump(exclude_unset=True))
+    if found:
+        raise RecipeError(found, source)
+    return recipe
+
+
+def debug_recipe(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same recipe as a quick trial run: 2 trials of 1 epoch on 32 dialogues.
+
+    The number of epochs leaves the search space, and everything is written to a folder `debug` in
+    the output folder; for the rest the run takes the same way as a full one.
+    """
+    shrunk = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+    for key, value in DEBUG_SETTINGS.items():
+        _set(shrunk, key.split("."), value)
+    if isinstance(shrunk.get("space"), dict):
+        shrunk["space"].pop("num_epochs", None)
+    shrunk["output_dir"] = f"{shrunk.get('output_dir')}/debug"
+    return shrunk
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, with every default written out."""
+    buffer = io.StringIO()
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.allow_unicode = True
+    writer.dump(recipe.model_dump(), buffer)
+    return buffer.getvalue()
+
+
+def _slug(name: str) -> str:
+    """A study name out of a file name: letters, digits, `.`, `_` and `-`, at most 64."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[:64] or "study"
+
+
+def _read_yaml(text: str, source: str) -> Any:
+    reader = YAML(typ="safe", pure=True)
+    try:
+        aliases = [e for e in reader.parse(text) if isinstance(e, AliasEvent)]
+        if aliases:
+            line = aliases[0].start_mark.line + 1
+            message = f"line {line} uses an alias (*{aliases[0].anchor}); write the value out"
+            raise RecipeError([Problem(source, message)], source)
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise RecipeError([Problem(source, _yaml_message(error))], source) from None
+
+
+def _yaml_message(error: YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"not valid YAML{where}: {what}"
+
+
+def _override(content: dict[str, Any], item: str) -> Problem | None:
+    key, equals, text = item.partition("=")
+    if not equals or not key or not all(key.split(".")):
+        return Problem(item, "an override has the form key.path=value, as in search.n_trials=10")
+    try:
+        value = _read_yaml(text, key) if text.strip() else None
+    except RecipeError as error:
+        return error.problems[0]
+    if not _set(content, key.split("."), value):
+        return Problem(key, f"the override {item!r} goes through a key that holds a plain value")
+    return None
+
+
+def _set(content: dict[str, Any], path: Sequence[str], value: Any) -> bool:
+    *parents, last = path
+    for parent in parents:
+        if content.get(parent) is None:
+            content[parent] = {}
+        content = content[parent]
+        if not isinstance(content, dict):
+            return False
+    content[last] = value
+    return True

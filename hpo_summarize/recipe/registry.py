@@ -1,0 +1,35 @@
+"""The samplers and pruners of Optuna by short names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "cmaes": "CmaEsSampler",
+    "gp": "GPSampler",
+    "qmc": "QMCSampler",
+    "nsgaii": "NSGAIISampler",
+    "nsgaiii": "NSGAIIISampler",
+    "brute_force": "BruteForceSampler",
+}
+
+PRUNERS = {
+    "none": "NopPruner",
+    "median": "MedianPruner",
+    "percentile": "PercentilePruner",
+    "patient": "PatientPruner",
+    "successive_halving": "SuccessiveHalvingPruner",
+    "hyperband": "HyperbandPruner",
+    "threshold": "ThresholdPruner",
+}
+
+
+def optuna_class(kind: str, name: str) -> Any:
+    """The class of a `sampler` or `pruner` by its short name."""
+    import optuna
+
+    if kind == "sampler":
+        return getattr(optuna.samplers, SAMPLERS[name])
+    return getattr(optuna.pruners, PRUNERS[name])

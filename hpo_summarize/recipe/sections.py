@@ -1,0 +1,280 @@
+"""The typed form of a recipe: one frozen class a section, in the order of the YAML file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Scalar = bool | int | float | str | None
+
+
+class Section(BaseModel):
+    """Unknown keys are refused, and a value is never converted into another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class OpenSection(Section):
+    """A section that also takes every field of a Hugging Face class; `checks` looks at those."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    def settings(self) -> dict[str, Any]:
+        """The values that the recipe gives, by key; keys that it leaves out are left out."""
+        return {key: value for key, value in self if key in self.model_fields_set}
+
+
+class ModelSection(Section):
+    """Where the model comes from: a checkpoint (`name`) or a fresh one (`from_config`).
+
+    Attributes:
+        name: Hub id or folder of a checkpoint.
+        from_config: Fields of a model configuration, `model_type` among them; random weights.
+        tokenizer: Hub id or folder; default the checkpoint's own. With `from_config` and no
+            tokenizer, one is trained on the training split.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Run code that comes with the checkpoint; never asked for, only set here.
+    """
+
+    name: str | None = None
+    from_config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSection:
+        if (self.name is None) == (self.from_config is None):
+            both = "both are set" if self.name is not None else "neither is set"
+            raise ValueError(
+                f"exactly one of name and from_config must be given and {both}; "
+                "set the other one to null"
+            )
+        if self.from_config is not None and "model_type" not in self.from_config:
+            raise ValueError("from_config needs model_type, for example 'bart' or 't5'")
+        return self
+
+
+class LoraSection(OpenSection):
+    """Low-rank adapters; other keys are fields of `peft.LoraConfig`."""
+
+    r: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    target_modules: str | list[str] = "all-linear"
+
+
+class DataSection(Section):
+    """The dialogues and their summaries.
+
+    Attributes:
+        name: A folder, or the id of a data set on the Hub; null: `train` names files. A private
+            one is read with the token in the environment variable HF_TOKEN.
+        config: Configuration of that data set.
+        revision: Branch, tag or commit on the Hub.
+        train: File (CSV, TSV, JSON, JSON Lines, Parquet; relative to the current directory, or
+            `hf://datasets/...`), glob, or list of them; with `name`, its split (default train).
+        validation: Likewise; null takes the validation split of `name`, or else
+            `validation_fraction` of the training rows, seeded.
+        test: Likewise; never read by a search.
+        dialogue_column: Null: the usual names are looked for.
+        summary_column: Column of the summary, or a list of columns with one reference each; null:
+            the usual names are looked for.
+        id_column: Column that tells rows apart; null: `fname` or `id`, or else the row number.
+        encoding: Of text files, by its Python name.
+        separator: Of CSV and TSV files; null: comma and tab.
+        empty_rows: Rows without a dialogue or a summary.
+        leaks: Dialogues that stand in the training and in the validation split.
+        max_dialogue_tokens: Longer dialogues are cut at the end.
+        max_summary_tokens: Longer training summaries are cut; references for ROUGE are not.
+        special_tokens: Added to the vocabulary where missing, as whole tokens.
+        max_rows: Keep only the first so many rows of each split; null: all.
+    """
+
+    name: str | None = Field(default=None, min_length=1)
+    config: str | None = None
+    revision: str | None = None
+    train: str | Annotated[list[str], Field(min_length=1)] | None = None
+    validation: str | Annotated[list[str], Field(min_length=1)] | None = None
+    test: str | Annotated[list[str], Field(min_length=1)] | None = None
+    validation_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    dialogue_column: str | None = None
+    summary_column: str | Annotated[list[str], Field(min_length=1)] | None = None
+    id_column: str | None = None
+    encoding: str = "utf-8"
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    empty_rows: Literal["refuse", "drop"] = "refuse"
+    leaks: Literal["warn", "refuse"] = "warn"
+    max_dialogue_tokens: int = Field(default=512, ge=1)
+    max_summary_tokens: int = Field(default=100, ge=1)
+    special_tokens: list[str] = ["#Person1#", "#Person2#"]
+    max_rows: int | None = Field(default=None, ge=2)
+    seed: int = 42
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            "a".encode(value)
+        except LookupError:
+            raise ValueError(
+                f"there is no encoding {value!r}; common are utf-8, cp949 and utf-16"
+            ) from None
+        return value
+
+    @field_validator("separator")
+    @classmethod
+    def _usable_separator(cls, value: str | None) -> str | None:
+        if value is not None and value in ' "\r\n\0':
+            raise ValueError(f"{value!r} cannot separate cells; common are ',', ';' and '\\t'")
+        return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> DataSection:
+        if self.name is None and self.train is None:
+            raise ValueError(
+                "neither name nor train is set; set train to a file, "
+                "or name to a folder or a data set on the Hub"
+            )
+        for key in ("config", "revision"):
+            if self.name is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} acts on a data set, and name is not set; remove {key}")
+        return self
+
+
+class TrainingSection(OpenSection):
+    """Fixed training values; other keys are fields of `Seq2SeqTrainingArguments`."""
+
+    num_epochs: float = Field(default=3, gt=0)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    scheduler_type: str = "linear"
+
+
+class GenerationSection(OpenSection):
+    """Fixed decoding values; other keys are fields of `GenerationConfig`."""
+
+    max_new_tokens: int = Field(default=100, ge=1)
+
+
+class RougeSection(Section):
+    """How summaries are scored."""
+
+    tokenizer: Literal["auto", "default", "unicode", "character", "kiwi", "mecab"] = "auto"
+    references: Literal["mean", "max"] = "mean"
+
+
+class SamplerSection(OpenSection):
+    """A sampler of `optuna.samplers` by its short name; other keys are its arguments."""
+
+    name: str = "tpe"
+    seed: int | None = Field(default=42, ge=0)
+
+
+class PrunerSection(OpenSection):
+    """A pruner of `optuna.pruners` by its short name; other keys are its arguments.
+
+    A step is an epoch.
+    """
+
+    name: str = "median"
+
+
+class SearchSection(Section):
+    """The study.
+
+    Attributes:
+        n_trials: Finished trials wanted in all, over every run of the same command.
+        timeout: Seconds after which no new trial starts; null: none.
+        objective: A metric, or a list of metrics for several objectives (no pruning then).
+        storage: Storage URL; null: SQLite in the output folder.
+        study_name: Null: the name of the recipe file.
+        keep_trials: So many of the best trials keep their weights.
+    """
+
+    n_trials: int = Field(default=50, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
+    objective: str | list[str] = "rougeL"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    sampler: SamplerSection = SamplerSection()
+    pruner: PrunerSection | None = PrunerSection()
+    storage: str | None = None
+    study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    keep_trials: int = Field(default=1, ge=0)
+
+    @field_validator("objective")
+    @classmethod
+    def _known_objectives(cls, value: str | list[str]) -> str | list[str]:
+        names = [value] if isinstance(value, str) else value
+        wrong = [name for name in names if name not in OBJECTIVES]
+        if wrong or not names or len(set(names)) != len(names):
+            raise ValueError(f"must be one of {', '.join(OBJECTIVES)}, or a list of them")
+        return value
+
+    @property
+    def objectives(self) -> list[str]:
+        """The objectives as a list, also where there is one."""
+        return [self.objective] if isinstance(self.objective, str) else list(self.objective)
+
+
+OBJECTIVES = ("rouge1", "rouge2", "rougeL")
+
+
+class _Parameter(Section):
+    when: dict[str, Scalar | list[Scalar]] = {}
+
+
+class FloatParameter(_Parameter):
+    """A real number from `low` to `high`, both included; `log: true` samples its logarithm."""
+
+    type: Literal["float"]
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+    log: bool = False
+    step: float | None = Field(default=None, gt=0)
+
+
+class IntParameter(_Parameter):
+    """A whole number from `low` to `high`, both included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+    step: int = Field(default=1, ge=1)
+
+
+class CategoricalParameter(_Parameter):
+    """One of `choices`."""
+
+    type: Literal["categorical"]
+    choices: list[Scalar] = Field(min_length=1)
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct(cls, value: list[Scalar]) -> list[Scalar]:
+        if len({(type(choice), choice) for choice in value}) != len(value):
+            raise ValueError("the same choice stands twice; every choice must differ")
+        return value
+
+
+Parameter = Annotated[
+    FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")
+]
+
+
+class Recipe(Section):
+    """One run: everything that the search, the training and the prediction need to know."""
+
+    model: ModelSection
+    lora: LoraSection | None = None
+    data: DataSection
+    training: TrainingSection = TrainingSection()
+    generation: GenerationSection = GenerationSection()
+    rouge: RougeSection = RougeSection()
+    search: SearchSection = SearchSection()
+    space: dict[str, Parameter] = {}
+    output_dir: str

@@ -1,0 +1,153 @@
+"""One page over a whole study: the result, every trial, the plots and the recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from hpo_summarize.files import write_text
+from hpo_summarize.outcome import (
+    Fate,
+    Outcome,
+    best_epoch_of,
+    failure_of,
+    fate_of,
+    is_finite,
+    read_study,
+    seconds_of,
+    values_of,
+)
+from hpo_summarize.page import build_page, fill, plot_html
+from hpo_summarize.plots import draw_plots
+from hpo_summarize.redact import redact_url
+
+_BODY = """<h1>{{ outcome.name }}</h1>
+<p class="hint">{{ aims }}</p>
+<div class="cards">{% for label, value in cards %}<div>{{ label }}<b>{{ value }}</b></div>
+{% endfor %}</div>
+{% if not outcome.best %}<p class="problem">{{ outcome.why_no_result() }}</p>
+{% else %}<h2>{{ "Pareto front" if outcome.several else "Best hyperparameters" }}</h2>
+<div class="table"><table>
+{% if outcome.several %}<thead><tr><th>trial{% for t in outcome.best %}<th class="number">
+{{- t.number }}{% endfor %}</thead>{% endif %}
+{% for name, cells in best_rows %}<tr><th>{{ name }}</th>{% for cell in cells %}<td class="number">
+{{- cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endif %}
+<h2>Trials</h2>
+<div class="table long"><table>
+<thead><tr><th class="number">trial</th><th>state</th>{% for name in outcome.objectives %}
+<th class="number">{{ name }}</th>{% endfor %}<th class="number">epoch</th>
+<th class="number">duration</th><th>failure</th></tr></thead>
+{% for row in trial_rows %}<tr{% if row.best %} class="best"{% endif %}>
+<td class="number">{{ row.number }}</td><td>{{ row.state }}</td>
+{% for value in row["values"] %}<td class="number">{{ value }}</td>{% endfor %}
+<td class="number">{{ row.epoch }}</td><td class="number">{{ row.duration }}</td>
+<td class="text">{{ row.failure }}</td></tr>
+{% endfor %}</table></div>
+{% for title, content in plots %}<h2>{{ title }}</h2>
+{{ content }}
+{% endfor %}
+{% if recipe_text %}<h2>Recipe</h2>
+<pre>{{ recipe_text }}</pre>{% endif %}
+"""
+
+
+def write_report(study: optuna.Study, output_dir: Path, recipe_text: str | None = None) -> Path:
+    """Writes `report.html`, which opens without a network.
+
+    Args:
+        study: One objective or several.
+        output_dir: Made if there is none.
+        recipe_text: Shown at the end, passwords hidden. Default: no recipe is shown.
+
+    Returns:
+        The path of the page.
+    """
+    outcome = read_study(study)
+    told = outcome.why_no_result()
+    plots = [plot for plot in draw_plots(outcome) if plot.figures or plot.problem != told]
+    body = fill(
+        _BODY,
+        outcome=outcome,
+        aims=", ".join(
+            f"{direction} {name}"
+            for name, direction in zip(outcome.objectives, outcome.directions, strict=True)
+        ),
+        cards=_headline(outcome),
+        best_rows=_best_rows(outcome),
+        trial_rows=[_trial_row(outcome, trial) for trial in outcome.trials],
+        plots=[(plot.title, plot_html(plot)) for plot in plots],
+        recipe_text=redact_url(recipe_text or ""),
+    )
+    path = output_dir / "report.html"
+    draws = any(plot.figures for plot in plots)
+    write_text(path, build_page(f"Search report: {outcome.name}", body, draws))
+    return path
+
+
+def _headline(outcome: Outcome) -> list[tuple[str, str]]:
+    cards = []
+    if outcome.best and not outcome.several:
+        best = outcome.best[0]
+        cards = [(f"best {outcome.objectives[0]}", _show(best.value)), ("trial", str(best.number))]
+        cards += [("epoch", _show(best_epoch_of(best)))]
+    elif outcome.best:
+        cards = [("trials on the Pareto front", str(len(outcome.best)))]
+    for fate in Fate:
+        if (count := outcome.counts[fate]) or fate is Fate.COMPLETE:
+            cards.append((_state(fate), str(count)))
+    seconds = sum(seconds_of(trial) or 0.0 for trial in outcome.trials)
+    return [*cards, ("time in trials", _clock(seconds))]
+
+
+def _best_rows(outcome: Outcome) -> list[tuple[str, list[str]]]:
+    """Name and value of each hyperparameter, with one value for each of the best trials."""
+    columns = [values_of(trial) for trial in outcome.best]
+    rows = []
+    if outcome.several:
+        values = [[_show(value) for value in trial.values] for trial in outcome.best]
+        rows = list(zip(outcome.objectives, map(list, zip(*values, strict=True)), strict=False))
+    names = sorted({name for column in columns for name in column})
+    return rows + [
+        (name, [_show(column[name]) if name in column else "" for column in columns])
+        for name in names
+    ]
+
+
+def _trial_row(outcome: Outcome, trial: FrozenTrial) -> dict[str, Any]:
+    seconds = seconds_of(trial)
+    values = trial.values if is_finite(trial) else [None] * len(outcome.objectives)
+    return {
+        "number": trial.number,
+        "state": _state(fate_of(trial)),
+        "values": ["" if value is None else _show(value) for value in values],
+        "epoch": _show(best_epoch_of(trial)) if is_finite(trial) else "",
+        "duration": "" if seconds is None else _clock(seconds),
+        "failure": failure_of(trial) or "",
+        "best": any(trial.number == best.number for best in outcome.best),
+    }
+
+
+def _state(fate: Fate) -> str:
+    return "failed" if fate is Fate.FAIL else fate.value.lower()
+
+
+def _show(value: Any) -> str:
+    """A value as short as a reader needs it; numbers with six digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return redact_url(value)
+    return redact_url(json.dumps(value, ensure_ascii=False))
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,187 @@
+"""The search space: what a trial samples, under which conditions, and what trial 0 runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo_summarize import names
+from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.recipe import CategoricalParameter, IntParameter, Parameter, Recipe
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A parameter is sampled only while the value of `name` is one that `holds` accepts."""
+
+    name: str
+    holds: Callable[[Any], bool]
+    text: str
+
+
+class SearchSpace:
+    """Samples values for a trial, each parameter only where it can act.
+
+    Args:
+        parameters: The `space` section of a recipe.
+        fixed: Values of names outside of the space; conditions may name them.
+        baseline: The value that trial 0 gives to each parameter.
+
+    `temperature` and the other sampling parameters are sampled only while `do_sample` is true, and
+    `length_penalty` only while `num_beams` is above 1, whether the recipe says so or not: a value
+    without an effect would mislead the sampler.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        fixed: Mapping[str, Any],
+        baseline: Mapping[str, Any],
+    ) -> None:
+        self.fixed = dict(fixed)
+        self._conditions = {name: _conditions(name, p, parameters) for name, p in parameters.items()}
+        self.parameters = self._active_in_order(parameters)
+        self._baseline = {name: baseline[name] for name in self.parameters}
+
+    def sample(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+        """Samples every parameter whose conditions hold, parents before children."""
+        values: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
+            if self._acts(name, values):
+                values[name] = _suggest(trial, name, parameter)
+        return values
+
+    def baseline(self) -> dict[str, Any]:
+        """The values of trial 0: those that the recipe fixes, as far as they act together."""
+        values: dict[str, Any] = {}
+        for name in self.parameters:
+            if self._acts(name, values):
+                values[name] = self._baseline[name]
+        return values
+
+    def explain(self) -> list[str]:
+        """One line a parameter: its range, its condition and its value in trial 0."""
+        lines = []
+        for name, parameter in self.parameters.items():
+            conditions = " and ".join(c.text for c in self._conditions[name])
+            line = f"{name}: {_span(parameter)}, trial 0: {self._baseline[name]}"
+            lines.append(f"{line}, only while {conditions}" if conditions else line)
+        return lines
+
+    def _acts(self, name: str, values: Mapping[str, Any]) -> bool:
+        known = {**self.fixed, **values}
+        return all(c.name in known and c.holds(known[c.name]) for c in self._conditions[name])
+
+    def _active_in_order(self, parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+        """Parents before children; what a fixed value rules out for the whole run is left out."""
+        waiting, ordered = dict(parameters), dict[str, Parameter]()
+        while waiting:
+            ready = [
+                name
+                for name in waiting
+                if not any(condition.name in waiting for condition in self._conditions[name])
+            ]
+            for name in ready:
+                parameter = waiting.pop(name)
+                if all(c.name in ordered or self._ruled_in(c) for c in self._conditions[name]):
+                    ordered[name] = parameter
+        return ordered
+
+    def _ruled_in(self, condition: Condition) -> bool:
+        return condition.name in self.fixed and condition.holds(self.fixed[condition.name])
+
+
+def build_space(recipe: Recipe, model_facts: Mapping[str, Any]) -> SearchSpace:
+    """The search space of a recipe for a model.
+
+    Args:
+        recipe: The checked recipe.
+        model_facts: `model_type`, and the value of each of `names.MODEL_NAMES` that the model has.
+
+    Raises:
+        RecipeError: The space is empty, or holds a dropout or depth that the model has not.
+    """
+    fixed = {**names.defaults(), **_fixed_values(recipe), **model_facts}
+    outside = {name: value for name, value in fixed.items() if name not in recipe.space}
+    baseline = {name: _nearest(p, fixed.get(name)) for name, p in recipe.space.items()}
+    space = SearchSpace(recipe.space, outside, baseline)
+    missing = [n for n in space.parameters if n in names.MODEL_NAMES and n not in model_facts]
+    problems = [Problem(f"space.{name}", _not_in_model(name, model_facts)) for name in missing]
+    if not space.parameters:
+        problems.append(Problem("space", "nothing is left to search; add at least one parameter"))
+    if problems:
+        raise RecipeError(problems)
+    return space
+
+
+def _not_in_model(name: str, facts: Mapping[str, Any]) -> str:
+    model_type = facts["model_type"]
+    return (
+        f"a model of the type '{model_type}' has no setting for it, so it cannot act; drop it, "
+        f"or give it a condition such as when: {{model_type: bart}}"
+    )
+
+
+def _fixed_values(recipe: Recipe) -> dict[str, Any]:
+    lora = recipe.lora.model_dump() if recipe.lora else {}
+    words = {"r": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+    return {
+        **recipe.training.model_dump(),
+        **recipe.generation.model_dump(),
+        **{words.get(key, key): value for key, value in lora.items()},
+    }
+
+
+def _nearest(parameter: Parameter, value: Any) -> Any:
+    """The value of a parameter's range nearest to `value`; its middle where there is none."""
+    if isinstance(parameter, CategoricalParameter):
+        if value in parameter.choices:
+            return value
+        numbers = [c for c in parameter.choices if isinstance(c, int | float)]
+        if numbers and isinstance(value, int | float):
+            return min(numbers, key=lambda choice: abs(choice - value))
+        return parameter.choices[0]
+    low, high = parameter.low, parameter.high
+    if not isinstance(value, int | float):
+        value = (low * high) ** 0.5 if parameter.log else (low + high) / 2
+    value = min(max(value, low), high)
+    if parameter.step and not parameter.log:
+        value = low + round((value - low) / parameter.step) * parameter.step
+    return round(value) if isinstance(parameter, IntParameter) else value
+
+
+def _suggest(trial: optuna.trial.BaseTrial, name: str, parameter: Parameter) -> Any:
+    if isinstance(parameter, CategoricalParameter):
+        return trial.suggest_categorical(name, parameter.choices)
+    suggest = trial.suggest_int if isinstance(parameter, IntParameter) else trial.suggest_float
+    return suggest(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+
+
+def _conditions(
+    name: str, parameter: Parameter, space: Mapping[str, Parameter]
+) -> tuple[Condition, ...]:
+    found = [_equals(other, wanted) for other, wanted in parameter.when.items()]
+    if name in names.SAMPLING_ONLY and "do_sample" not in parameter.when and "do_sample" in space:
+        found.append(_equals("do_sample", True))
+    if name in names.BEAMS_ONLY and "num_beams" not in parameter.when and "num_beams" in space:
+        found.append(Condition("num_beams", lambda beams: beams > 1, "num_beams is above 1"))
+    return tuple(found)
+
+
+def _equals(name: str, wanted: Any) -> Condition:
+    allowed = wanted if isinstance(wanted, list) else [wanted]
+    text = f"{name} is {' or '.join(str(value) for value in allowed)}"
+    # `1 == True` in Python, and a condition on a number is not one on a truth value.
+    kinds = {(isinstance(value, bool), value) for value in allowed}
+    return Condition(name, lambda value: (isinstance(value, bool), value) in kinds, text)
+
+
+def _span(parameter: Parameter) -> str:
+    if isinstance(parameter, CategoricalParameter):
+        return "one of " + ", ".join(str(choice) for choice in parameter.choices)
+    log = ", log" if parameter.log else ""
+    return f"{parameter.low:g} to {parameter.high:g}{log}"

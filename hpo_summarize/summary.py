@@ -1,0 +1,42 @@
+"""What the search prints before its first trial and after its last one."""
+
+from __future__ import annotations
+
+from hpo_summarize.optimizer import OptunaOptimizer
+from hpo_summarize.redact import redact_url
+from hpo_summarize.study import BEST_EPOCH, best_trials, default_storage_url, finished_trials
+
+
+def print_plan(optimizer: OptunaOptimizer) -> None:
+    """Prints what is going to run: model, data, space, storage, trials done and to do."""
+    recipe, (train, validation) = optimizer.recipe, optimizer.splits
+    done, search = len(finished_trials(optimizer.study)), recipe.search
+    lora = "LoRA" if recipe.lora else "all weights"
+    storage = redact_url(search.storage or default_storage_url(optimizer.output_dir))
+    print(f"model    {recipe.model.name or optimizer.model_config.model_type}, training {lora}")
+    print(f"data     {len(train)} dialogues to train on, {len(validation)} to validate on")
+    print(f"search   {' and '.join(search.objectives)}, {search.direction}")
+    if len(search.objectives) > 1:
+        print("         several objectives: no trial is pruned, and the result is a Pareto front")
+    for line in optimizer.space.explain():
+        print(f"         {line}")
+    print(f"study    {optimizer.study_name} in {storage}: {done} of {search.n_trials} trials done")
+
+
+def print_result(optimizer: OptunaOptimizer) -> None:
+    """Prints the best trial or the Pareto front, and where the results are."""
+    study, names = optimizer.study, optimizer.recipe.search.objectives
+    best = best_trials(study)
+    several = len(study.directions) > 1
+    print(f"\nPareto front: {len(best)} trials" if several else "")
+    for trial in best:
+        values = ", ".join(f"{n} {v:.4f}" for n, v in zip(names, trial.values, strict=True))
+        epoch = trial.user_attrs[BEST_EPOCH]
+        print(f"{'' if several else 'best '}trial {trial.number}: {values} at epoch {epoch:g}")
+        for name, value in trial.params.items():
+            print(f"  {name}: {value:.6g}" if isinstance(value, float) else f"  {name}: {value}")
+    first = finished_trials(study)[0]
+    if not several and first.number != best[0].number and first.values:
+        gain = (best[0].value - first.values[0]) / abs(first.values[0] or 1)
+        print(f"trial 0, the recipe's own values: {first.values[0]:.4f} (a change of {gain:+.0%})")
+    print(f"results in {optimizer.output_dir}: report.html, best_params.json, all_trials.csv")

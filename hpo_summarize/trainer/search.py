@@ -1,0 +1,280 @@
+"""`SummarizationTrainer`: `Seq2SeqTrainer` with a hyperparameter search that does what it says."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial
+from transformers.hyperparameter_search import default_hp_search_backend
+from transformers.trainer_utils import (
+    BestRun,
+    HPSearchBackend,
+    default_compute_objective,
+    number_of_arguments,
+)
+
+from hpo_summarize import names
+from hpo_summarize.arguments import with_values
+from hpo_summarize.callbacks import OptunaPruningCallback
+from hpo_summarize.distributed import on_main
+from hpo_summarize.errors import HpoError
+from hpo_summarize.study import (
+    BEST_EPOCH,
+    FAILURE,
+    TrialError,
+    best_trials,
+    require_complete,
+    run_study,
+)
+from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
+from hpo_summarize.trainer.trial_run import TrialFailed, TrialRun, failure_reason
+
+HpSpace = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
+
+
+class SummarizationTrainer(SoundSeq2SeqTrainer):
+    """`Seq2SeqTrainer` with a sound `hyperparameter_search`, and a sound loss for BART and T5.
+
+    Takes the arguments of `Seq2SeqTrainer`; `SoundSeq2SeqTrainer` says what differs outside of a
+    search.
+    """
+
+    _run: TrialRun | None = None
+
+    def hyperparameter_search(
+        self,
+        hp_space: HpSpace | None = None,
+        compute_objective: Callable[[dict[str, float]], float | Sequence[float]] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: str | HPSearchBackend | None = None,
+        hp_name: Callable[[optuna.trial.BaseTrial], str] | None = None,
+        **kwargs: Any,
+    ) -> BestRun | list[BestRun]:
+        """Searches with Optuna; for another backend this is the parent's method.
+
+        Every trial gets fresh arguments and a fresh model: `hp_space` samples everything first,
+        then `model_init` is called, with `trial.params` complete. The objective is reported once an
+        epoch, at step = epoch, and the value of a trial is that of its best epoch.
+
+        Args:
+            hp_space: From a trial to values by name: fields of `Seq2SeqTrainingArguments`, of
+                `GenerationConfig`, and the words of `hpo_summarize.names`. Names of the model's own
+                (`lora_r`, `hidden_dropout`, ...) are for `model_init`, which reads `trial.params`.
+            compute_objective: From the metrics of an evaluation to the objective, or to a sequence
+                of them. Default: the loss if there is no other metric, else the sum of all.
+            n_trials: Finished trials wanted in the study, those of earlier runs included.
+            direction: `"minimize"` or `"maximize"`, or a list of them for several objectives.
+            backend: `"optuna"`, `"ray"` or `"wandb"`.
+            hp_name: From a trial to the name of its folder below `args.output_dir`.
+            **kwargs: With Optuna: the arguments of `optuna.create_study`, or `study` itself;
+                `timeout` (seconds) and `callbacks` as in `Study.optimize`; `catch`, the exceptions
+                that end a trial and not the search (default all); `keep_trials`, how many of the
+                best trials keep their checkpoints (default 1).
+
+        Returns:
+            The best trial, or the trials of the Pareto front.
+
+        Raises:
+            HpoError: A value has a name that cannot act, or `n_jobs` is not 1.
+            SearchFailed: No trial came to an end, or three in a row failed for one reason.
+        """
+        backend = HPSearchBackend(backend or default_hp_search_backend())
+        if backend is not HPSearchBackend.OPTUNA:
+            return super().hyperparameter_search(
+                hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
+            )
+        if self.model_init is None:
+            raise HpoError(
+                "a search builds a model for every trial, and this trainer was given one model; "
+                "pass model_init=... in place of model=..."
+            )
+        if kwargs.pop("n_jobs", 1) != 1:
+            raise HpoError(
+                "n_jobs must be 1: threads would share one trainer. For parallel trials start "
+                "several processes on one storage"
+            )
+        self.set_up_search(hp_space, compute_objective, hp_name, kwargs.pop("catch", None))
+        kwargs.pop("gc_after_trial", None)  # Every trial is cleared away in any case.
+        keep = kwargs.pop("keep_trials", 1)
+        options = {key: kwargs.pop(key) for key in ("timeout",) if key in kwargs}
+        callbacks = [*kwargs.pop("callbacks", ()), partial(self._keep_best_folders, keep)]
+        study = kwargs.pop("study", None) or _create_study(direction, **kwargs)
+        self._release_model()
+        with _collecting_only_new_objects():
+            run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
+        require_complete(study)
+        runs = [BestRun(str(t.number), _value(t), t.params) for t in best_trials(study)]
+        return runs if len(study.directions) > 1 else runs[0]
+
+    def set_up_search(
+        self,
+        hp_space: HpSpace | None = None,
+        compute_objective: Callable[[dict[str, float]], float | Sequence[float]] | None = None,
+        hp_name: Callable[[optuna.trial.BaseTrial], str] | None = None,
+        catch: tuple[type[Exception], ...] | None = None,
+    ) -> None:
+        """Makes `run_trial` ready; `hyperparameter_search` does this itself.
+
+        Raises:
+            HpoError: The space has a name that cannot act.
+        """
+        self.hp_space = hp_space or _default_space
+        self.hp_name = hp_name
+        self.compute_objective = compute_objective or default_compute_objective
+        self._catch = (Exception,) if catch is None else catch
+        self._probe_space()
+
+    def run_trial(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """Trains one trial and returns the objective of its best epoch.
+
+        An objective for `study.optimize`; `hyperparameter_search` calls it for every trial.
+
+        Raises:
+            optuna.TrialPruned: The pruner stopped the trial, or it failed: then the trial's user
+                attribute `failure` holds the reason. As a pruned trial a failed one is known to
+                the sampler, which would come back to the same values otherwise.
+        """
+        values = dict(on_main(lambda: self.hp_space(trial)))
+        self._refuse_idle_names(values)
+        reason = None
+        with self._set_up_for(trial, values) as run:
+            try:
+                self.train(trial=trial)
+                if not run.epochs:
+                    self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
+                maximize = trial.study.directions[0] == optuna.study.StudyDirection.MAXIMIZE
+                best = run.best_epoch(maximize)
+                trial.set_user_attr(BEST_EPOCH, best.epoch)
+                return best.value
+            except optuna.TrialPruned as pruned:
+                message = str(pruned)
+            except (*self._catch, TrialFailed) as error:
+                reason = message = failure_reason(error)
+        # Raised outside of `except`, where the exception that holds the model's frames is gone.
+        if reason is not None:
+            trial.set_user_attr(FAILURE, reason)
+        if len(trial.study.directions) > 1:
+            raise TrialError(message)
+        raise optuna.TrialPruned(message)
+
+    @contextmanager
+    def _set_up_for(
+        self, trial: optuna.trial.BaseTrial, values: Mapping[str, Any]
+    ) -> Iterator[TrialRun]:
+        """Gives the trainer the arguments of one trial, and its own back afterwards."""
+        parts = names.split_by_owner(values)
+        own_args, own_callbacks = self.args, list(self.callback_handler.callbacks)
+        args = with_values(own_args, parts["training"], own_args.world_size)
+        # The two decoding settings that are training arguments, too, would win over the trial's.
+        if "num_beams" in parts["generation"]:
+            args.generation_num_beams = None
+        if parts["generation"].keys() & {"max_length", "max_new_tokens"}:
+            args.generation_max_length = None
+        shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
+        self._run, self._decoding = TrialRun(trial), parts["generation"]
+        self._use_arguments(args)
+        if len(trial.study.directions) == 1 and not any(
+            isinstance(callback, OptunaPruningCallback) for callback in own_callbacks
+        ):
+            self.add_callback(OptunaPruningCallback(trial, self.compute_objective))
+        try:
+            yield self._run
+        finally:
+            self._run, self._decoding = None, {}
+            self.is_in_train = False
+            self.callback_handler.callbacks = own_callbacks
+            self._use_arguments(own_args)
+            self._release_model()
+
+    def _probe_space(self) -> None:
+        """Refuses names that cannot act before the first trial is made."""
+        probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        self._refuse_idle_names(self.hp_space(probe.ask()))
+
+    def _refuse_idle_names(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            reason = names.why_cannot_act(name)
+            if names.owner_of(name) in ("model", "lora") and not number_of_arguments(
+                self.model_init
+            ):
+                reason = "model_init takes no trial and cannot apply it; give it the argument trial"
+            if reason:
+                raise HpoError(f"the search space has '{name}' (value {value!r}): {reason}")
+
+    def _keep_best_folders(self, count: int, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Of the folders of all trials only those of the `count` best ones stay on disk."""
+        keep = {best.number for best in best_trials(study, count)}
+        for other in study.get_trials(deepcopy=False):
+            if other.state.is_finished() and other.number not in keep:
+                shutil.rmtree(self._get_output_dir(other), ignore_errors=True)
+
+    def _hp_search_setup(self, trial: optuna.trial.BaseTrial | None) -> None:
+        """The arguments of the trial are in place already; the parent would cast each value."""
+        if self._run is None:
+            return super()._hp_search_setup(trial)
+        self._trial = trial
+        self.create_accelerator_and_postprocess()
+
+    def _get_output_dir(self, trial: optuna.trial.BaseTrial | FrozenTrial | None) -> str:
+        """The folder of a trial, also when no search is running."""
+        if trial is None:
+            return super()._get_output_dir(trial)
+        name = self.hp_name(trial) if self.hp_name is not None else f"run-{trial.number}"
+        return str(Path(self.args.output_dir) / name)
+
+    def _report_to_hp_search(
+        self, trial: optuna.trial.BaseTrial, step: int, metrics: dict[str, float]
+    ) -> None:
+        """Keeps the objective of an epoch; the callback alone reports to Optuna."""
+        if self._run is None:
+            return super()._report_to_hp_search(trial, step, metrics)
+        self.objective = self.compute_objective(dict(metrics))
+        self._run.record(self.state.epoch, self.objective)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Ends a trial at the first loss that is not a number; nothing after it would be one."""
+        loss = super().training_step(*args, **kwargs)
+        if self._run is not None and not torch.isfinite(loss):
+            raise TrialFailed("the training loss is not a finite number")
+        return loss
+
+
+@contextmanager
+def _collecting_only_new_objects() -> Iterator[None]:
+    """Keeps what is alive now out of the garbage collections between the trials.
+
+    The libraries alone hold over a million objects, and to look through them took 0.27 s each time,
+    several times a trial.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    """The parent's default space without the seed."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-4, log=True),
+        "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 5),
+        "batch_size": trial.suggest_categorical("batch_size", [4, 8, 16, 32, 64]),
+    }
+
+
+def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:
+    key = "directions" if isinstance(direction, list | tuple) else "direction"
+    return optuna.create_study(**{key: direction}, **kwargs)
+
+
+def _value(trial: FrozenTrial) -> float | list[float]:
+    return trial.values if len(trial.values) > 1 else trial.values[0]

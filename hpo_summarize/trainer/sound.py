@@ -1,0 +1,148 @@
+"""Training and evaluation that do what they say, with or without a search."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_utils import unwrap_peft_model
+
+
+class SoundSeq2SeqTrainer(Seq2SeqTrainer):
+    """`Seq2SeqTrainer` without the faults of its loss, its decoding and its memory.
+
+    The loss of an encoder-decoder model is the mean over all tokens of an optimizer step, whatever
+    the number of accumulated batches and processes; the key-value cache is on in generation;
+    predictions reach `compute_metrics` without -100; evaluation keeps the order of the data set; a
+    new model is built when the old one is gone.
+    """
+
+    # Values that take the place of those in a new model's generation config.
+    _decoding: Mapping[str, Any] = {}
+
+    def __init__(
+        self,
+        model: PreTrainedModel | None = None,
+        args: Seq2SeqTrainingArguments | None = None,
+        *positional: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, args, *positional, **kwargs)
+        if self.model.config.is_encoder_decoder and self.compute_loss_func is None:
+            # transformers 5.23 takes the **kwargs in the forward of BART and T5 for a promise to
+            # divide the loss by `num_items_in_batch`. They ignore it, and the loss comes out
+            # multiplied by the accumulation steps and by the number of processes.
+            self.model_accepts_loss_kwargs = False
+            self.compute_loss_func = self._token_mean_loss
+            self.label_smoother = None
+        if self.compute_metrics is not None:
+            self.compute_metrics = self._without_padding_index(self.compute_metrics)
+        if self.model_init is None:
+            self._set_decoding(self.model)
+
+    def call_model_init(self, trial: optuna.trial.BaseTrial | None = None) -> PreTrainedModel:
+        """Drops the old model before the new one is built, and sets up the new one's decoding.
+
+        The parent keeps the old model and its optimizer alive meanwhile, and leaves every model but
+        the first one without the generation config of the arguments.
+        """
+        self._release_model()
+        model = super().call_model_init(trial)
+        self._set_decoding(model)
+        return model
+
+    def _release_model(self) -> None:
+        if self.model is None and getattr(self, "optimizer", None) is None:
+            return
+        self.model = self.model_wrapped = None
+        self.optimizer = self.lr_scheduler = None
+        handler = getattr(self, "callback_handler", None)
+        if handler is not None:
+            handler.model = handler.optimizer = handler.lr_scheduler = None
+            handler.train_dataloader = handler.eval_dataloader = None
+        self.accelerator.free_memory()  # Collects garbage, too.
+
+    def _set_decoding(self, model: PreTrainedModel) -> None:
+        config = copy.deepcopy(model.generation_config)
+        # Trainer.__init__ writes `use_cache=False` into the model's config, from where it gets into
+        # the generation config of every model that is built from the same config object.
+        config.use_cache = True
+        given = getattr(self.args, "generation_config", None)
+        if given is not None:
+            given = self.load_generation_config(given).to_dict()
+            given.pop("transformers_version", None)
+            config.update(**{key: value for key, value in given.items() if value is not None})
+        config.update(**self._decoding)
+        if config.max_new_tokens is not None:
+            config.max_length = None
+        model.generation_config = config
+
+    def _use_arguments(self, args: TrainingArguments) -> None:
+        """Sets `args`, and what `Trainer.__init__` takes from them once and for all."""
+        self.args = args
+        self.neftune_noise_alpha = args.neftune_noise_alpha
+        smooth = args.label_smoothing_factor != 0 and self.compute_loss_func is None
+        self.label_smoother = LabelSmoother(args.label_smoothing_factor) if smooth else None
+        self._train_batch_size = args.train_batch_size
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Gives the decoder its shifted labels, which the parent takes out of the inputs."""
+        if self.compute_loss_func == self._token_mean_loss and "decoder_input_ids" not in inputs:
+            base = unwrap_peft_model(self.accelerator.unwrap_model(model))
+            shifted = base.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
+            inputs = {**inputs, "decoder_input_ids": shifted, "use_cache": False}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _token_mean_loss(
+        self,
+        outputs: Any,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Cross entropy summed over the tokens of a batch, divided by those of the whole step."""
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=-100,
+            label_smoothing=self.args.label_smoothing_factor if self.model.training else 0.0,
+            reduction="sum",
+        )
+        return loss / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        """Keeps the order of the data set, by which predictions and references are paired."""
+        return SequentialSampler(eval_dataset)
+
+    def _without_padding_index(
+        self, compute_metrics: Callable[..., dict[str, float]]
+    ) -> Callable[..., dict[str, float]]:
+        """Replaces the -100 between unequal batches, at which `batch_decode` overflows."""
+
+        def compute(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
+            ids = prediction.predictions
+            if self.args.predict_with_generate and isinstance(ids, np.ndarray):
+                pad = self.processing_class.pad_token_id
+                prediction.predictions = np.where(ids == -100, pad, ids)
+            return compute_metrics(prediction, **kwargs)
+
+        return compute

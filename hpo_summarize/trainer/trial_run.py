@@ -1,0 +1,83 @@
+"""What is known of a running trial: its values, the epochs measured so far, and how it may end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import optuna
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from hpo_summarize.errors import HpoError
+
+Value = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One evaluation during the training of a trial.
+
+    Attributes:
+        epoch: Finished epochs, with a fraction where an evaluation came in the middle of one.
+        value: The objective, or a tuple of them.
+    """
+
+    epoch: float
+    value: Value
+
+
+@dataclass
+class TrialRun:
+    """A trial in training.
+
+    Attributes:
+        trial: Optuna's trial.
+        epochs: The evaluations so far.
+    """
+
+    trial: optuna.trial.BaseTrial
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def record(self, epoch: float | None, value: float | Sequence[float]) -> None:
+        """Adds one evaluation."""
+        frozen = tuple(value) if isinstance(value, Sequence) else value
+        self.epochs.append(Epoch(epoch or 0.0, frozen))
+
+    def best_epoch(self, maximize: bool) -> Epoch:
+        """The evaluation with the best objective; with several objectives, the best in the first.
+
+        Raises:
+            TrialFailed: No evaluation gave a finite number.
+        """
+        finite = [e for e in self.epochs if all(math.isfinite(v) for v in as_tuple(e.value))]
+        if not finite:
+            raise TrialFailed("the objective was never a finite number")
+        sign = 1 if maximize else -1
+        return max(finite, key=lambda epoch: sign * as_tuple(epoch.value)[0])
+
+
+class TrialFailed(Exception):
+    """A trial cannot go on, for a reason that lies in its values."""
+
+
+def as_tuple(value: Value) -> tuple[float, ...]:
+    """One objective as a tuple of one."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def failure_reason(error: Exception) -> str:
+    """One line on why a trial failed, the same for the same cause.
+
+    Raises:
+        HpoError: `error` itself, if it is a mistake in the set-up that every trial would repeat.
+    """
+    if isinstance(error, HpoError):
+        raise error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error):
+        return "out of memory"
+    if isinstance(error, TrialFailed):
+        return str(error)
+    first_line = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first_line}"

@@ -1,0 +1,1 @@
+"""The quick start's corpus and checkpoint: written from templates, trained from scratch."""

@@ -1,0 +1,32 @@
+"""Finds the best hyperparameters of a summariser: accelerate launch scripts/search.py RECIPE."""
+
+from __future__ import annotations
+
+import argparse
+
+from hpo_summarize.cli import add_recipe_arguments, read_recipe, run
+
+
+def main() -> None:
+    """The stages of a search."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_recipe_arguments(parser)
+    parser.add_argument("--n_trials", type=int, help="finished trials wanted in the study")
+    parser.add_argument("--timeout", type=float, help="seconds after which no new trial starts")
+    parser.add_argument("--storage", help="storage URL of the study")
+    parser.add_argument("--study_name", help="name of the study in its storage")
+    arguments = parser.parse_args()
+    recipe = read_recipe(arguments, search=("n_trials", "timeout", "storage", "study_name"))
+
+    from hpo_summarize import OptunaOptimizer
+    from hpo_summarize.summary import print_plan, print_result
+
+    optimizer = OptunaOptimizer(recipe)
+    optimizer.prepare()
+    print_plan(optimizer)
+    optimizer.optimize()
+    print_result(optimizer)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,129 @@
+"""How the ROUGE tokenizers cut texts, and what happens where one cannot be had."""
+
+from __future__ import annotations
+
+import random
+import sys
+import unicodedata
+
+import pytest
+from rouge_score.tokenizers import DefaultTokenizer
+
+from hpo_summarize.rouge import TOKENIZERS, Rouge
+from hpo_summarize.rouge.tokenizers import (
+    RememberingTokenizer,
+    Split,
+    split_characters,
+    split_words,
+)
+
+
+def tokens(name: str, text: str) -> list[str]:
+    return RememberingTokenizer(name).tokenize(text)
+
+
+def test_unicode_cuts_every_ascii_text_as_rouge_score_does() -> None:
+    draw = random.Random(3)
+    everything = "".join(chr(code) for code in range(128))
+    texts = [everything, *("".join(draw.choices(everything, k=30)) for _ in range(500))]
+    for text in texts:
+        assert split_words(text) == DefaultTokenizer().tokenize(text) == tokens("default", text)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("#Person1#은 don't a_b", ["person1", "은", "don", "t", "a", "b"]),
+        ("3시에 만나자, 응?", ["3시에", "만나자", "응"]),
+        ("ÉCOLE l’été Straße", ["école", "l", "été", "straße"]),
+        ("Привет, мир", ["привет", "мир"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("עִבְרִית ٣٤", ["עִבְרִית", "٣٤"]),
+        ("東京2024年", ["東", "京", "2024", "年"]),
+        ("コーヒーabc", ["コ", "ー", "ヒ", "ー", "abc"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("ខ្មែរ ລາວ", ["ខ្", "មែ", "រ", "ລ", "າ", "ວ"]),
+        ("မြန်မာ", ["မြ", "န်", "မာ"]),
+        ("!? _ – 😀", []),
+    ],
+)
+def test_unicode_keeps_the_letters_of_every_script(text: str, expected: list[str]) -> None:
+    assert split_words(text) == expected
+
+
+@pytest.mark.parametrize("split", [split_words, split_characters])
+def test_composed_and_decomposed_text_give_the_same_tokens(split: Split) -> None:
+    text = "민아는 café에 Ångström"
+    decomposed = unicodedata.normalize("NFD", text)
+    assert decomposed != text
+    assert split(decomposed) == split(text)
+
+
+def test_character_takes_letters_and_digits_with_their_marks() -> None:
+    assert split_characters("3시 OK! 😀 _x\u0301_ ที่") == ["3", "시", "o", "k", "x\u0301", "ที่"]
+
+
+def test_no_letter_or_digit_of_unicode_is_dropped() -> None:
+    # Old ones only: Python and `regex` may know different versions of Unicode.
+    tables = (unicodedata, unicodedata.ucd_3_2_0)
+    characters = [
+        character
+        for character in map(chr, range(0x80, 0x30000))
+        if all(table.category(character)[0] in "LN" for table in tables)
+    ]
+    assert len(characters) > 80_000
+    dropped = [
+        character
+        for character in characters
+        if not split_words(character) or not split_characters(character)
+    ]
+    assert dropped == []
+
+
+@pytest.mark.parametrize(
+    "name, package, expected",
+    [
+        ("kiwi", "kiwipiepy", ["3", "명", "이", "오", "었", "다", "."]),
+        ("mecab", "mecab", ["3", "명", "이", "왔", "다", "."]),
+    ],
+)
+def test_korean_analysers_give_morphemes(name: str, package: str, expected: list[str]) -> None:
+    pytest.importorskip(package, reason=f"the extra 'korean' is not installed ({package})")
+    tokenizer = RememberingTokenizer(name)
+    assert tokenizer.tokenize("3명이 왔다.") == expected
+    assert tokenizer.tokenize(unicodedata.normalize("NFD", "3명이 왔다.")) == expected
+    assert tokenizer.tokenize("") == []
+    # The particle stands apart from the placeholder, which is no hashtag.
+    speaker = ["#", "person", "1", "#", "은"]
+    assert tokenizer.tokenize("#Person1#은 3시에")[:5] == speaker
+
+
+@pytest.mark.parametrize(
+    "name, module, package",
+    [("kiwi", "kiwipiepy", "kiwipiepy"), ("mecab", "mecab", "python-mecab-ko")],
+)
+def test_missing_analyser_is_named_with_the_command_that_installs_it(
+    name: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    wanted = rf'\'{name}\' needs the package {package}.*pip install "hpo_summarize\[korean\]"'
+    with pytest.raises(ImportError, match=wanted):
+        Rouge(tokenizer=name)
+
+
+def test_unknown_tokenizer_is_refused_with_the_names_and_the_nearest_one() -> None:
+    wanted = f"one of {', '.join(TOKENIZERS)}, got 'unicod'; did you mean 'unicode'"
+    with pytest.raises(ValueError, match=wanted):
+        Rouge(tokenizer="unicod")
+    with pytest.raises(ValueError, match="got None$"):
+        Rouge(tokenizer=None)  # type: ignore[arg-type]
+
+
+def test_texts_beyond_the_limit_are_cut_but_not_remembered() -> None:
+    tokenizer = RememberingTokenizer("unicode", max_remembered=1)
+    tokenizer.remember(["가 나", "다 라"])
+    assert tokenizer.tokenize("가 나") is tokenizer.tokenize("가 나")
+    first = tokenizer.tokenize("다 라")
+    tokenizer.tokenize("마")
+    assert tokenizer.tokenize("다 라") == first == ["다", "라"]
+    assert tokenizer.tokenize("다 라") is not first

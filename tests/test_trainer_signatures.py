@@ -1,0 +1,56 @@
+"""The internals of transformers' Trainer that are overridden still have the form we rely on."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from transformers import Seq2SeqTrainer
+
+from hpo_summarize.trainer import SoundSeq2SeqTrainer, SummarizationTrainer
+
+PARENT_SIGNATURES = {
+    "call_model_init": ["self", "trial"],
+    "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+    "hyperparameter_search": [
+        "self",
+        "hp_space",
+        "compute_objective",
+        "n_trials",
+        "direction",
+        "backend",
+        "hp_name",
+        "kwargs",
+    ],
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "_get_eval_sampler": ["self", "eval_dataset"],
+    "_get_output_dir": ["self", "trial"],
+    "_hp_search_setup": ["self", "trial"],
+    "_report_to_hp_search": ["self", "trial", "step", "metrics"],
+}
+
+
+def overridden() -> set[str]:
+    own = {**vars(SoundSeq2SeqTrainer), **vars(SummarizationTrainer)}
+    return {name for name in own if callable(getattr(Seq2SeqTrainer, name, None))} - {
+        "__init__",
+        "__class__",
+    }
+
+
+def test_every_overridden_method_is_listed_here() -> None:
+    assert {name for name in overridden() if not name.startswith("__")} == set(PARENT_SIGNATURES)
+
+
+@pytest.mark.parametrize("name", sorted(PARENT_SIGNATURES))
+def test_the_parent_method_has_the_parameters_we_rely_on(name: str) -> None:
+    parameters = inspect.signature(getattr(Seq2SeqTrainer, name)).parameters
+    assert list(parameters) == PARENT_SIGNATURES[name]
+
+
+def test_our_search_has_the_signature_of_the_parents() -> None:
+    ours = inspect.signature(SummarizationTrainer.hyperparameter_search).parameters
+    theirs = inspect.signature(Seq2SeqTrainer.hyperparameter_search).parameters
+    assert [(p.name, p.default, p.kind) for p in ours.values()] == [
+        (p.name, p.default, p.kind) for p in theirs.values()
+    ]
