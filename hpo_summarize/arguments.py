@@ -42,7 +42,9 @@ def training_fields(
     """
     fields = {names.TRAINING_WORDS.get(name, name): value for name, value in values.items()}
     if names.WARMUP_RATIO in fields:
-        fields["warmup_steps"] = float(fields.pop(names.WARMUP_RATIO))
+        ratio = float(fields.pop(names.WARMUP_RATIO))
+        # A recipe has a ratio of 0 also where it gives a number of steps.
+        fields["warmup_steps"] = ratio or fields.get("warmup_steps", ratio)
     if names.BATCH_SIZE in fields:
         batch_size = fields.pop(names.BATCH_SIZE)
         largest = fields.get("per_device_train_batch_size", largest_per_device)

@@ -25,6 +25,8 @@ TRAINING_WORDS = {
     "scheduler_type": "lr_scheduler_type",
 }
 LORA_WORDS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+# The keys of the section `lora` in a recipe for these words.
+LORA_KEYS = {"lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout"}
 # Words that stand for more than one field, or for none under that name.
 BATCH_SIZE = "batch_size"
 WARMUP_RATIO = "warmup_ratio"
@@ -53,6 +55,13 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "max_grad_norm": (0.0, float("inf"), ""),
     "gradient_accumulation_steps": (1, float("inf"), ""),
     "per_device_train_batch_size": (1, float("inf"), ""),
+    "per_device_eval_batch_size": (1, float("inf"), ""),
+    "warmup_steps": (0.0, float("inf"), ""),
+    "adam_beta1": (0.0, 1.0, "high"),
+    "adam_beta2": (0.0, 1.0, "high"),
+    "adam_epsilon": (0.0, float("inf"), ""),
+    "seed": (0, 2**32 - 1, ""),
+    "data_seed": (0, 2**32 - 1, ""),
     "lora_r": (1, float("inf"), ""),
     "lora_alpha": (1, float("inf"), ""),
     "lora_dropout": (0.0, 1.0, "high"),
@@ -63,6 +72,8 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "temperature": (0.0, float("inf"), "low"),
     "top_p": (0.0, 1.0, "low"),
     "top_k": (0, float("inf"), ""),
+    "min_p": (0.0, 1.0, ""),
+    "typical_p": (0.0, 1.0, "low"),
     "num_beams": (1, float("inf"), ""),
     "repetition_penalty": (0.0, float("inf"), "low"),
     "no_repeat_ngram_size": (0, float("inf"), ""),
@@ -74,24 +85,47 @@ SAMPLING_ONLY = frozenset(
     ["temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"]
 )
 BEAMS_ONLY = frozenset(["length_penalty", "early_stopping"])
+# Fields that a recipe knows by one name only, or that another one overrules here.
+ONE_NAME_ONLY = {
+    "max_length": "max_new_tokens",
+    "generation_max_length": "max_new_tokens",
+    "generation_num_beams": "num_beams",
+}
 
 # Training arguments that are read once, when the trainer or the process group is made, or that
 # change what is written and not what is learned: a value of them in a trial would have no effect.
-_FIXED_PREFIXES = ("logging_", "save_", "eval_", "hub_", "log_", "trackio_", "fsdp", "ddp_", "do_")
+_FIXED_PREFIXES = (
+    *("logging_", "save_", "eval_", "hub_", "log_", "trackio_", "fsdp", "ddp_", "do_"),
+    *("torch_compile", "activation_checkpointing", "gradient_checkpointing"),
+)
 _FIXED_TRAINING = frozenset(
-    """accelerator_config auto_find_batch_size batch_eval_metrics bf16 bf16_full_eval debug deepspeed
+    """accelerator_config auto_find_batch_size batch_eval_metrics bf16 bf16_full_eval
+    dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
+    dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor debug deepspeed
     disable_tqdm enable_jit_checkpoint fp16 fp16_full_eval full_determinism generation_config
     greater_is_better ignore_data_skip include_for_metrics include_num_input_tokens_seen
-    label_names load_best_model_at_end local_rank metric_for_best_model output_dir
-    parallelism_config predict_with_generate prediction_loss_only project push_to_hub
-    remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint
-    run_name skip_memory_metrics use_cache use_cpu use_liger_kernel""".split()
+    label_names length_column_name liger_kernel_config load_best_model_at_end local_rank
+    metric_for_best_model output_dir parallelism_config per_device_eval_batch_size
+    predict_with_generate prediction_loss_only project push_to_hub remove_unused_columns report_to
+    restore_callback_states_from_checkpoint resume_from_checkpoint run_name skip_memory_metrics
+    torch_empty_cache_steps use_cache use_cpu use_liger_kernel""".split()
 )
 _SEEDS = frozenset(["seed", "data_seed"])
-# Generation fields that change the form of the output, or that the tokenizer decides.
+# Generation fields that change the form of the output or the speed, or that the tokenizer decides.
 _FIXED_GENERATION = frozenset(
-    """bos_token_id compile_config decoder_start_token_id eos_token_id is_assistant max_time
-    num_return_sequences pad_token_id return_dict_in_generate""".split()
+    """bos_token_id cache_config cache_implementation compile_config continuous_batching_config
+    decoder_start_token_id disable_compile eos_token_id is_assistant low_memory max_cache_len
+    max_time num_return_sequences pad_token_id prefill_chunk_size return_dict_in_generate
+    """.split()
+)
+# Forms of decoding that transformers 5 runs only with code from the Hub.
+HUB_DECODING = frozenset(
+    """constraints diversity_penalty dola_layers force_words_ids num_beam_groups
+    penalty_alpha""".split()
+)
+_FIXED_LORA = frozenset(
+    """auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision
+    runtime_config task_type""".split()
 )
 
 
@@ -106,15 +140,17 @@ def training_fields() -> dict[str, Any]:
 
 @functools.cache
 def generation_fields() -> dict[str, Any]:
-    """Every field of `GenerationConfig` with the type of its default, or `Any` where it has none."""
+    """Every field of `GenerationConfig` with the type of its default, or `Any` without one."""
     from transformers import GenerationConfig
 
     config = GenerationConfig()
     defaults = config._get_default_generation_params()
-    numbers = {name: type(value) for name, value in defaults.items() if value is not None}
-    numbers.update(max_new_tokens=int, min_new_tokens=int, min_p=float, early_stopping=Any)
-    names = [name for name in config.to_dict() if name != "transformers_version"]
-    names += [name for name in vars(config) if not name.startswith("_")]
+    numbers: dict[str, Any] = {
+        name: type(value) for name, value in defaults.items() if value is not None
+    }
+    numbers.update(max_new_tokens=int, min_new_tokens=int, min_p=float, top_h=float)
+    numbers["early_stopping"] = bool | typing.Literal["never"]
+    names = [name for name in {**config.to_dict(), **vars(config)} if not name.startswith("_")]
     return {name: numbers.get(name, Any) for name in names if name != "transformers_version"}
 
 
@@ -186,7 +222,11 @@ def why_not_searchable(name: str) -> str | None:
     if owner == "training" and (name in _FIXED_TRAINING or name.startswith(_FIXED_PREFIXES)):
         return "it is fixed for the whole run and cannot act in a trial; fix it under training"
     if owner == "generation" and (name in _FIXED_GENERATION or name.startswith("output_")):
-        return "it changes the form of the output, not the summary; take it out of the space"
+        return "it changes the form or the speed of the output, not the summary; drop it"
+    if name in HUB_DECODING:
+        return "transformers runs this form of decoding only with code from the Hub; drop it"
+    if owner == "lora" and name in _FIXED_LORA:
+        return "it describes the adapter and does not change what it learns; drop it"
     return None
 
 
@@ -198,6 +238,20 @@ def why_cannot_act(name: str) -> str | None:
     if name in _SEEDS or name in TRAINING_WORDS.values():
         return None
     return why_not_searchable(name)
+
+
+def implied_condition(name: str) -> str | None:
+    """The name that decides whether `name` has an effect in decoding; None if none does."""
+    if name in SAMPLING_ONLY:
+        return "do_sample"
+    return "num_beams" if name in BEAMS_ONLY else None
+
+
+def lets_act(name: str, value: Any) -> bool:
+    """Whether `name` has an effect while its `implied_condition` has this value."""
+    if name in SAMPLING_ONLY:
+        return value is True
+    return isinstance(value, int | float) and value > 1
 
 
 def split_by_owner(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -225,7 +279,7 @@ def limit_problem(name: str, value: Any) -> str | None:
     below = value <= low if "low" in excluded else value < low
     above = value >= high if "high" in excluded else value > high
     if below:
-        return f"must be {'above' if 'low' in excluded else 'at least'} {low:g}, got {value:g}"
+        return f"must be {'above' if 'low' in excluded else 'at least'} {low:g}, got {value}"
     if above:
-        return f"must be {'below' if 'high' in excluded else 'at most'} {high:g}, got {value:g}"
+        return f"must be {'below' if 'high' in excluded else 'at most'} {high:.10g}, got {value}"
     return None

@@ -33,12 +33,10 @@ from hpo_summarize.model import (
     model_facts,
     train_tokenizer,
 )
-from hpo_summarize.plots import write_plots
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.redact import redact_url
-from hpo_summarize.report import write_report
-from hpo_summarize.results import write_results
+from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.rouge import Rouge
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.study import (
@@ -165,8 +163,16 @@ class OptunaOptimizer:
         return study
 
     @functools.cached_property
-    def _rouge(self) -> Rouge:
-        return Rouge(**self.recipe.rouge.model_dump())
+    def rouge(self) -> Rouge:
+        """The metric.
+
+        Raises:
+            HpoError: The package of its tokenizer is missing.
+        """
+        try:
+            return Rouge(**self.recipe.rouge.model_dump())
+        except ImportError as error:
+            raise RecipeError([Problem("rouge.tokenizer", str(error))]) from None
 
     # What a user calls.
 
@@ -177,7 +183,7 @@ class OptunaOptimizer:
             HpoError: Something is wrong; nothing has been trained yet.
         """
         _make_writable(self.output_dir)
-        _ = self.space, self.splits, self.tokenizer, self.study, self.trainer
+        _ = self.space, self.rouge, self.splits, self.tokenizer, self.study, self.trainer
         recipe = self.recipe
         if recipe.search.storage:
             shown = redact_url(recipe.search.storage)
@@ -254,7 +260,7 @@ class OptunaOptimizer:
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         texts = self.tokenizer.batch_decode(prediction.predictions, skip_special_tokens=True)
         references = self.splits[1].references
-        return self._rouge.compute(
+        return self.rouge.compute(
             predictions=[text.strip() for text in texts], references=references
         )
 
@@ -280,15 +286,14 @@ def create_optuna_optimizer(
 def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArguments:
     """The training arguments that a recipe fixes.
 
-    Evaluation and saving happen once an epoch, of each trial only the best epoch's weights are
-    kept, and no tracker is on: all of it unless the recipe says otherwise under `training`.
+    Evaluation and saving happen once an epoch, so that a trial can go on after a crash, and no
+    tracker is on: all of it unless the recipe says otherwise under `training`.
     """
     metric = recipe.search.objectives[0]
     defaults: dict[str, Any] = {
         "eval_strategy": "epoch",
-        "save_strategy": "best",
-        "save_only_model": True,
-        "save_total_limit": 1,
+        "save_strategy": "epoch",
+        "save_total_limit": 1,  # And the best one.
         "metric_for_best_model": f"eval_{metric}",
         "greater_is_better": recipe.search.direction == "maximize",
         "per_device_eval_batch_size": _EVAL_BATCH_SIZE,

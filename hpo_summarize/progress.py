@@ -10,7 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hpo_summarize.study import BEST_EPOCH, FAILURE, INTERRUPTED, best_trials, finished_trials
+from hpo_summarize.attributes import BEST_EPOCH, FAILURE, INTERRUPTED
+from hpo_summarize.study import best_trials, finished_trials
 
 
 class SearchProgress(TrainerCallback):

@@ -11,7 +11,7 @@ _SECRET_KEYS = {"password", "sslpassword", "passwd", "pwd"}
 # Up to the last @ of the line: a password that was not URL-encoded may itself hold @, / or blanks.
 _USER_PASSWORD = re.compile(r"(://[^:/\s@]*:).*@")
 # The value ends at & or white space; what closes a quotation round the URL is left outside.
-_QUERY_FIELD = re.compile(r"""(?<=[?&;])([^=&;?\s]+)=([^&\s]*?)(?=["')\]},]*(?:[&\s]|$))""")
+_QUERY_FIELD = re.compile(r"""(?<=[?&;])([^=&;?\s]+)=([^&\s]*?)(?=["')\]},.:;]*(?:[&\s]|$))""")
 
 
 def redact_url(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hpo_summarize import names
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.recipe import CategoricalParameter, IntParameter, Parameter, Recipe
+from hpo_summarize.recipe.settings import is_among
 
 if TYPE_CHECKING:
     import optuna
@@ -43,7 +45,9 @@ class SearchSpace:
         baseline: Mapping[str, Any],
     ) -> None:
         self.fixed = dict(fixed)
-        self._conditions = {name: _conditions(name, p, parameters) for name, p in parameters.items()}
+        self._conditions = {
+            name: _conditions(name, p, parameters) for name, p in parameters.items()
+        }
         self.parameters = self._active_in_order(parameters)
         self._baseline = {name: baseline[name] for name in self.parameters}
 
@@ -128,7 +132,7 @@ def _not_in_model(name: str, facts: Mapping[str, Any]) -> str:
 
 def _fixed_values(recipe: Recipe) -> dict[str, Any]:
     lora = recipe.lora.model_dump() if recipe.lora else {}
-    words = {"r": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+    words = {key: word for word, key in names.LORA_KEYS.items()}
     return {
         **recipe.training.model_dump(),
         **recipe.generation.model_dump(),
@@ -150,14 +154,16 @@ def _nearest(parameter: Parameter, value: Any) -> Any:
         value = (low * high) ** 0.5 if parameter.log else (low + high) / 2
     value = min(max(value, low), high)
     if parameter.step and not parameter.log:
-        value = low + round((value - low) / parameter.step) * parameter.step
+        value = min(low + round((value - low) / parameter.step) * parameter.step, high)
     return round(value) if isinstance(parameter, IntParameter) else value
 
 
 def _suggest(trial: optuna.trial.BaseTrial, name: str, parameter: Parameter) -> Any:
     if isinstance(parameter, CategoricalParameter):
         return trial.suggest_categorical(name, parameter.choices)
-    suggest = trial.suggest_int if isinstance(parameter, IntParameter) else trial.suggest_float
+    suggest: Any = trial.suggest_float
+    if isinstance(parameter, IntParameter):
+        suggest = trial.suggest_int
     return suggest(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
 
 
@@ -165,19 +171,17 @@ def _conditions(
     name: str, parameter: Parameter, space: Mapping[str, Parameter]
 ) -> tuple[Condition, ...]:
     found = [_equals(other, wanted) for other, wanted in parameter.when.items()]
-    if name in names.SAMPLING_ONLY and "do_sample" not in parameter.when and "do_sample" in space:
-        found.append(_equals("do_sample", True))
-    if name in names.BEAMS_ONLY and "num_beams" not in parameter.when and "num_beams" in space:
-        found.append(Condition("num_beams", lambda beams: beams > 1, "num_beams is above 1"))
+    decisive = names.implied_condition(name)
+    if decisive and decisive in space and parameter.when.get(decisive) is not True:
+        text = "do_sample is True" if decisive == "do_sample" else "num_beams is above 1"
+        found.append(Condition(decisive, functools.partial(names.lets_act, name), text))
     return tuple(found)
 
 
 def _equals(name: str, wanted: Any) -> Condition:
     allowed = wanted if isinstance(wanted, list) else [wanted]
     text = f"{name} is {' or '.join(str(value) for value in allowed)}"
-    # `1 == True` in Python, and a condition on a number is not one on a truth value.
-    kinds = {(isinstance(value, bool), value) for value in allowed}
-    return Condition(name, lambda value: (isinstance(value, bool), value) in kinds, text)
+    return Condition(name, lambda value: is_among(value, allowed), text)
 
 
 def _span(parameter: Parameter) -> str:

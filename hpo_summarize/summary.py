@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from hpo_summarize.attributes import BEST_EPOCH
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
-from hpo_summarize.study import BEST_EPOCH, best_trials, default_storage_url, finished_trials
+from hpo_summarize.study import best_trials, default_storage_url, finished_trials
 
 
 def print_plan(optimizer: OptunaOptimizer) -> None:
@@ -15,6 +16,8 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     storage = redact_url(search.storage or default_storage_url(optimizer.output_dir))
     print(f"model    {recipe.model.name or optimizer.model_config.model_type}, training {lora}")
     print(f"data     {len(train)} dialogues to train on, {len(validation)} to validate on")
+    for note in (*train.notes, *validation.notes):
+        print(f"note     {note}")
     print(f"search   {' and '.join(search.objectives)}, {search.direction}")
     if len(search.objectives) > 1:
         print("         several objectives: no trial is pruned, and the result is a Pareto front")

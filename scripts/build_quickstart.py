@@ -29,7 +29,7 @@ def main() -> None:
     """Writes the three splits, then trains the checkpoint on the training split alone."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=TARGET)
-    folder = parser.parse_args().output_dir
+    folder = parser.parse_intermixed_args().output_dir
     folder.mkdir(parents=True, exist_ok=True)
     corpus = write_corpus()
     for split, dialogues in corpus.items():

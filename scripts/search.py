@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, help="seconds after which no new trial starts")
     parser.add_argument("--storage", help="storage URL of the study")
     parser.add_argument("--study_name", help="name of the study in its storage")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments, search=("n_trials", "timeout", "storage", "study_name"))
 
     from hpo_summarize import OptunaOptimizer

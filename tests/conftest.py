@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from model_families import CLASSES, save_checkpoint  # noqa: E402
 from transformers import (  # noqa: E402
     BartConfig,
     BartForConditionalGeneration,
@@ -109,13 +112,43 @@ def checkpoint(
     tokenizer: PreTrainedTokenizerBase,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A folder with a BART of two layers a stack and its tokenizer, as save_pretrained writes it."""
+    """A folder with a BART of two layers a stack and its tokenizer."""
     folder = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
     model = BartForConditionalGeneration(bart_config(encoder_layers=2, decoder_layers=2))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def checkpoint_copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint, to be spoiled."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Refuses connections and lists those that were tried."""
+    tried: list[Any] = []
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        tried.append(args)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return tried
+
+
+@pytest.fixture(scope="session")
+def folders(
+    tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A checkpoint of each family of models, by its model type."""
+    root = tmp_path_factory.mktemp("families")
+    return {family: save_checkpoint(root / family, family, tokenizer) for family in CLASSES}
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,13 @@ def test_trials_cut_off_by_the_user_do_not_count_and_are_tried_again(tmp_path: P
 
 def test_the_timeout_starts_no_new_trial(tmp_path: Path) -> None:
     study = open_at(tmp_path)
-    run_study(study, draw, 50, timeout=1e-9)
-    assert len(study.trials) == 1
+
+    def slow(trial: optuna.Trial) -> float:
+        time.sleep(0.6)
+        return draw(trial)
+
+    run_study(study, slow, 50, timeout=0.5)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
 
 
 def test_the_baseline_is_trial_0_of_a_new_study_only(tmp_path: Path) -> None:

@@ -28,8 +28,12 @@ class Dialogues:
 
     def rows(self, indices: Sequence[int]) -> Dialogues:
         """The rows with these numbers, in this order, with the same notes."""
-        columns = (self.dialogues, self.references, self.ids)
-        return Dialogues(*([column[i] for i in indices] for column in columns), self.notes)
+        return Dialogues(
+            [self.dialogues[i] for i in indices],
+            [self.references[i] for i in indices],
+            [self.ids[i] for i in indices],
+            self.notes,
+        )
 
     def head(self, count: int | None) -> Dialogues:
         """The first `count` rows; all of them where it is None."""

@@ -27,16 +27,15 @@ def to_dialogues(table: Table, section: DataSection, require_summaries: bool = T
     """
     columns = find_columns(table, section, require_summaries)
     dialogues = _texts(table, columns.dialogue, [[cell] for cell in _turns(table, columns)])
-    summaries = [_texts(table, name, _lists(table, name)) for name in columns.summaries]
-    references = [[text for cell in row for text in cell] for row in zip(*summaries, strict=True)]
-    data = Dialogues(
-        [texts[0] for texts in dialogues],
-        references or [[] for _ in dialogues],
-        _identifiers(table, columns.identifier),
-        tuple(columns.notes),
-    )
-    parts = {columns.dialogue: dialogues, **dict(zip(columns.summaries, summaries, strict=True))}
-    return _without_empty(table, data, parts, section)
+    summaries = {name: _texts(table, name, _lists(table, name)) for name in columns.summaries}
+    references: list[list[str]] = [[] for _ in dialogues]
+    for cells in summaries.values():
+        for row, texts in zip(references, cells, strict=True):
+            row += [text for text in texts if text.strip()]
+    ids = _identifiers(table, columns.identifier)
+    data = Dialogues([texts[0] for texts in dialogues], references, ids, tuple(columns.notes))
+    required = {columns.dialogue: dialogues, **(summaries if require_summaries else {})}
+    return _without_empty(table, data, required, section)
 
 
 def _turns(table: Table, columns: Columns) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,8 @@ _HUB = "hf://datasets/"
 _HUB_URL = re.compile(_HUB + r"(?P<id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.+))?")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
-Split: TypeAlias = (
-    Dataset | list[tuple[str, Path]]
-)  # Rows, or files with what to call each in a message.
+# Rows, or files with what to call each in a message.
+Split: TypeAlias = Dataset | list[tuple[str, Path]]
 
 
 def open_tables(source: str | Path | Sequence[str], section: DataSection) -> list[Table]:
@@ -57,7 +57,13 @@ def _tables(name: str, split: Split, section: DataSection) -> list[Table]:
 
 
 def dataset_table(name: str, rows: Dataset) -> Table:
-    """A loaded data set as a table."""
+    """A loaded data set as a table.
+
+    Raises:
+        DataError: It has no rows.
+    """
+    if not len(rows):
+        raise DataError(f"{name}: there are no rows; give a data set with dialogues")
     return table_of(name, rows.to_list(), [f"row {number}" for number in range(1, len(rows) + 1)])
 
 
@@ -103,7 +109,7 @@ def find_splits(section: DataSection) -> dict[str, Split]:
             f"known are {', '.join(ENDINGS)} files, and data.config picks a configuration"
         ) from None
     return {
-        split: [(f"{name.rstrip('/')}: {_below(path, folder)}", Path(path)) for path in paths]
+        split: [(f"{name}: {os.path.relpath(path, folder)}", Path(path)) for path in paths]
         for split, paths in files.items()
     }
 
@@ -117,10 +123,6 @@ def _saved_splits(folder: Path, name: str) -> dict[str, Split]:
             "write it again with save_to_disk"
         ) from None
     return dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
-
-
-def _below(path: str, folder: Path) -> str:
-    return str(Path(path).resolve()).removeprefix(f"{folder.resolve()}/").removeprefix(f"{folder}/")
 
 
 def _download_folder(section: DataSection) -> Path:

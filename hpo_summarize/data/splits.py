@@ -67,8 +67,7 @@ def read_dialogues(
 def _read_all(source: Source, section: DataSection, require_summaries: bool = True) -> Dialogues:
     tables = open_tables(source, section)
     data = joined([to_dialogues(table, section, require_summaries) for table in tables])
-    repeated = len(data) - len(_by_dialogue(data))
-    if not repeated:
+    if not (repeated := count_repeated(data)):
         return data
     name = tables[0].name if len(tables) == 1 else f"{tables[0].name} and {len(tables) - 1} more"
     note = f"{name}: {repeated} of {len(data)} rows repeat the dialogue of an earlier row"
@@ -101,6 +100,11 @@ def split(data: Dialogues, fraction: float, seed: int) -> tuple[Dialogues, Dialo
     chosen = [[row for n in parts[p]["number"] for row in groups[n]] for p in ("train", "test")]
     train, validation = (data.rows(rows) for rows in chosen)
     return train, Dialogues(validation.dialogues, validation.references, validation.ids)
+
+
+def count_repeated(data: Dialogues) -> int:
+    """How many rows repeat the dialogue of an earlier row, but for white space."""
+    return len(data) - len(_by_dialogue(data))
 
 
 def count_leaks(train: Dialogues, other: Dialogues) -> int:

@@ -64,7 +64,7 @@ def from_dataset(
     """
     if not {"input_ids", "labels"} <= set(rows.column_names):
         return to_dialogues(dataset_table("the data set given", rows), section)
-    dialogues = tokenizer.batch_decode(rows["input_ids"], skip_special_tokens=True)
+    dialogues = tokenizer.batch_decode(list(rows["input_ids"]), skip_special_tokens=True)
     labels = [[token for token in row if token >= 0] for row in rows["labels"]]
     texts = tokenizer.batch_decode(labels, skip_special_tokens=True)
     ids = [str(number) for number in range(len(rows))]

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hpo_summarize import names
 from hpo_summarize.errors import Problem, did_you_mean
-from hpo_summarize.recipe import sections
-from hpo_summarize.recipe.registry import PRUNERS, SAMPLERS, optuna_class
+from hpo_summarize.recipe.optuna_checks import optuna_problems
+from hpo_summarize.recipe.settings import SECTIONS
 from hpo_summarize.recipe.space_checks import space_problems
-from hpo_summarize.recipe.values import type_problem
+from hpo_summarize.recipe.values import model_type_problem, type_problem
 
 # Keys that the recipe sets somewhere else, with the place.
 _ELSEWHERE = {
     "output_dir": "output_dir, at the top of the recipe",
     "generation_config": "the section generation",
-    "generation_max_length": "generation.max_new_tokens",
-    "generation_num_beams": "generation.num_beams",
     "predict_with_generate": "nowhere; summaries are always generated",
+    "num_return_sequences": "nowhere; each dialogue gets one summary",
+    "return_dict_in_generate": "nowhere; only the summaries are used",
+    **{field: f"generation.{name}" for field, name in names.ONE_NAME_ONLY.items()},
 }
-_CONFLICTS = (
+# The first of each pair has a default, which gives way to the second.
+CONFLICTS = (
     ("batch_size", "gradient_accumulation_steps", "batch_size is the whole optimizer step"),
     ("warmup_ratio", "warmup_steps", "both say how long the warm-up is"),
 )
@@ -31,71 +32,84 @@ def find_problems(content: Mapping[str, Any]) -> list[Problem]:
     """Every rule between keys that `content` breaks; malformed sections are passed over."""
     parts = {key: value for key, value in content.items() if isinstance(value, Mapping)}
     return [
+        *_model_problems(parts),
         *_open_section_problems(parts),
-        *_optuna_problems(parts),
+        *optuna_problems(parts),
         *_conflicts(parts),
+        *_batch_problems(parts),
         *space_problems(parts),
     ]
 
 
+def _model_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    model = parts.get("model", {})
+    config = model.get("from_config")
+    if isinstance(config, Mapping) and "model_type" in config:
+        if message := model_type_problem(config["model_type"]):
+            yield Problem("model.from_config.model_type", message)
+
+
 def _open_section_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    raw_words = {field: word for word, field in names.TRAINING_WORDS.items()}
-    raw_words |= {"lora_alpha": "alpha", "lora_dropout": "dropout"}
-    for section, model, fields in (
-        ("training", sections.TrainingSection, names.training_fields),
-        ("generation", sections.GenerationSection, names.generation_fields),
-        ("lora", sections.LoraSection, names.lora_fields),
-    ):
-        given = parts.get(section, {})
-        for key in [key for key in given if key not in model.model_fields]:
-            where = f"{section}.{key}"
-            if key in raw_words:
-                yield Problem(where, f"this field is called '{raw_words[key]}' here; use that name")
-            elif key in _ELSEWHERE:
-                yield Problem(where, f"this is set in another place: {_ELSEWHERE[key]}")
-            elif key not in fields():
-                nearest = did_you_mean(str(key), [*model.model_fields, *fields()])
-                yield Problem(where, f"unknown key (value {given[key]!r}){nearest}")
-            elif message := type_problem(given[key], fields()[key]):
-                yield Problem(where, message)
+    for section, model in SECTIONS.items():
+        given = {k: v for k, v in parts.get(section, {}).items() if isinstance(k, str)}
         for key, value in given.items():
-            name = f"lora_{key}" if section == "lora" else key
-            if key in model.model_fields and name in names.LIMITS:
-                continue  # The limits of these stand in the section itself.
-            if message := names.limit_problem(name, value):
+            name = f"lora_{key}" if section == "lora" and key in names.LORA_KEYS.values() else key
+            if key not in model.model_fields:
+                message = _wrong_key(section, key, value) or names.limit_problem(name, value)
+            elif key == "scheduler_type" and isinstance(value, str):
+                message = type_problem(value, names.known_names()[key][1])
+            else:
+                # The limits of most keys stand in the section itself.
+                message = None if name in names.LIMITS else names.limit_problem(name, value)
+            if message:
                 yield Problem(f"{section}.{key}", message)
-    scheduler = parts.get("training", {}).get("scheduler_type")
-    if isinstance(scheduler, str):
-        kind = names.training_fields()["lr_scheduler_type"]
-        if message := type_problem(scheduler, kind):
-            yield Problem("training.scheduler_type", message)
 
 
-def _optuna_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    search = parts.get("search", {})
-    for section, registry in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-        given = search.get(section)
-        if not isinstance(given, Mapping):
-            continue
-        default = sections.SearchSection.model_fields[section].default.name
-        name = given.get("name", default)
-        if name not in registry:
-            nearest = did_you_mean(str(name), registry)
-            known = f"must be one of {', '.join(sorted(registry))}"
-            yield Problem(f"search.{section}.name", f"{known}, got {name!r}{nearest}")
-            continue
-        accepted = inspect.signature(optuna_class(section, name)).parameters
-        for key in given:
-            if key in ("name", "seed") or key in accepted:
-                continue
-            nearest = did_you_mean(str(key), accepted)
-            message = f"the {section} '{name}' has no such argument (value {given[key]!r}){nearest}"
-            yield Problem(f"search.{section}.{key}", message)
+def _wrong_key(section: str, key: str, value: Any) -> str | None:
+    """Says what is wrong with a key that only Hugging Face's class can know, or None."""
+    known = {name: kind for name, (owner, kind) in names.known_names().items() if owner == section}
+    words = {field: word for word, field in names.TRAINING_WORDS.items()}
+    if section == "lora":
+        words = names.LORA_KEYS
+        known = {words.get(name, name): kind for name, kind in known.items()}
+    if key in words:
+        return f"this field is called '{words[key]}' here; use that name"
+    if key in _ELSEWHERE:
+        return f"this is set in another place: {_ELSEWHERE[key]}"
+    if key in names.HUB_DECODING:
+        return names.why_not_searchable(key)
+    if key in known:
+        return type_problem(value, known[key])
+    if (owner := names.owner_of(key)) in SECTIONS:
+        return f"this key belongs to the section {owner} (value {value!r}); move it there"
+    if owner == "model":
+        return f"it cannot be fixed here (value {value!r}), only searched; move it to the space"
+    return f"unknown key (value {value!r}){did_you_mean(key, known)}"
 
 
 def _conflicts(parts: Mapping[str, Any]) -> Iterator[Problem]:
     training, space = parts.get("training", {}), parts.get("space", {})
-    for first, second, reason in _CONFLICTS:
-        where = [f"{part}.{second}" for part in ("training", "space") if second in parts.get(part, {})]
+    for first, second, reason in CONFLICTS:
+        where = [
+            f"{part}.{second}" for part in ("training", "space") if second in parts.get(part, {})
+        ]
         if where and (first in training or first in space):
             yield Problem(where[0], f"stands beside {first}, and {reason}; keep one of the two")
+
+
+def _batch_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """`batch_size` has a default, and what splits a batch must not seem to set it."""
+    training, space = parts.get("training", {}), parts.get("space", {})
+    given = "batch_size" in training or "batch_size" in space
+    for key in ("gradient_accumulation_steps", "per_device_train_batch_size"):
+        if key in training and not given:
+            yield Problem(
+                f"training.{key}",
+                f"only splits batch_size, which is not given (value {training[key]!r}); set "
+                "training.batch_size, the examples of one optimizer step over all devices",
+            )
+    if "per_device_train_batch_size" in space and given:
+        yield Problem(
+            "space.per_device_train_batch_size",
+            "only splits batch_size, so it changes no result; take it out of the space",
+        )

@@ -14,9 +14,11 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from hpo_summarize.errors import Problem, RecipeError
-from hpo_summarize.recipe.checks import find_problems
+from hpo_summarize.recipe.checks import CONFLICTS, find_problems
 from hpo_summarize.recipe.problems import explain
 from hpo_summarize.recipe.sections import Recipe
+from hpo_summarize.recipe.settings import SECTIONS
+from hpo_summarize.recipe.values import unusable_values
 
 DEBUG_SETTINGS: dict[str, Any] = {
     "data.max_rows": 32,
@@ -49,20 +51,17 @@ def load_recipe(
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # Not there; not UTF-8, or not even a path.
         reason = getattr(error, "strerror", None) or str(error)
         message = f"the recipe cannot be read ({reason}); give the path of a YAML file"
         raise RecipeError([Problem(str(path), message)]) from None
-    content = _read_yaml(text, str(path))
-    if not isinstance(content, dict):
-        found = "is empty" if content is None else f"holds a {type(content).__name__}"
-        problem = Problem(str(path), f"a recipe is a mapping of sections, and this file {found}")
-        raise RecipeError([problem], str(path))
+    content = dict(_require_mapping(_read_yaml(text, str(path)), str(path)))
     problems = [problem for item in overrides if (problem := _override(content, item))]
     for key, value in (settings or {}).items():
         _set(content, key.split("."), value)
     if isinstance(search := content.setdefault("search", {}), dict):
-        search["study_name"] = search.get("study_name") or _slug(path.stem)
+        if search.get("study_name") is None:
+            search["study_name"] = _slug(path.stem)
     return parse_recipe(content, source=str(path), debug=debug, problems=problems)
 
 
@@ -80,14 +79,16 @@ def parse_recipe(
         debug: See `load_recipe`.
         problems: Problems found before, to be listed with the others.
     """
-    content = debug_recipe(content) if debug else dict(content)
-    found = list(problems)
+    content = dict(_require_mapping(content, source))
+    content = debug_recipe(content) if debug else content
     try:
         recipe = Recipe.model_validate(content)
+        found = find_problems(recipe.model_dump(exclude_unset=True))
     except ValidationError as error:
-        found += explain(error, content)
-        raise RecipeError(found + find_problems(content), source) from None
-    found += find_problems(recipe.model_dump(exclude_unset=True))
+        found = [*explain(error, content), *find_problems(content)]
+    found = [*problems, *found]
+    keys = {problem.key for problem in found}
+    found += [problem for problem in unusable_values(content) if problem.key not in keys]
     if found:
         raise RecipeError(found, source)
     return recipe
@@ -99,24 +100,55 @@ def debug_recipe(content: Mapping[str, Any]) -> dict[str, Any]:
     The number of epochs leaves the search space, and everything is written to a folder `debug` in
     the output folder; for the rest the run takes the same way as a full one.
     """
-    shrunk = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+    shrunk = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()
+    }
     for key, value in DEBUG_SETTINGS.items():
         _set(shrunk, key.split("."), value)
     if isinstance(shrunk.get("space"), dict):
         shrunk["space"].pop("num_epochs", None)
-    shrunk["output_dir"] = f"{shrunk.get('output_dir')}/debug"
+    if isinstance(folder := shrunk.get("output_dir"), str):
+        shrunk["output_dir"] = f"{folder}/debug"
     return shrunk
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, with every default written out."""
+    """The recipe as YAML, with every default that acts written out; it can be loaded again."""
+    content = recipe.model_dump()
+    for section, key in _idle_defaults(recipe):
+        del content[section][key]
     buffer = io.StringIO()
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     writer.allow_unicode = True
-    writer.dump(recipe.model_dump(), buffer)
+    writer.dump(content, buffer)
     return buffer.getvalue()
+
+
+def _idle_defaults(recipe: Recipe) -> list[tuple[str, str]]:
+    """Defaults that the search space, or another key of the recipe, puts out of action.
+
+    Written out, each would look like a value that the user fixed beside it.
+    """
+    decided = {*recipe.space, *recipe.training.settings()}
+    replaced = {first for first, second, _ in CONFLICTS if second in decided}
+    idle = []
+    for section, model in SECTIONS.items():
+        given = getattr(recipe, section)
+        for key in model.model_fields.keys() - given.settings() if given else ():
+            name = f"lora_{key}" if section == "lora" else key
+            if name in recipe.space or name in replaced:
+                idle.append((section, key))
+    return idle
+
+
+def _require_mapping(content: Any, source: str) -> Mapping[str, Any]:
+    if isinstance(content, Mapping):
+        return content
+    found = "is empty" if content is None else f"holds {content!r}"
+    problem = Problem(source, f"a recipe is a mapping of sections, and this one {found}")
+    raise RecipeError([problem], source)
 
 
 def _slug(name: str) -> str:
@@ -130,14 +162,20 @@ def _read_yaml(text: str, source: str) -> Any:
         aliases = [e for e in reader.parse(text) if isinstance(e, AliasEvent)]
         if aliases:
             line = aliases[0].start_mark.line + 1
-            message = f"line {line} uses an alias (*{aliases[0].anchor}); write the value out"
+            message = (
+                f"line {line} uses an alias (*{aliases[0].anchor}); write the value out, "
+                "or put text that begins with * in quotes"
+            )
             raise RecipeError([Problem(source, message)], source)
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+        content = YAML(typ="safe", pure=True).load(text)
+        # Thousands of digits or levels fail here already, and not in a message that shows them.
+        return content if repr(content) else None
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:
+        # A value that does not fit its tag, such as `!!int x` or a 45th of May, is no YAMLError.
         raise RecipeError([Problem(source, _yaml_message(error))], source) from None
 
 
-def _yaml_message(error: YAMLError) -> str:
+def _yaml_message(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     what = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -153,7 +191,8 @@ def _override(content: dict[str, Any], item: str) -> Problem | None:
     except RecipeError as error:
         return error.problems[0]
     if not _set(content, key.split("."), value):
-        return Problem(key, f"the override {item!r} goes through a key that holds a plain value")
+        message = f"the override {item!r} goes through a key that holds no mapping"
+        return Problem(key, f"{message}; override that key itself")
     return None
 
 

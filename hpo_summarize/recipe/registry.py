@@ -15,6 +15,9 @@ SAMPLERS = {
     "brute_force": "BruteForceSampler",
 }
 
+# Conditional parameters need groups, and groups the multivariate form.
+TPE_DEFAULTS = {"multivariate": True, "group": True}
+
 PRUNERS = {
     "none": "NopPruner",
     "median": "MedianPruner",

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from hpo_summarize.errors import did_you_mean
+
 Scalar = bool | int | float | str | None
 
 
@@ -37,9 +39,9 @@ class ModelSection(Section):
         trust_remote_code: Run code that comes with the checkpoint; never asked for, only set here.
     """
 
-    name: str | None = None
+    name: str | None = Field(default=None, min_length=1)
     from_config: dict[str, Any] | None = None
-    tokenizer: str | None = None
+    tokenizer: str | None = Field(default=None, min_length=1)
     revision: str | None = None
     trust_remote_code: bool = False
 
@@ -86,7 +88,8 @@ class DataSection(Section):
         separator: Of CSV and TSV files; null: comma and tab.
         empty_rows: Rows without a dialogue or a summary.
         leaks: Dialogues that stand in the training and in the validation split.
-        max_dialogue_tokens: Longer dialogues are cut at the end.
+        max_dialogue_tokens: Longer dialogues are cut at the end; the tokens that a tokenizer adds
+            count, and there are up to two of them.
         max_summary_tokens: Longer training summaries are cut; references for ROUGE are not.
         special_tokens: Added to the vocabulary where missing, as whole tokens.
         max_rows: Keep only the first so many rows of each split; null: all.
@@ -95,22 +98,29 @@ class DataSection(Section):
     name: str | None = Field(default=None, min_length=1)
     config: str | None = None
     revision: str | None = None
-    train: str | Annotated[list[str], Field(min_length=1)] | None = None
-    validation: str | Annotated[list[str], Field(min_length=1)] | None = None
-    test: str | Annotated[list[str], Field(min_length=1)] | None = None
+    train: str | list[str] | None = None
+    validation: str | list[str] | None = None
+    test: str | list[str] | None = None
     validation_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     dialogue_column: str | None = None
-    summary_column: str | Annotated[list[str], Field(min_length=1)] | None = None
+    summary_column: str | list[str] | None = None
     id_column: str | None = None
     encoding: str = "utf-8"
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     empty_rows: Literal["refuse", "drop"] = "refuse"
     leaks: Literal["warn", "refuse"] = "warn"
-    max_dialogue_tokens: int = Field(default=512, ge=1)
-    max_summary_tokens: int = Field(default=100, ge=1)
-    special_tokens: list[str] = ["#Person1#", "#Person2#"]
+    max_dialogue_tokens: int = Field(default=512, ge=4)
+    max_summary_tokens: int = Field(default=100, ge=4)
+    special_tokens: list[Annotated[str, Field(min_length=1)]] = ["#Person1#", "#Person2#"]
     max_rows: int | None = Field(default=None, ge=2)
     seed: int = 42
+
+    @field_validator("train", "validation", "test", "summary_column")
+    @classmethod
+    def _not_empty(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value is not None and not value:
+            raise ValueError(f"must name at least one, got {value!r}; leave the key out instead")
+        return value
 
     @field_validator("encoding")
     @classmethod
@@ -171,7 +181,7 @@ class SamplerSection(OpenSection):
     """A sampler of `optuna.samplers` by its short name; other keys are its arguments."""
 
     name: str = "tpe"
-    seed: int | None = Field(default=42, ge=0)
+    seed: int | None = Field(default=42, ge=0, lt=2**32)
 
 
 class PrunerSection(OpenSection):
@@ -211,7 +221,9 @@ class SearchSection(Section):
         names = [value] if isinstance(value, str) else value
         wrong = [name for name in names if name not in OBJECTIVES]
         if wrong or not names or len(set(names)) != len(names):
-            raise ValueError(f"must be one of {', '.join(OBJECTIVES)}, or a list of them")
+            rule = f"must be one of {', '.join(OBJECTIVES)}, or a list of different ones"
+            nearest = did_you_mean(wrong[0], OBJECTIVES) if wrong else ""
+            raise ValueError(f"{rule}, got {value!r}{nearest}")
         return value
 
     @property
@@ -224,7 +236,7 @@ OBJECTIVES = ("rouge1", "rouge2", "rougeL")
 
 
 class _Parameter(Section):
-    when: dict[str, Scalar | list[Scalar]] = {}
+    when: dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1)]] = {}
 
 
 class FloatParameter(_Parameter):
@@ -256,8 +268,12 @@ class CategoricalParameter(_Parameter):
     @field_validator("choices")
     @classmethod
     def _distinct(cls, value: list[Scalar]) -> list[Scalar]:
-        if len({(type(choice), choice) for choice in value}) != len(value):
-            raise ValueError("the same choice stands twice; every choice must differ")
+        # By their values, as Optuna tells them apart: 1, 1.0 and true are one choice.
+        twice = [choice for index, choice in enumerate(value) if choice in value[:index]]
+        if twice:
+            raise ValueError(
+                f"every choice must differ, and {twice[0]!r} stands twice in {value!r}"
+            )
         return value
 
 
@@ -277,4 +293,4 @@ class Recipe(Section):
     rouge: RougeSection = RougeSection()
     search: SearchSection = SearchSection()
     space: dict[str, Parameter] = {}
-    output_dir: str
+    output_dir: str = Field(min_length=1)

@@ -6,97 +6,98 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hpo_summarize import names
-from hpo_summarize.errors import Problem, did_you_mean
-from hpo_summarize.recipe.values import type_problem
-
-# What a condition may name beside the parameters of the space and fixed values.
-FACTS = ("model_type", "task")
+from hpo_summarize.errors import Problem
+from hpo_summarize.recipe.condition_checks import condition_problems, cycles
+from hpo_summarize.recipe.settings import fixed_value, possible_values
+from hpo_summarize.recipe.values import LARGEST, is_number, type_problem
 
 
 def space_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     """Every parameter of `parts["space"]` that cannot be sampled, or could not act."""
-    space = {k: v for k, v in parts.get("space", {}).items() if isinstance(v, Mapping)}
+    given = parts.get("space", {})
+    space = {k: v for k, v in given.items() if isinstance(k, str) and isinstance(v, Mapping)}
     for name, parameter in space.items():
         where = f"space.{name}"
-        if reason := names.why_not_searchable(name):
+        if reason := _wrong_name(name):
             yield Problem(where, reason)
             continue
-        if reason := _cannot_act(name, parts, space):
+        if reason := _cannot_act(name, parts):
             yield Problem(where, reason)
-        if reason := _wrong_range(parameter) or _wrong_values(name, parameter):
-            yield Problem(where, reason)
-        elif reason := _baseline_outside(name, parameter, parts):
-            yield Problem(where, reason)
-        yield from _condition_problems(name, parameter, parts, space)
-    yield from _cycles(space)
+        if _is_well_formed(parameter):
+            reason = _wrong_range(parameter) or _wrong_values(name, parameter)
+            if reason := reason or _baseline_outside(name, parameter, parts):
+                yield Problem(where, reason)
+        yield from condition_problems(name, parameter, parts, space)
+    yield from cycles(space)
 
 
-def fixed_value(name: str, parts: Mapping[str, Any]) -> Any:
-    """The value that a recipe gives to a name outside of its space; None if it gives none."""
-    owner = names.owner_of(name)
-    if owner == "lora":
-        return (parts.get("lora") or {}).get(name.removeprefix("lora_"))
-    return parts.get(owner, {}).get(name) if owner in ("training", "generation") else None
+def _wrong_name(name: str) -> str | None:
+    if name in names.ONE_NAME_ONLY:
+        return f"this field is called '{names.ONE_NAME_ONLY[name]}' here; use that name"
+    return names.why_not_searchable(name)
 
 
-def possible_values(name: str, parts: Mapping[str, Any], default: Any) -> list[Any]:
-    """The values that a name can take in a run: those of its parameter, or the fixed one.
-
-    A range is given by its two ends.
-    """
-    parameter = parts.get("space", {}).get(name)
-    if not isinstance(parameter, Mapping):
-        value = fixed_value(name, parts)
-        return [default if value is None else value]
-    if parameter.get("type") == "categorical":
-        return list(parameter.get("choices") or [])
-    return [parameter.get("low"), parameter.get("high")]
-
-
-def _cannot_act(name: str, parts: Mapping[str, Any], space: Mapping[str, Any]) -> str | None:
+def _cannot_act(name: str, parts: Mapping[str, Any]) -> str | None:
     if names.owner_of(name) == "lora" and not isinstance(parts.get("lora"), Mapping):
         return "this recipe trains without LoRA, so it cannot act; add a section lora or drop it"
-    if name in names.SAMPLING_ONLY and True not in possible_values("do_sample", parts, False):
+    other = names.implied_condition(name)
+    values = possible_values(other, parts) if other else []
+    if not values or any(names.lets_act(name, value) for value in values):
+        return None
+    if other == "do_sample":
         return (
             "it acts only while tokens are sampled, and do_sample is never true here; "
             "search do_sample, set generation.do_sample=true, or drop it"
         )
-    beams = possible_values("num_beams", parts, 1)
-    if name in names.BEAMS_ONLY and not any(isinstance(n, int) and n > 1 for n in beams):
+    return (
+        "it acts only in beam search, and num_beams is never above 1 here; "
+        "search num_beams, set generation.num_beams, or drop it"
+    )
+
+
+def _is_well_formed(parameter: Mapping[str, Any]) -> bool:
+    """Whether its bounds or choices can be compared; otherwise the section reports it."""
+    if parameter.get("type") == "categorical":
+        choices = parameter.get("choices")
+        return isinstance(choices, list) and not any(isinstance(c, list | dict) for c in choices)
+    numbers = [parameter.get("low"), parameter.get("high")]
+    numbers += [parameter["step"]] if parameter.get("step") is not None else []
+    return all(is_number(n) and abs(n) < LARGEST for n in numbers) and parameter.get("step") != 0
+
+
+def _wrong_range(parameter: Mapping[str, Any]) -> str | None:
+    if parameter.get("type") == "categorical":
+        return None
+    low, high, step = parameter["low"], parameter["high"], parameter.get("step")
+    if not low < high:
+        return f"low must be below high, got low {low} and high {high}"
+    if parameter.get("log") is True and low <= 0:
+        return f"a log range starts above 0, got low {low}; raise low or drop log"
+    if parameter.get("log") is True and step not in (None, 1):
+        return f"a log range takes no step, got step {step}; drop log or step"
+    if step is not None and not _is_whole((high - low) / step):
+        # Optuna would lower `high` to the last step, and say so in a warning.
         return (
-            "it acts only in beam search, and num_beams is never above 1 here; "
-            "search num_beams, set generation.num_beams, or drop it"
+            f"a whole number of steps must lead from low to high, got low {low}, high {high} and "
+            f"step {step}; change high or step"
         )
     return None
 
 
-def _wrong_range(parameter: Mapping[str, Any]) -> str | None:
-    low, high, step = (parameter.get(key) for key in ("low", "high", "step"))
-    if not all(isinstance(bound, int | float) for bound in (low, high)):
-        return None  # The type of each is checked where the section is read.
-    if not low < high:
-        return f"low must be below high, got low {low:g} and high {high:g}"
-    if parameter.get("log") is True and low <= 0:
-        return f"a log range starts above 0, got low {low:g}; raise low or drop log"
-    if parameter.get("log") is True and step not in (None, 1):
-        return f"a log range takes no step, got step {step!r}; drop log or step"
-    return None
+def _is_whole(number: float) -> bool:
+    return abs(number - round(number)) < 1e-8  # Optuna's own tolerance for steps.
 
 
 def _wrong_values(name: str, parameter: Mapping[str, Any]) -> str | None:
     kind = names.known_names()[name][1]
     if parameter.get("type") == "categorical":
-        values = parameter.get("choices")
+        values = parameter["choices"]
     else:
-        values = [parameter.get("low"), parameter.get("high")]
-    if not isinstance(values, list):
-        return None
+        values = [parameter["low"], parameter["high"]]
     whole = type_problem(0.5, kind) and not type_problem(1, kind)
     if parameter.get("type") == "float" and whole:
         return "it takes whole numbers only; use type: int"
     for value in values:
-        if value is None and parameter.get("type") != "categorical":
-            return None  # A missing bound is reported where the section is read.
         if reason := type_problem(value, kind) or names.limit_problem(name, value):
             return reason
     return None
@@ -109,52 +110,17 @@ def _baseline_outside(
     if value is None:
         return None
     if parameter.get("type") == "categorical":
-        choices = parameter.get("choices")
-        inside = not isinstance(choices, list) or value in choices
-        span = str(choices)
+        inside, span = value in parameter["choices"], str(parameter["choices"])
+    elif is_number(value):
+        low, high = parameter["low"], parameter["high"]
+        step = parameter.get("step") or (1 if parameter.get("type") == "int" else None)
+        inside = low <= value <= high and (step is None or _is_whole((value - low) / step))
+        span = f"{low} to {high}" + (f" in steps of {step}" if step else "")
     else:
-        low, high = parameter.get("low"), parameter.get("high")
-        if not all(isinstance(v, int | float) for v in (low, high, value)):
-            return None
-        inside = low <= value <= high
-        span = f"{low:g} to {high:g}"
+        return None  # Its own section reports it.
     if inside:
         return None
     return (
         f"trial 0 runs the fixed value {value!r} of the recipe, which is outside of {span}; "
         "widen the space or change the fixed value"
     )
-
-
-def _condition_problems(
-    name: str, parameter: Mapping[str, Any], parts: Mapping[str, Any], space: Mapping[str, Any]
-) -> Iterator[Problem]:
-    conditions = parameter.get("when")
-    if not isinstance(conditions, Mapping):
-        return
-    for other, wanted in conditions.items():
-        where = f"space.{name}.when.{other}"
-        known = [*space, *FACTS, *names.known_names()]
-        if other == name or other not in known:
-            nearest = did_you_mean(str(other), known)
-            message = "a condition names another parameter, a fixed value or a fact of the model"
-            yield Problem(where, f"{message} ({', '.join(FACTS)}), got {other!r}{nearest}")
-        elif other in space and space[other].get("type") == "categorical":
-            choices = space[other].get("choices")
-            wanted = wanted if isinstance(wanted, list) else [wanted]
-            if isinstance(choices, list) and not any(value in choices for value in wanted):
-                yield Problem(where, f"{wanted!r} is never among the choices {choices!r}")
-
-
-def _cycles(space: Mapping[str, Any]) -> Iterator[Problem]:
-    waits = {
-        name: {other for other in (parameter.get("when") or {}) if other in space}
-        for name, parameter in space.items()
-        if isinstance(parameter.get("when", {}), Mapping)
-    }
-    while free := [name for name, others in waits.items() if not others & waits.keys()]:
-        for name in free:
-            del waits[name]
-    if waits:
-        ring = ", ".join(sorted(waits))
-        yield Problem("space", f"the conditions of {ring} wait for one another; break the ring")

@@ -3,15 +3,67 @@
 from __future__ import annotations
 
 import enum
+import math
+import types
 import typing
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from hpo_summarize.errors import did_you_mean
+from hpo_summarize.errors import Problem, did_you_mean
 
 _SHOWN = 12  # Members of an enumeration that a message lists.
-_PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "a mapping of keys to values",
+}
+LARGEST = 2**63  # Whole numbers from here on fit in no integer of NumPy, torch or a database.
+
+
+def unusable_values(value: Any, key: str = "") -> Iterator[Problem]:
+    """Every value anywhere in `value` that no setting can take, whatever its type."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from unusable_values(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from unusable_values(inner, f"{key}.{index}")
+    elif isinstance(value, str):
+        if "\0" in value or not value.isascii() and _has_surrogate(value):
+            yield Problem(key, f"holds a character that no file can, got {value!r}; remove it")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield Problem(key, f"must be a finite number, got {value!r}")
+    elif isinstance(value, int):
+        if abs(value) >= LARGEST:
+            yield Problem(key, f"must be a whole number below 2 to the power of 63, got {value!r}")
+    elif value is not None:
+        kind = type(value).__name__
+        yield Problem(key, f"must not be a {kind}, got {value!r}; put text that looks so in quotes")
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def model_type_problem(value: Any) -> str | None:
+    """Says why `value` cannot be a model type of the transformers library; None if it can."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if isinstance(value, str) and value in CONFIG_MAPPING_NAMES:
+        return None
+    nearest = did_you_mean(str(value), CONFIG_MAPPING_NAMES)
+    return f"must be a model type of transformers, such as bart or t5, got {value!r}{nearest}"
 
 
 def type_problem(value: Any, kind: Any) -> str | None:
@@ -21,16 +73,16 @@ def type_problem(value: Any, kind: Any) -> str | None:
     Where a field takes a member of an enumeration by its text, other texts are refused.
     """
     members = _enumeration(kind)
-    if members and isinstance(value, str):
-        if value in members:
+    if members and not (value is None and type(None) in typing.get_args(kind)):
+        if isinstance(value, str) and value in members:
             return None
         shown = ", ".join(members[:_SHOWN]) + (", ..." if len(members) > _SHOWN else "")
-        return f"must be one of {shown}, got {value!r}{did_you_mean(value, members)}"
+        return f"must be one of {shown}, got {value!r}{did_you_mean(str(value), members)}"
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
         adapter.validate_python(value)
-    except PydanticSchemaGenerationError:
-        return None
+    except PydanticUserError:
+        return None  # A type that pydantic knows nothing of; the class itself has to check it.
     except ValidationError:
         return f"must be {_describe(kind)}, got {value!r}"
     return None
@@ -44,6 +96,7 @@ def _enumeration(kind: Any) -> list[str]:
 
 
 def _describe(kind: Any) -> str:
-    options = typing.get_args(kind) if typing.get_origin(kind) is not list else ()
-    names = [_PLAIN.get(o, getattr(o, "__name__", str(o))) for o in (options or (kind,))]
-    return " or ".join("null" if name == "NoneType" else str(name) for name in names)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType, typing.Literal):
+        return " or ".join(_describe(option) for option in typing.get_args(kind))
+    kind = typing.get_origin(kind) or kind
+    return "null" if kind is type(None) else _PLAIN.get(kind, getattr(kind, "__name__", str(kind)))

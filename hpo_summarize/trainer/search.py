@@ -23,17 +23,18 @@ from transformers.trainer_utils import (
 
 from hpo_summarize import names
 from hpo_summarize.arguments import with_values
+from hpo_summarize.attributes import BEST_EPOCH, CONTINUES, FAILURE
 from hpo_summarize.callbacks import OptunaPruningCallback
 from hpo_summarize.distributed import on_main
 from hpo_summarize.errors import HpoError
 from hpo_summarize.study import (
-    BEST_EPOCH,
-    FAILURE,
     TrialError,
     best_trials,
+    counts,
     require_complete,
     run_study,
 )
+from hpo_summarize.trainer.checkpoints import evaluations, slim, take_over
 from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
 from hpo_summarize.trainer.trial_run import TrialFailed, TrialRun, failure_reason
 
@@ -148,12 +149,13 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         reason = None
         with self._set_up_for(trial, values) as run:
             try:
-                self.train(trial=trial)
+                self.train(resume_from_checkpoint=self._take_over(trial), trial=trial)
                 if not run.epochs:
                     self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
                 maximize = trial.study.directions[0] == optuna.study.StudyDirection.MAXIMIZE
                 best = run.best_epoch(maximize)
                 trial.set_user_attr(BEST_EPOCH, best.epoch)
+                slim(Path(self._get_output_dir(trial)), self.state.best_model_checkpoint)
                 return best.value
             except optuna.TrialPruned as pruned:
                 message = str(pruned)
@@ -165,6 +167,23 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         if len(trial.study.directions) > 1:
             raise TrialError(message)
         raise optuna.TrialPruned(message)
+
+    def _take_over(self, trial: optuna.Trial) -> str | None:
+        """The checkpoint of the interrupted trial that this one goes on with.
+
+        The epochs that it has behind it are recorded and reported once more, under the new number.
+        """
+        number = trial.user_attrs.get(CONTINUES)
+        if number is None:
+            return None
+        old = Path(self._get_output_dir(trial.study.get_trials(deepcopy=False)[number]))
+        checkpoint = take_over(old, Path(self._get_output_dir(trial)))
+        for metrics in evaluations(checkpoint) if checkpoint else ():
+            value, epoch = self.compute_objective(dict(metrics)), metrics["epoch"]
+            self._run.record(epoch, value)
+            if len(trial.study.directions) == 1 and float(epoch).is_integer():
+                trial.report(value, int(epoch))
+        return str(checkpoint) if checkpoint else None
 
     @contextmanager
     def _set_up_for(
@@ -214,7 +233,7 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         """Of the folders of all trials only those of the `count` best ones stay on disk."""
         keep = {best.number for best in best_trials(study, count)}
         for other in study.get_trials(deepcopy=False):
-            if other.state.is_finished() and other.number not in keep:
+            if counts(other) and other.number not in keep:
                 shutil.rmtree(self._get_output_dir(other), ignore_errors=True)
 
     def _hp_search_setup(self, trial: optuna.trial.BaseTrial | None) -> None:

@@ -14,15 +14,16 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo_summarize.attributes import (
+    BEST_EPOCH,
+    FAILURE,
+    INTERRUPTED,
+    OBJECTIVES,
+    SURPLUS,
+    VALUES,
+    WORKER,
+)
 from hpo_summarize.redact import redact_url
-
-# User attributes of a trial.
-BEST_EPOCH = "best_epoch"
-FAILURE = "failure"  # Why a trial ended in an error.
-INTERRUPTED = "interrupted"  # The user stopped the run in the middle of this trial.
-VALUES = "values"  # All hyperparameters of the trial, sampled and fixed ones.
-# User attribute of a study.
-OBJECTIVES = "objectives"
 
 NO_REASON = "no reason recorded"
 
@@ -47,6 +48,8 @@ def fate_of(trial: FrozenTrial) -> Fate:
         return Fate.INTERRUPTED
     if trial.state.is_finished() and FAILURE in trial.user_attrs:
         return Fate.FAIL
+    if trial.state == TrialState.FAIL and WORKER in trial.user_attrs:
+        return Fate.INTERRUPTED  # Failed by the heartbeats of a storage: its worker is gone.
     return Fate[trial.state.name]
 
 
@@ -163,14 +166,15 @@ def read_study(study: optuna.Study) -> Outcome:
     """Reads a study once, without copying its trials."""
     directions = [direction.name.lower() for direction in study.directions]
     names = objective_names(study.user_attrs.get(OBJECTIVES), len(directions))
-    trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
+    wanted = [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
+    trials = sorted(wanted, key=lambda trial: trial.number)
     return Outcome(redact_url(study.study_name), names, directions, trials)
 
 
 def objective_names(recorded: Sequence[str] | None, count: int) -> list[str]:
     """The recorded names if there is one for each objective, `value`, `value_0`... otherwise."""
     if recorded and len(recorded) == count:
-        return [str(name) for name in recorded]
+        return [redact_url(str(name)) for name in recorded]
     return ["value"] if count == 1 else [f"value_{index}" for index in range(count)]
 
 

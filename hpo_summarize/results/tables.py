@@ -15,8 +15,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo_summarize.files import write_text
-from hpo_summarize.outcome import (
+from hpo_summarize.results.files import write_text
+from hpo_summarize.results.outcome import (
     Fate,
     Outcome,
     best_epoch_of,
@@ -156,7 +156,7 @@ def list_trials(outcome: Outcome) -> str:
     header += [f"epoch_{step}" for step in steps]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow([_cell(name) for name in header])
     for trial in outcome.trials:
         row = _list_cells(trial, params, steps, len(outcome.objectives))
         writer.writerow([_cell(value) for value in row])

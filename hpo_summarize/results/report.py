@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo_summarize.files import write_text
-from hpo_summarize.outcome import (
+from hpo_summarize.results.files import write_text
+from hpo_summarize.results.outcome import (
     Fate,
     Outcome,
     best_epoch_of,
@@ -21,8 +21,8 @@ from hpo_summarize.outcome import (
     seconds_of,
     values_of,
 )
-from hpo_summarize.page import build_page, fill, plot_html
-from hpo_summarize.plots import draw_plots
+from hpo_summarize.results.page import build_page, fill, plot_html
+from hpo_summarize.results.plots import draw_plots
 from hpo_summarize.redact import redact_url
 
 _BODY = """<h1>{{ outcome.name }}</h1>
@@ -113,7 +113,7 @@ def _best_rows(outcome: Outcome) -> list[tuple[str, list[str]]]:
         rows = list(zip(outcome.objectives, map(list, zip(*values, strict=True)), strict=False))
     names = sorted({name for column in columns for name in column})
     return rows + [
-        (name, [_show(column[name]) if name in column else "" for column in columns])
+        (redact_url(name), [_show(column[name]) if name in column else "" for column in columns])
         for name in names
     ]
 

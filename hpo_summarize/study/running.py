@@ -1,45 +1,39 @@
-"""Opens and runs Optuna studies: storage, sampler, pruner, resume and the rules for stopping."""
+"""Opens and runs Optuna studies: resume, totals over several workers, and the rules for stopping."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from hpo_summarize.attributes import FAILURE, INTERRUPTED, SURPLUS
 from hpo_summarize.errors import SearchFailed, StudyError
 from hpo_summarize.recipe import SearchSection
-from hpo_summarize.recipe.registry import optuna_class
 from hpo_summarize.redact import redact_url
+from hpo_summarize.study.recovery import put_back, put_back_orphans, sign
+from hpo_summarize.study.sampling import build_pruner, build_sampler
+from hpo_summarize.study.storage import build_storage, unusable
 
 Objective = Callable[[Trial], float | Sequence[float]]
 StudyCallback = Callable[[optuna.Study, FrozenTrial], None]
 
-# User attributes of a trial.
-FAILURE = "failure"  # Why a trial ended in an error.
-INTERRUPTED = "interrupted"  # The user stopped the run in the middle of this trial.
-BEST_EPOCH = "best_epoch"
-
 _SAME_FAILURES = 3  # As many failures in a row, with one reason, end a study.
-_SQLITE_BUSY_SECONDS = 60
 
 
 class TrialError(Exception):
     """Marks a trial of several objectives as failed; Optuna cannot mark it as pruned."""
 
 
-def default_storage_url(output_dir: Path) -> str:
-    """The SQLite file of a study inside its output folder."""
-    return f"sqlite:///{output_dir / 'study.db'}"
-
-
 def open_study(
-    search: SearchSection, study_name: str, storage: str, directions: Sequence[str]
+    search: SearchSection,
+    study_name: str,
+    storage: str,
+    directions: Sequence[str],
+    worker: int = 0,
 ) -> optuna.Study:
     """Creates a study, or opens the one of this name to go on with it.
 
@@ -48,27 +42,23 @@ def open_study(
         study_name: Name in the storage.
         storage: URL of the storage.
         directions: `"maximize"` or `"minimize"` for each objective.
+        worker: Number of this worker among those that start together.
 
     Raises:
         StudyError: The storage cannot be reached, or its study has other directions.
     """
-    shown = redact_url(storage)
+    shown, backend = redact_url(storage), build_storage(storage)
+    pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
     try:
         study = optuna.create_study(
             study_name=study_name,
-            storage=_build_storage(storage),
+            storage=backend,
             directions=directions,
-            pruner=build_pruner(
-                **search.pruner.model_dump() if search.pruner else {"name": "none"}
-            ),
+            pruner=pruner,
             load_if_exists=True,
         )
     except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own.
-        reason = str(error).replace(storage, shown).splitlines()[0]
-        raise StudyError(
-            f"the storage {shown} cannot be used: {reason}. Check the URL (sqlite:///file.db, "
-            "postgresql+psycopg://user:password@host/database) and that its server runs"
-        ) from None
+        raise StudyError(unusable(storage, error)) from None
     known = [direction.name.lower() for direction in study.directions]
     if known != list(directions):
         raise StudyError(
@@ -76,57 +66,24 @@ def open_study(
             f"{list(directions)} are asked for; choose another --study_name"
         )
     sampler = search.sampler.model_dump()
-    study.sampler = build_sampler(finished=len(finished_trials(study)), **sampler)
+    study.sampler = build_sampler(finished=len(study.trials), worker=worker, **sampler)
     return study
 
 
-def _build_storage(url: str) -> optuna.storages.BaseStorage:
-    options: dict[str, Any] = {}
-    if url.startswith("sqlite"):
-        options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
-    return optuna.storages.RDBStorage(url, engine_kwargs=options)
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial has ended and counts towards `n_trials`.
 
-
-def build_sampler(
-    name: str, seed: int | None, finished: int = 0, worker: int = 0, **arguments: Any
-) -> optuna.samplers.BaseSampler:
-    """A sampler by its short name; TPE models conditional parameters in groups.
-
-    Args:
-        name: A key of `recipe.registry.SAMPLERS`.
-        seed: Seed of the study; None draws one.
-        finished: Trials that the study holds already. A resumed study that began with the same
-            seed again would repeat its first draws.
-        worker: Number of this worker, from 0.
-        arguments: Further arguments of the sampler's class.
+    What a stop or a crash cut off does not: such a trial is marked, or was failed by the heartbeats
+    without a reason of its own.
     """
-    if name == "tpe":
-        arguments = {"multivariate": True, "group": True, **arguments}
-    if name != "brute_force" or seed is not None:
-        arguments["seed"] = derive_seed(seed, worker, finished)
-    with warnings.catch_warnings():
-        # `group` has been marked experimental since Optuna 2.8, and conditions need it.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna_class("sampler", name)(**arguments)
-
-
-def derive_seed(seed: int | None, worker: int, finished: int) -> int | None:
-    """A seed for the draws of one worker after so many trials; `seed` itself at the very start."""
-    if seed is None or (worker == 0 and finished == 0):
-        return seed
-    return int(np.random.SeedSequence([seed, worker, finished]).generate_state(1)[0])
-
-
-def build_pruner(name: str, **arguments: Any) -> optuna.pruners.BasePruner:
-    """A pruner by its short name, a key of `recipe.registry.PRUNERS`."""
-    return optuna_class("pruner", name)(**arguments)
+    if trial.state == TrialState.FAIL:
+        return FAILURE in trial.user_attrs
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count towards `n_trials`: all that ended, but for interrupted ones."""
-    ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    trials = study.get_trials(deepcopy=False, states=ended)
-    return [trial for trial in trials if not trial.user_attrs.get(INTERRUPTED)]
+    """The trials that count towards `n_trials`, by number."""
+    return [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
 
 
 def best_trials(study: optuna.Study, count: int = 1) -> list[FrozenTrial]:
@@ -173,40 +130,72 @@ def run_study(
 ) -> None:
     """Runs trials until the study holds `n_trials` finished ones, or `timeout` seconds are over.
 
-    Trials of earlier runs count. A running trial is never cut off by the timeout. An interrupt
-    (Ctrl-C) ends the run at once; the values of the trial that it cut off are tried again first
-    when the study goes on.
+    Trials of earlier runs and of other workers count; several workers on one storage do `n_trials`
+    together. A running trial is never cut off by the timeout. An interrupt (Ctrl-C) ends the run at
+    once; the values of a trial that was cut off, by that or by a crash, are tried again first.
 
     Raises:
         SearchFailed: Three trials in a row failed with the same reason.
         KeyboardInterrupt: After the cut-off trial was put back.
     """
-    if len(finished_trials(study)) >= n_trials:
-        return
     deadline = None if timeout is None else time.monotonic() + timeout
 
-    def stop_when_done(study: optuna.Study, trial: FrozenTrial) -> None:
+    def work_left() -> bool:
         late = deadline is not None and time.monotonic() >= deadline
-        if late or len(finished_trials(study)) >= n_trials:
+        return not late and _taken(study) < n_trials
+
+    def stop_when_done(study: optuna.Study, trial: FrozenTrial) -> None:
+        put_back_orphans(study)
+        if not work_left():
             study.stop()
 
-    study.optimize(
-        _interruptible(objective),
-        catch=(TrialError,),
-        callbacks=[*callbacks, stop_when_done, _stop_after_same_failures],
-    )
+    put_back_orphans(study)
+    # A trial that is lost to another worker ends `optimize`; the next one is begun all the same.
+    while work_left():
+        try:
+            study.optimize(
+                _guarded(objective, n_trials),
+                catch=(TrialError,),
+                callbacks=[*callbacks, stop_when_done, _stop_after_same_failures],
+            )
+        except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
+            if not _is_lost_trial(error):
+                raise
 
 
-def _interruptible(objective: Objective) -> Objective:
+def _is_lost_trial(error: Exception) -> bool:
+    """Whether a trial was ended by another worker, which took this one for dead."""
+    texts = ("Cannot tell a ", "Should not reach")
+    return isinstance(error, UpdateFinishedTrialError) or str(error).startswith(texts)
+
+
+def _taken(study: optuna.Study) -> int:
+    """Trials that are finished or that a worker is at."""
+    trials = study.get_trials(deepcopy=False)
+    return sum(counts(t) or t.state == TrialState.RUNNING for t in trials)
+
+
+def _guarded(objective: Objective, n_trials: int) -> Objective:
     def run(trial: Trial) -> float | Sequence[float]:
+        sign(trial)
+        if _comes_too_late(trial, n_trials):
+            trial.set_user_attr(SURPLUS, True)
+            trial.study.stop()
+            raise TrialError("the study has all its trials")
         try:
             return objective(trial)
         except KeyboardInterrupt:
             trial.set_user_attr(INTERRUPTED, True)
-            trial.study.enqueue_trial(trial.params)
+            put_back(trial.study, trial.study._storage.get_trial(trial._trial_id))
             raise
 
     return run
+
+
+def _comes_too_late(trial: Trial, n_trials: int) -> bool:
+    """Whether the trials before this one, finished or running, are all that is wanted."""
+    before = trial.study.get_trials(deepcopy=False)[: trial.number]
+    return sum(counts(t) or t.state == TrialState.RUNNING for t in before) >= n_trials
 
 
 def _stop_after_same_failures(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.outcome import (
+from hpo_summarize.results.outcome import (
     BEST_EPOCH,
     FAILURE,
     Fate,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
-from hpo_summarize import figures, parameter_figures
-from hpo_summarize.drawable import copy_study
-from hpo_summarize.figures import Plot
-from hpo_summarize.files import write_text
-from hpo_summarize.outcome import Outcome, read_study
-from hpo_summarize.page import build_page, fill, plot_html
+from hpo_summarize.results import figures, parameter_figures
+from hpo_summarize.results.drawable import copy_study
+from hpo_summarize.results.figures import Plot
+from hpo_summarize.results.files import write_text
+from hpo_summarize.results.outcome import Outcome, read_study
+from hpo_summarize.results.page import build_page, fill, plot_html
 
 _BODY = "<h1>{{ title }}</h1>\n{{ plot }}"
 
@@ -44,10 +46,9 @@ def write_plots(study: optuna.Study, output_dir: Path) -> list[Path]:
 
 def draw_plots(outcome: Outcome) -> list[Plot]:
     """All plots of a study; those of a single value are drawn for each objective."""
-    whole = copy_study(outcome, range(len(outcome.objectives)))
-    singles = [(name, copy_study(outcome, [i])) for i, name in enumerate(outcome.objectives)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with _quiet():
+        whole = copy_study(outcome, range(len(outcome.objectives)))
+        singles = [(name, copy_study(outcome, [i])) for i, name in enumerate(outcome.objectives)]
         plots = [figures.draw_pareto_front(outcome, whole)] if outcome.several else []
         return plots + [
             figures.draw_history(outcome, singles),
@@ -57,3 +58,17 @@ def draw_plots(outcome: Outcome) -> list[Plot]:
             figures.draw_intermediate_values(outcome, whole),
             figures.draw_timeline(outcome, whole),
         ]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what Optuna says of the copies: that they are made, and are small or experimental."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(verbosity, optuna.logging.ERROR))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from hpo_summarize.figures import Plot
+from hpo_summarize.results.figures import Plot
 
 # The policy lets a page load nothing from anywhere.
 _PAGE = """<!doctype html>
@@ -39,7 +39,7 @@ h3 { font-size: 1rem; margin: 1rem 0 0; }
   width: fit-content; max-width: 100%; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #edf0f4; }
-tbody th { max-width: 45vw; overflow-wrap: anywhere; }
+tbody th { min-width: 9.5rem; max-width: 45vw; overflow-wrap: anywhere; }
 td.text { min-width: 14rem; overflow-wrap: anywhere; }
 thead th { position: sticky; top: 0; background: #f2f5f9; }
 .number { text-align: right; white-space: nowrap; }

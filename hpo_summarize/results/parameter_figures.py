@@ -15,9 +15,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 
-from hpo_summarize.drawable import safe
-from hpo_summarize.figures import BLUE, Plot, Single, heading_for, why_no_value
-from hpo_summarize.outcome import Outcome, is_finite
+from hpo_summarize.results.drawable import safe
+from hpo_summarize.results.figures import BLUE, Plot, Single, heading_for, why_no_value
+from hpo_summarize.results.outcome import Outcome, is_finite
 
 # From the worst or first trial to the best or last; even the palest shows on white.
 _SCALE = ["#c3d0de", BLUE, "#0a2142"]
@@ -77,7 +77,7 @@ def draw_parallel_coordinate(outcome: Outcome, singles: Sequence[Single]) -> Plo
     plot = Plot("parallel_coordinate", "Parallel coordinates", hint, problem)
     for name, study in () if plot.problem else singles:
         figure = visualization.plot_parallel_coordinate(study, target_name=safe(name))
-        _darken_lines(figure, study)
+        _darken_lines(figure, study.direction)
         # Optuna cuts names off after 20 characters.
         axes = [safe(name), *_params(study)]
         plot.add(heading_for(outcome, name), figure)
@@ -88,13 +88,12 @@ def draw_parallel_coordinate(outcome: Outcome, singles: Sequence[Single]) -> Plo
     return plot
 
 
-def _darken_lines(figure: go.Figure, study: optuna.Study) -> None:
+def _darken_lines(figure: go.Figure, direction: StudyDirection) -> None:
     """Colors and orders the lines by rank: on Optuna's scale those of poor trials are white."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
-    # Optuna draws one line a trial, and then an empty trace that carries the color bar.
-    pairs = zip(trials, figure.data[: len(trials)], strict=True)
-    lines = [line for _, line in sorted(pairs, key=lambda pair: sign * pair[0].values[0])]
+    sign = 1 if direction == StudyDirection.MAXIMIZE else -1
+    # The first axis is the objective; the trace without a line carries only a color bar.
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    lines.sort(key=lambda line: sign * line.y[0])
     ranks = [(rank + 1) / len(lines) for rank in range(len(lines))]
     for line, color in zip(lines, sample_colorscale(_SCALE, ranks), strict=True):
         line.update(line={"color": color}, opacity=0.8)

@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from optuna import visualization
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.drawable import safe
-from hpo_summarize.outcome import Fate, Outcome
+from hpo_summarize.results.drawable import safe
+from hpo_summarize.results.outcome import Fate, Outcome
 
 BLUE, RED, GREY, ORANGE, GREEN = "#2563a8", "#c8321e", "#a3acb8", "#e08a1e", "#3a8f5c"
 _COLORS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED, "RUNNING": GREEN}
@@ -118,6 +118,7 @@ def draw_intermediate_values(outcome: Outcome, study: optuna.Study) -> Plot:
         number = int(trace.name.removeprefix("Trial"))
         color = RED if number in best else ORANGE if number in pruned else GREY
         trace.update(line={"color": color, "width": 3 if number in best else 1.2})
+        trace.zorder = int(number in best)
         trace.update(marker={"color": color}, name=f"trial {number}", mode="lines+markers")
     longest = max(max(trace.x) for trace in figure.data)
     figure.update_xaxes(title="epoch", **_whole_ticks(longest + 1))

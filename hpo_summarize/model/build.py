@@ -1,0 +1,194 @@
+"""A fresh model for a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hpo_summarize import names
+from hpo_summarize.errors import ModelError
+from hpo_summarize.model.config import check_can_act, check_output_length, load_config, set_dropout
+from hpo_summarize.model.depth import with_depth
+from hpo_summarize.model.source import find_place, loading_options, not_loaded
+from hpo_summarize.model.tokenizer import check_fits, n_rows, new_tokens
+from hpo_summarize.recipe import ModelSection, Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def build_model(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any]
+) -> PreTrainedModel | PeftModel:
+    """A fresh model: pretrained or random weights, depth, dropout, decoding and LoRA.
+
+    Args:
+        recipe: Gives the checkpoint or the configuration, LoRA and the fixed decoding.
+        tokenizer: Decides the size of the vocabulary and the ids of its special tokens.
+        values: Values of a trial; names of other owners than `model` and `lora` are passed over,
+            but for the decoding values that decide which others can act.
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded, it and the tokenizer do not belong together, a
+            value cannot act in it, or LoRA cannot be put on it.
+    """
+    parts = names.split_by_owner(values)
+    config = load_config(recipe.model)
+    check_can_act(config, parts["model"])
+    check_output_length(config, recipe.generation, recipe.space)
+    set_dropout(config, parts["model"])
+    depth = {name: parts["model"][name] for name in names.DEPTHS if name in parts["model"]}
+    model = _load(recipe.model, config, tokenizer)
+    old_rows = _n_embeddings(model)
+    if n_rows(tokenizer) > old_rows:
+        model.resize_token_embeddings(n_rows(tokenizer), mean_resizing=True)
+    if any(getattr(config, name) != layers for name, layers in depth.items()):
+        model = with_depth(model, **depth)
+    _set_fixed_decoding(model, recipe, tokenizer, parts["generation"])
+    if recipe.lora is not None:
+        new = new_tokens(recipe.model, tokenizer, old_rows)
+        return _with_lora(model, recipe, parts["lora"], new)
+    return model
+
+
+def _load(
+    section: ModelSection, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    if section.name is None:
+        _take_ids(config, tokenizer, section.from_config or {})
+        try:
+            return AutoModelForSeq2SeqLM.from_config(config)
+        except Exception as error:
+            raise not_loaded("model", section.from_config, error) from None
+    options = loading_options(section, section.name)
+    try:
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(
+            find_place("model", section.name),
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise not_loaded("model", section.name, error) from None
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"model: '{section.name}' lacks {len(missing)} weights of its own configuration "
+            f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}), and random ones would "
+            "stand in their place; take a complete checkpoint"
+        )
+    check_fits(tokenizer, _n_embeddings(model))
+    _keep_separate_head(model)
+    return model
+
+
+def _n_embeddings(model: PreTrainedModel) -> int:
+    weights = cast(torch.Tensor, model.get_input_embeddings().weight)
+    return len(weights)
+
+
+def _keep_separate_head(model: PreTrainedModel) -> None:
+    """An output layer that was loaded with weights of its own, as in mT5 and FLAN-T5, keeps them.
+
+    Their class says that it is tied to the embeddings all the same, and transformers would put the
+    embeddings in its place when they get another size.
+    """
+    if not _has_separate_head(model):
+        return
+    own = f"{_name_of(model, model.get_output_embeddings())}.weight"
+    tied = model._tied_weights_keys or {}
+    model._tied_weights_keys = {key: to for key, to in tied.items() if key != own}
+    model.all_tied_weights_keys.pop(own, None)
+
+
+def _has_separate_head(model: PreTrainedModel) -> bool:
+    return model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+
+
+def _name_of(model: PreTrainedModel, wanted: torch.nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
+
+
+def _take_ids(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]
+) -> None:
+    """The vocabulary of a model from a configuration is that of its tokenizer."""
+    config.vocab_size = n_rows(tokenizer)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if getattr(tokenizer, name) is not None:
+            setattr(config, name, getattr(tokenizer, name))
+    if "decoder_start_token_id" not in given:
+        # T5 begins its output with the padding token, BART with the end of the sentence.
+        is_t5 = "t5" in config.model_type
+        config.decoder_start_token_id = config.pad_token_id if is_t5 else config.eos_token_id
+    if "forced_eos_token_id" not in given and getattr(config, "forced_eos_token_id", None):
+        config.forced_eos_token_id = config.eos_token_id
+
+
+def _set_fixed_decoding(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    values: Mapping[str, Any],
+) -> None:
+    """The checkpoint's own decoding, with what the recipe fixes in its place."""
+    config = model.generation_config
+    config.update(**recipe.generation.model_dump())
+    config.max_length = None  # The checkpoint's limit, often 20, beside our max_new_tokens.
+    if config.min_new_tokens is not None:
+        config.min_length = None
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    _clear_idle_flags(config, values)
+
+
+def _clear_idle_flags(config: GenerationConfig, values: Mapping[str, Any]) -> None:
+    """Takes out flags that cannot act: with one of them set, no checkpoint can be saved.
+
+    `facebook/bart-base` has `early_stopping` for its 4 beams, and a trial may run with 1.
+    """
+    if not values.get("do_sample", config.do_sample):
+        for name in names.SAMPLING_ONLY:
+            setattr(config, name, None)
+    if (values.get("num_beams", config.num_beams) or 1) == 1:
+        for name in names.BEAMS_ONLY:
+            setattr(config, name, None)
+
+
+def _with_lora(
+    model: PreTrainedModel, recipe: Recipe, values: Mapping[str, Any], new: Sequence[int]
+) -> PeftModel:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    words = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
+    section = recipe.lora.model_dump() if recipe.lora else {}
+    fixed = {words.get(key, key): value for key, value in section.items()}
+    sampled = {names.LORA_WORDS.get(name, name): value for name, value in values.items()}
+    settings = {"task_type": TaskType.SEQ_2_SEQ_LM, **fixed, **sampled}
+    if new and "trainable_token_indices" not in settings:
+        # Their embeddings are new, and LoRA freezes the embeddings: they would stay as they are.
+        settings["trainable_token_indices"] = list(new)
+        if _has_separate_head(model):
+            layers = (model.get_input_embeddings(), model.get_output_embeddings())
+            settings["trainable_token_indices"] = {_name_of(model, m): list(new) for m in layers}
+    try:
+        return get_peft_model(model, LoraConfig(**settings))
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # peft raises ValueError, TypeError, IndexError, re.error and more.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"lora: the adapters cannot be put on a '{model.config.model_type}' model "
+            f"({reason}); check lora.target_modules and the other keys of lora"
+        ) from None

@@ -1,0 +1,114 @@
+"""What must hold for the sampler and the pruner of a recipe."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hpo_summarize.errors import Problem, did_you_mean
+from hpo_summarize.recipe.registry import PRUNERS, SAMPLERS, TPE_DEFAULTS, optuna_class
+from hpo_summarize.recipe.sections import SearchSection
+from hpo_summarize.recipe.values import type_problem
+
+# The types of Optuna's arguments that YAML can write, as its signatures spell them.
+_TYPES: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "str": str,
+    "int | None": int | None,
+    "float | None": float | None,
+    "bool | None": bool | None,
+    "str | None": str | None,
+    "str | int": str | int,
+    "dict[str, Any] | None": dict[str, Any] | None,
+}
+# Limits that Optuna itself meets only in the middle of a study.
+_AT_LEAST = {"n_ei_candidates": 1, "n_startup_trials": 0, "min_resource": 1, "max_resource": 1}
+
+
+def optuna_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """Every argument of the sampler and the pruner that Optuna does not know or refuses."""
+    search = parts.get("search", {})
+    for section, registry in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+        given = search.get(section)
+        name = SearchSection.model_fields[section].default.name
+        if isinstance(given, Mapping):
+            name = given.get("name", name)
+        if not isinstance(given, Mapping) or not isinstance(name, str):
+            continue  # The section itself reports it.
+        where = f"search.{section}"
+        if name not in registry:
+            nearest = did_you_mean(name, registry)
+            known = f"must be one of {', '.join(sorted(registry))}"
+            yield Problem(f"{where}.name", f"{known}, got {name!r}{nearest}")
+            continue
+        own = type(SearchSection.model_fields[section].default).model_fields
+        arguments = {k: v for k, v in given.items() if k not in own and isinstance(k, str)}
+        found = list(_argument_problems(section, name, arguments))
+        yield from found or _refusals(section, name, arguments)
+    yield from _sampler_limits(parts)
+
+
+def _argument_problems(section: str, name: str, arguments: Mapping[str, Any]) -> Iterator[Problem]:
+    accepted = inspect.signature(optuna_class(section, name)).parameters
+    for key, value in arguments.items():
+        where = f"search.{section}.{key}"
+        if key not in accepted:
+            nearest = did_you_mean(key, accepted)
+            yield Problem(where, f"'{name}' has no such argument (value {value!r}){nearest}")
+            continue
+        annotation = accepted[key].annotation
+        kind = _TYPES.get(annotation, annotation) if isinstance(annotation, str) else annotation
+        if isinstance(kind, str) and value is not None:
+            yield Problem(
+                where, f"takes a Python object, got {value!r}; leave it out of the recipe"
+            )
+        elif not isinstance(kind, str) and (message := type_problem(value, kind)):
+            yield Problem(where, message)
+        elif isinstance(value, int) and value < _AT_LEAST.get(key, value):
+            yield Problem(where, f"must be at least {_AT_LEAST[key]}, got {value}")
+    for key, parameter in accepted.items():
+        if parameter.default is parameter.empty and key not in arguments:
+            yield Problem(f"search.{section}.{key}", f"'{name}' needs this argument; add it")
+
+
+def _refusals(section: str, name: str, arguments: Mapping[str, Any]) -> Iterator[Problem]:
+    """Optuna's own checks of the values, which it makes when the object is made."""
+    defaults = TPE_DEFAULTS if name == "tpe" else {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optuna_class(section, name)(**{**defaults, **arguments})
+    except Exception as error:  # Optuna raises ValueError, TypeError, ImportError and others.
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        yield Problem(
+            f"search.{section}",
+            f"Optuna refuses {dict(arguments)!r} for '{name}' ({first_line}); mend these arguments",
+        )
+
+
+def _sampler_limits(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    search = parts.get("search", {})
+    sampler = search.get("sampler")
+    name = sampler.get("name") if isinstance(sampler, Mapping) else None
+    if name == "cmaes":
+        yield from _cmaes_problems(search)
+    for key, parameter in parts.get("space", {}).items():
+        is_continuous = isinstance(parameter, Mapping) and parameter.get("type") == "float"
+        if name == "brute_force" and is_continuous and parameter.get("step") is None:
+            message = "the sampler 'brute_force' tries every value, and this range is continuous"
+            yield Problem(f"space.{key}", f"{message}; give it a step, or choices")
+
+
+def _cmaes_problems(search: Mapping[str, Any]) -> Iterator[Problem]:
+    objective = search.get("objective")
+    if isinstance(objective, list) and len(objective) > 1:
+        message = f"'cmaes' takes one objective, got {objective!r}; use tpe or nsgaii"
+        yield Problem("search.sampler.name", message)
+    if importlib.util.find_spec("cmaes") is None:
+        message = "'cmaes' needs the package cmaes, which is not there; pip install cmaes"
+        yield Problem("search.sampler.name", message)

@@ -1,0 +1,30 @@
+"""Optuna studies. The only folder that makes a study."""
+
+from hpo_summarize.study.running import (
+    TrialError,
+    best_trials,
+    counts,
+    enqueue_baseline,
+    finished_trials,
+    open_study,
+    require_complete,
+    run_study,
+)
+from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed
+from hpo_summarize.study.storage import build_storage, default_storage_url
+
+__all__ = [
+    "TrialError",
+    "best_trials",
+    "build_pruner",
+    "build_sampler",
+    "build_storage",
+    "counts",
+    "default_storage_url",
+    "derive_seed",
+    "enqueue_baseline",
+    "finished_trials",
+    "open_study",
+    "require_complete",
+    "run_study",
+]

@@ -1,0 +1,171 @@
+"""Where studies are kept: SQLite, a journal file, PostgreSQL, by URL."""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from hpo_summarize.errors import StudyError
+from hpo_summarize.redact import redact_url
+from hpo_summarize.study.recovery import put_back
+
+JOURNAL = "journal://"
+
+# Seconds. The grace period is 10 heartbeats, so that a worker that is only slow keeps its trial, and
+# a locked SQLite file gives up before a trial would be taken for dead.
+HEARTBEAT_SECONDS = 30
+GRACE_SECONDS = 10 * HEARTBEAT_SECONDS
+_SQLITE_BUSY_SECONDS = 60
+_JOURNAL_LOCK_SECONDS = 10
+_OUTAGE_SECONDS = 600  # So long a running search waits for its database to come back.
+
+_FIRST_START_TRIES = 12
+# Texts of the errors of two workers that make the tables of a new database at the same time.
+_MADE_BY_ANOTHER = ("already exists", "duplicate key", "unique constraint", "locked", "deadlock")
+
+
+def default_storage_url(output_dir: Path) -> str:
+    """The SQLite file of a study inside its output folder."""
+    return f"sqlite:///{output_dir / 'study.db'}"
+
+
+def build_storage(url: str) -> BaseStorage:
+    """Opens a storage, and makes its tables if it has none.
+
+    Args:
+        url: `sqlite:///file.db` for the processes of one machine, `journal:///file.log` for a file
+            system that several machines share, `postgresql+psycopg://user:password@host/database`
+            for several machines.
+
+    Raises:
+        StudyError: The URL is wrong or the storage cannot be reached.
+    """
+    for attempt in range(_FIRST_START_TRIES):
+        try:
+            return _open(url)
+        except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own.
+            last = attempt == _FIRST_START_TRIES - 1
+            if last or not any(text in str(error).lower() for text in _MADE_BY_ANOTHER):
+                raise StudyError(unusable(url, error)) from None
+            time.sleep(random.uniform(0.1, 0.5 + attempt / 4))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def unusable(url: str, error: Exception) -> str:
+    """The message for a storage that does not work, without its password."""
+    shown = redact_url(url)
+    text = str(error).replace(url, shown).strip() or type(error).__name__
+    cause = getattr(error, "orig", None) or error.__cause__
+    reason = str(cause or text).strip().splitlines()[0]
+    return (
+        f"the storage {shown} cannot be used: {reason}. Check the URL (sqlite:///file.db, "
+        "journal:///file.log, postgresql+psycopg://user:password@host/database) "
+        "and that its server runs"
+    )
+
+
+def _open(url: str) -> BaseStorage:
+    if url.startswith(JOURNAL):
+        return _open_journal(Path(url.removeprefix(JOURNAL)))
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
+    with warnings.catch_warnings():
+        # Heartbeats have been marked experimental since Optuna 2.9.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = PatientStorage(
+            url,
+            engine_kwargs=options,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=put_back,
+        )
+    if url.startswith("sqlite"):
+        _use_write_ahead_log(storage.engine)
+    return storage
+
+
+def _use_write_ahead_log(engine: sqlalchemy.Engine) -> None:
+    """Lets readers go on while one writes, and syncs to disk less often."""
+
+    def configure(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    sqlalchemy.event.listen(engine, "connect", configure)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
+    mend_journal(path)
+    lock = JournalFileOpenLock(str(path), grace_period=_JOURNAL_LOCK_SECONDS)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def mend_journal(path: Path) -> None:
+    """Cuts off half a line that a killed process left at the end of a journal.
+
+    With another line behind it the whole file could not be read any more.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+class PatientStorage(RDBStorage):
+    """A database storage that waits for its server to come back, up to ten minutes.
+
+    A server that is started again in the middle of a study costs time and no trial.
+    """
+
+
+def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        deadline, pause = time.monotonic() + _OUTAGE_SECONDS, 0.5
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except (OperationalError, optuna.exceptions.StorageInternalError) as error:
+                if not _is_outage(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 10)
+
+    return call
+
+
+def _is_outage(error: Exception) -> bool:
+    """A lost or refused connection, not a full disk or a wrong statement."""
+    cause = error if isinstance(error, DBAPIError) else error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return False
+    text = str(cause).lower()
+    signs = ("connect", "shutting down", "starting up", "terminating", "server closed", "locked")
+    return cause.connection_invalidated or any(sign in text for sign in signs)
+
+
+# What Optuna's cache in front of a database calls.
+for _name in (
+    *(name for name in vars(BaseStorage) if not name.startswith("_")),
+    *("_create_new_trial", "_set_trial_param", "_get_best_trial_id", "_get_trials"),
+    *("record_heartbeat", "_get_stale_trial_ids"),
+):
+    if _name in vars(RDBStorage):
+        setattr(PatientStorage, _name, _patiently(getattr(RDBStorage, _name)))

@@ -1,0 +1,85 @@
+"""The folders of trials: taken over after a crash, slimmed at the end, cleared when not needed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+_STATE = "trainer_state.json"
+# What only a training that goes on needs; the optimizer's state is twice the size of the weights.
+_FOR_RESUMING = (
+    "optimizer.*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "training_args.bin",
+)
+
+
+def take_over(old: Path, new: Path) -> Path | None:
+    """Moves the folder of an interrupted trial and finds the checkpoint to go on from.
+
+    Args:
+        old: Folder of the interrupted trial; may be missing.
+        new: Folder of the trial that goes on with it; must not exist.
+
+    Returns:
+        The checkpoint of the last epoch that was saved as a whole; None if there is none.
+    """
+    if not old.is_dir():
+        return None
+    old.rename(new)
+    whole = []
+    for checkpoint in new.glob("checkpoint-*"):
+        if read_state(checkpoint) is None:
+            shutil.rmtree(checkpoint)  # The Trainer writes its state last: this one is half.
+        else:
+            whole.append(checkpoint)
+            _point_to_folder(checkpoint)
+    return max(whole, key=_step) if whole else None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any] | None:
+    """The trainer's state in a checkpoint; None if it is missing or half written."""
+    try:
+        return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def evaluations(checkpoint: Path) -> list[dict[str, float]]:
+    """The metrics of every evaluation before a checkpoint, oldest first, with their `epoch`."""
+    history = (read_state(checkpoint) or {}).get("log_history", [])
+    return [entry for entry in history if any(key.startswith("eval_") for key in entry)]
+
+
+def slim(folder: Path, best: str | None) -> None:
+    """Leaves of a finished trial only the weights of its best epoch.
+
+    Args:
+        folder: The trial's folder.
+        best: The checkpoint with the best metric; None: the last one.
+    """
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
+    keep = folder / Path(best).name if best else (checkpoints[-1] if checkpoints else None)
+    for checkpoint in checkpoints:
+        if checkpoint != keep:
+            shutil.rmtree(checkpoint)
+    for pattern in _FOR_RESUMING if keep else ():
+        for path in keep.glob(pattern):
+            path.unlink()
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _point_to_folder(checkpoint: Path) -> None:
+    """The state names the best checkpoint by its path, which has changed."""
+    state = read_state(checkpoint) or {}
+    best = state.get("best_model_checkpoint")
+    if best:
+        state["best_model_checkpoint"] = str(checkpoint.parent / Path(best).name)
+        (checkpoint / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")

@@ -1,0 +1,104 @@
+"""A search that is killed goes on where it was: the same command, the same total, the same values."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import REPOSITORY
+
+from hpo_summarize.attributes import CONTINUES
+from hpo_summarize.study import build_storage, finished_trials
+
+RECIPE = """
+model: {{name: {checkpoint}}}
+lora: {{r: 4, alpha: 8}}
+data: {{train: {csv}, validation_fraction: 0.25, max_dialogue_tokens: 100, max_summary_tokens: 30}}
+training: {{num_epochs: 4, batch_size: 8, learning_rate: 1e-3}}
+generation: {{num_beams: 1, max_new_tokens: 16}}
+search: {{n_trials: 4, keep_trials: 2, pruner: null}}
+space:
+  learning_rate: {{type: float, low: 1e-4, high: 1e-2, log: true}}
+  hidden_dropout: {{type: float, low: 0.0, high: 0.3}}
+output_dir: {output}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, checkpoint: Path, csv_path: Path) -> Path:
+    path = tmp_path / "crash.yaml"
+    path.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=tmp_path / "out"))
+    return path
+
+
+def start(recipe: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(REPOSITORY / "scripts" / "search.py"), str(recipe)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def study_of(recipe: Path) -> optuna.Study:
+    url = f"sqlite:///{recipe.parent / 'out' / 'study.db'}"
+    return optuna.load_study(study_name="crash", storage=build_storage(url))
+
+
+def kill_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and not happened():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def checkpoints(recipe: Path, trial: int) -> list[Path]:
+    folder = recipe.parent / "out" / "trials" / f"trial-{trial}"
+    return sorted(folder.glob("checkpoint-*/trainer_state.json"))
+
+
+def test_a_killed_trial_goes_on_from_its_last_epoch_with_its_values(
+    recipe: Path, tmp_path: Path
+) -> None:
+    kill_when(start(recipe), lambda: len(checkpoints(recipe, 1)) > 0)
+    before = study_of(recipe).trials
+    output = start(recipe).communicate()[0]
+    study = study_of(recipe)
+    after = study.trials
+    assert len(finished_trials(study)) == 4, output
+    assert not [trial for trial in after if trial.state.name in ("RUNNING", "WAITING")]
+    heir = next(trial for trial in after if trial.user_attrs.get(CONTINUES) == 1)
+    assert heir.params == before[1].params
+    assert after[0].values == before[0].values
+    undisturbed = tmp_path / "again.yaml"
+    undisturbed.write_text(recipe.read_text().replace("/out", "/again"))
+    start(undisturbed).communicate()
+    url = f"sqlite:///{tmp_path / 'again' / 'study.db'}"
+    clean = optuna.load_study(study_name="again", storage=build_storage(url)).trials
+    assert heir.values == clean[1].values
+    assert heir.intermediate_values == clean[1].intermediate_values
+
+
+def test_a_study_killed_again_and_again_ends_with_its_total(recipe: Path) -> None:
+    draw = random.Random(0)
+    for _ in range(3):
+        process = start(recipe)
+        pause = draw.uniform(6, 14)
+        kill_when(process, lambda end=time.monotonic() + pause: time.monotonic() > end)
+    start(recipe).communicate()
+    study = study_of(recipe)
+    assert len(finished_trials(study)) == 4
+    assert {trial.state.name for trial in finished_trials(study)} == {"COMPLETE"}
+    assert not [t for t in study.trials if t.state.name in ("RUNNING", "WAITING")]
+    kept: list[Any] = sorted((recipe.parent / "out" / "trials").iterdir())
+    assert len(kept) == 2
+    assert all(list(folder.glob("checkpoint-*/adapter_model.safetensors")) for folder in kept)

@@ -1,0 +1,179 @@
+"""Files that are broken, or not what their name says: refused with the place and the remedy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from hpo_summarize.data import Dialogues, read_dialogues
+from hpo_summarize.errors import DataError
+from hpo_summarize.recipe import DataSection
+
+KOREAN = "fname,dialogue,summary\nr0,#Person1#: 안녕하세요,인사를 한다\n"
+
+
+def read(path: Path, content: str | bytes, **keys: Any) -> Dialogues:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_dialogues(str(path), DataSection(**{"train": "unused", **keys}))
+
+
+# Encodings.
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16", "utf-16-le"])
+def test_a_file_in_the_encoding_that_the_recipe_names_is_read(
+    encoding: str, tmp_path: Path
+) -> None:
+    named = encoding if encoding != "utf-8-sig" else "utf-8"
+    data = read(tmp_path / "a.csv", KOREAN.encode(encoding), encoding=named)
+    assert data.dialogues == ["#Person1#: 안녕하세요"]
+    assert data.references == [["인사를 한다"]] and data.ids == ["r0"]
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_column(tmp_path: Path) -> None:
+    content = "\ufeffdialogue,summary\na,b\n".encode()
+    assert read(tmp_path / "a.csv", content).dialogues == ["a"]
+    assert read(tmp_path / "a.json", b'\xef\xbb\xbf[{"dialogue": "a", "summary": "b"}]').ids == [
+        "0"
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "utf-16"])
+def test_another_encoding_is_refused_with_the_byte_and_the_one_that_fits(
+    encoding: str, tmp_path: Path
+) -> None:
+    content = KOREAN.encode(encoding)
+    byte = 0 if encoding == "utf-16" else KOREAN.index("안")
+    message = rf"a.csv: byte {byte} is not utf-8; set data.encoding, for example to {encoding}"
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "a.csv", content)
+
+
+def test_utf8_read_as_cp949_is_refused_with_the_encoding_that_fits(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not cp949; set data.encoding, .* utf-8-sig"):
+        read(tmp_path / "a.csv", KOREAN + "r1,가뷁,ㅎ\n", encoding="cp949")
+
+
+def test_bytes_of_no_known_encoding_still_give_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="for example to cp949 or utf-16"):
+        read(tmp_path / "a.csv", b"dialogue,summary\n\xff\xff\xff,b\n")
+
+
+def test_an_unknown_encoding_is_an_error_of_the_recipe() -> None:
+    for name in ("utf-9", "base64"):
+        with pytest.raises(ValueError, match=f"there is no encoding '{name}'; common are utf-8"):
+            DataSection(train="a.csv", encoding=name)
+
+
+# Files that are not what their name says.
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.json", "a.jsonl"])
+def test_a_nul_character_is_refused_with_its_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{name}: there is a NUL character in line 2, .*UTF-16"):
+        read(tmp_path / name, b"dialogue,summary\na\0b,c\n")
+
+
+def test_a_nul_character_that_json_writes_as_an_escape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 1, 'dialogue': the text has a NUL character"):
+        read(tmp_path / "a.jsonl", '{"dialogue": "a\\u0000", "summary": "b"}')
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 1, 'summary': character 1 is half of one"):
+        read(tmp_path / "a.jsonl", '{"dialogue": "a", "summary": "b\\ud83d"}')
+
+
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ";"), ("csv", "\t"), ("tsv", ",")])
+def test_another_separator_is_refused_with_the_key_and_read_with_it(
+    ending: str, separator: str, tmp_path: Path
+) -> None:
+    path, content = tmp_path / f"a.{ending}", separator.join(["dialogue", "summary\nd", "s\n"])
+    with pytest.raises(DataError, match=r"found are 'dialogue.*set data\.separator to '"):
+        read(path, content)
+    assert read(path, content, separator=separator).dialogues == ["d"]
+
+
+@pytest.mark.parametrize("separator", ["ab", "", '"', "\n", " "])
+def test_a_separator_is_one_character_that_can_separate(separator: str) -> None:
+    with pytest.raises(ValueError, match="separator"):
+        DataSection(train="a.csv", separator=separator)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.json", "a.jsonl", "a.parquet"])
+def test_zero_bytes_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{name}: the file is empty \(0 bytes\)"):
+        read(tmp_path / name, b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", "dialogue,summary\n"), ("a.json", "[]"), ("a.jsonl", "\n\n"), ("b.csv", "\n")],
+)
+def test_a_file_without_rows_is_refused(name: str, content: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{name}: the file has no (rows|header)"):
+        read(tmp_path / name, content)
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"dialogue": [], "summary": []}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="the file has no rows of data"):
+        read_dialogues(tmp_path / "a.parquet", DataSection(train="unused"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.csv", "this file does not exist; relative paths start at"),
+        ("folder.csv", r"this is a folder; set data.name to it"),
+        ("a.xlsx", r"the ending '.xlsx' is unknown; known are .csv, .tsv, .json, .jsonl, .parquet"),
+        ("pipe.csv", "this file is no regular file"),
+        ("*.tsv", "no file fits; relative paths start at"),
+        ("hf://datasets/user/repo", "this is a whole data set; set data.name to it"),
+    ],
+)
+def test_a_source_that_is_no_data_file_is_refused(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    os.mkfifo(tmp_path / "pipe.csv")
+    source = name if name.startswith("hf:") else str(tmp_path / name)
+    with pytest.raises(DataError, match=message):
+        read_dialogues(source, DataSection(train="unused"))
+
+
+def test_a_file_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # File modes do not bind the root user.
+    with pytest.raises(DataError, match=r"a.csv: the file cannot be read \(Permission denied\)"):
+        read(tmp_path / "a.csv", KOREAN)
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a.parquet: this is no Parquet file .*correct its ending"):
+        read(tmp_path / "a.parquet", KOREAN)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"dialogue": "a"\n', "line 1 is not valid JSON"),
+        ("[" * 100_000, "the file is not valid JSON"),
+        ('{"dialogue": NaN, "summary": "b"}', "NaN is no JSON value"),
+        ('{"dialogue": "a", "dialogue": "b"}', "a key stands twice among dialogue, dialogue"),
+        ('{"dialogue": "a", "summary": "b"}\n\n"c"', "line 3 is a str, not an object"),
+        ('[{"dialogue": "a", "summary": "b"}, 5]', "object 2 is a int, not an object"),
+    ],
+)
+def test_json_that_is_no_list_of_objects_is_refused(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=rf"a.json: .*{message}"):
+        read(tmp_path / "a.json", content)

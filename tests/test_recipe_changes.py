@@ -1,0 +1,196 @@
+"""Overrides, the debug form, samplers and pruners, and recipes that were spoilt at random."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from recipe_files import BASE, SHIPPED, as_content, load, messages
+from ruamel.yaml import YAML
+
+from hpo_summarize.errors import RecipeError
+from hpo_summarize.recipe import debug_recipe, dump_recipe, load_recipe, parse_recipe
+
+
+def test_an_override_is_split_at_its_first_equals_sign_and_read_as_yaml() -> None:
+    recipe = load(
+        BASE,
+        "data.train=a=b",
+        "search.storage=sqlite:///x?timeout=3",
+        "training.learning_rate=1e-6",
+        "lora.r=4",
+        "data.special_tokens=['#A#']",
+        "search.n_trials=3",
+        "search.n_trials=7",
+    )
+    assert recipe.data.train == "a=b"
+    assert recipe.search.storage == "sqlite:///x?timeout=3"
+    assert recipe.training.learning_rate == 1e-6
+    assert recipe.lora is not None and recipe.lora.r == 4
+    assert recipe.data.special_tokens == ["#A#"]
+    assert recipe.search.n_trials == 7
+
+
+@pytest.mark.parametrize("item", ["a.b.c", "=x", "", "=", "a.=1", ".=3", "..a=3", "data.train"])
+def test_an_override_without_a_key_or_value_is_refused(item: str) -> None:
+    with pytest.raises(RecipeError, match="an override has the form key.path=value"):
+        load(BASE, item)
+
+
+def test_wrong_overrides_are_listed_with_the_other_problems() -> None:
+    with pytest.raises(RecipeError) as error:
+        load(BASE + "rouge: 3\n", "nonsense", "a.b.c=3", "model.name.x=3", "data.train=*.csv")
+    found = messages(error)
+    assert set(found) == {"nonsense", "a", "model.name.x", "data.train", "rouge"}
+    assert found["a"] == "unknown key (value {'b': {'c': 3}})"
+    assert "goes through a key that holds no mapping" in found["model.name.x"]
+    assert "put text that begins with * in quotes" in found["data.train"]
+
+
+def test_settings_are_not_read_as_yaml_and_come_last() -> None:
+    recipe = load(BASE, "output_dir=x", settings={"output_dir": "1: 2", "search.n_trials": 3})
+    assert (recipe.output_dir, recipe.search.n_trials) == ("1: 2", 3)
+
+
+def test_the_study_takes_the_name_of_the_file_only_where_none_is_given() -> None:
+    assert load(BASE).search.study_name == "mine"
+    assert load(BASE, "search.study_name=other").search.study_name == "other"
+
+
+def test_the_debug_form_is_small_and_leaves_its_source_as_it_is() -> None:
+    content = as_content(SHIPPED[1].read_text(encoding="utf-8"))
+    before = copy.deepcopy(content)
+    small = parse_recipe(debug_recipe(content))
+    assert content == before
+    assert (small.search.n_trials, small.training.num_epochs, small.data.max_rows) == (2, 1, 32)
+    assert "num_epochs" not in small.space and len(small.space) == len(content["space"]) - 1
+    assert small.output_dir == content["output_dir"] + "/debug"
+
+
+def test_the_debug_form_hides_no_missing_output_folder() -> None:
+    with pytest.raises(RecipeError, match="output_dir: this key is required"):
+        load("model: {name: a}\ndata: {train: t}\n", debug=True)
+
+
+@pytest.mark.parametrize("content", [None, 5, [1], "x"])
+def test_content_from_python_that_is_no_mapping_is_refused(content: Any) -> None:
+    with pytest.raises(RecipeError, match="a recipe is a mapping of sections"):
+        parse_recipe(content)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("tpe", "must be a mapping of keys to values, got 'tpe'"),
+        ("null", "must be a mapping"),
+        ("{name: [a]}", "search.sampler.name: must be text"),
+        ("{name: TPESampler}", "must be one of brute_force, .*got 'TPESampler'"),
+        ("{name: rnadom}", "did you mean 'random'"),
+        ("{seed: -1}", "greater than or equal to 0, got -1"),
+        ("{seed: 4294967296}", "must be less than 4294967296"),
+        ("{name: random, n_startup_trials: 3}", "'random' has no such argument"),
+        ("{n_startup_trials: abc}", "n_startup_trials: must be a whole number, got 'abc'"),
+        ("{n_ei_candidates: 0}", "n_ei_candidates: must be at least 1, got 0"),
+        ("{gamma: 3}", "gamma: takes a Python object, got 3"),
+        ("{multivariate: false}", "Optuna refuses .*group"),
+        ("{name: qmc, qmc_type: foo}", "Optuna refuses .*halton"),
+        ("{name: nsgaii, population_size: 1}", "Optuna refuses .*population_size"),
+        ("{1: 2}", "keys must be text, got 1"),
+    ],
+)
+def test_a_wrong_sampler_is_refused(sampler: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(BASE + f"search: {{sampler: {sampler}}}")
+
+
+@pytest.mark.parametrize(
+    ("pruner", "message"),
+    [
+        ("[1]", "must be a mapping"),
+        ("{name: meridian}", "did you mean 'median'"),
+        ("{seed: 3}", "'median' has no such argument"),
+        ("{n_warmup: 3}", "did you mean 'n_warmup_steps'"),
+        ("{n_warmup_steps: x}", "must be a whole number, got 'x'"),
+        ("{interval_steps: 0}", "Optuna refuses .*at least 1"),
+        ("{name: percentile}", "search.pruner.percentile: 'percentile' needs this argument"),
+        ("{name: threshold}", "Optuna refuses .*lower or upper"),
+        ("{name: hyperband, min_resource: 0}", "min_resource: must be at least 1, got 0"),
+        ("{name: patient, wrapped_pruner: median, patience: 2}", "takes a Python object"),
+    ],
+)
+def test_a_wrong_pruner_is_refused(pruner: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(BASE + f"search: {{pruner: {pruner}}}")
+
+
+def test_samplers_that_cannot_search_this_space_are_refused() -> None:
+    space = "space: {learning_rate: {type: float, low: 1e-5, high: 1e-3}}\n"
+    with pytest.raises(RecipeError, match="space.learning_rate: .*brute_force.*give it a step"):
+        load(BASE + space, "search.sampler.name=brute_force")
+    with pytest.raises(RecipeError, match="'cmaes' takes one objective"):
+        load(BASE, "search={sampler: {name: cmaes}, objective: [rouge1, rouge2]}")
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "gp", "qmc", "nsgaii", "nsgaiii"])
+def test_every_sampler_is_accepted_by_its_short_name(name: str) -> None:
+    assert load(BASE, f"search.sampler.name={name}").search.sampler.name == name
+
+
+GARBAGE: list[Any] = [
+    *(None, True, 0, -1, 0.5, math.inf, math.nan, 10**30, -(10**400), "", "x", "한국어", "\0"),
+    *("\ud800", [], [[1]], [None], {}, {"a": 1}, {1: 2}, {"type": "float"}, b"x", {1}, (1, 2)),
+    *({"do_sample": True}, {"type": "categorical", "choices": [[1]]}, "int", [True, 1]),
+    datetime.date(2020, 1, 1),
+]
+KEYS = ["typo", "type", "low", "step", "choices", "when", "name", 1, None, "", "temperature"]
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every `(container, key)` in nested dictionaries and lists."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in pairs:
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from _places(inner)
+
+
+def _spoil(content: Any, draw: random.Random) -> None:
+    container, key = draw.choice(list(_places(content)))
+    choice = draw.random()
+    if choice < 0.5:
+        container[key] = copy.deepcopy(draw.choice(GARBAGE))
+    elif choice < 0.75 or isinstance(container, list):
+        container.pop(key)
+    else:
+        container[draw.choice(KEYS)] = copy.deepcopy(draw.choice(GARBAGE))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_recipe_spoilt_at_random_gives_a_recipe_error_or_loads(path: Any) -> None:
+    original = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    refused = 0
+    for seed in range(250):
+        draw, content = random.Random(seed), copy.deepcopy(original)
+        for _ in range(draw.randint(1, 3)):
+            _spoil(content, draw)
+        try:
+            recipe = parse_recipe(content)
+        except RecipeError as error:
+            assert error.problems and all(p.key and p.message for p in error.problems)
+            str(error).encode("utf-8", "surrogatepass")
+            refused += 1
+        else:
+            again = parse_recipe(as_content(dump_recipe(recipe)))
+            assert again.model_dump() == recipe.model_dump()
+    assert 150 < refused < 250
+
+
+def test_the_loaded_recipe_cannot_be_changed() -> None:
+    recipe = load_recipe(SHIPPED[0])
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.output_dir = "x"  # type: ignore[misc]

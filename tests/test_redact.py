@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from hpo_summarize.redact import redact_url
+
+
+@pytest.mark.parametrize(
+    "url, shown",
+    [
+        ("postgresql+psycopg://me:s3cret@db:5432/x", "postgresql+psycopg://me:***@db:5432/x"),
+        ("redis://:s3cret@db/0", "redis://:***@db/0"),
+        ("mysql://me:s3%40c/ret@db/x", "mysql://me:***@db/x"),
+        ("postgresql://me:s3@cret@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://me:s3 cret@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://db/x?user=me&password=s3cret", "postgresql://db/x?user=me&password=***"),
+        ("postgresql://db/x?password=s3#cret&a=1", "postgresql://db/x?password=***&a=1"),
+        ("postgresql://db/x?PassWord=s3cret", "postgresql://db/x?PassWord=***"),
+        ("postgresql://db/x?p%61ssword=s3cret", "postgresql://db/x?p%61ssword=***"),
+        ("postgresql://db/x?a=1&sslpassword=s3cret", "postgresql://db/x?a=1&sslpassword=***"),
+        ("mysql://db/x?passwd=s3cret;a=1", "mysql://db/x?passwd=***"),
+        ("postgresql://me:s3cret@db/x?password=cret", "postgresql://me:***@db/x?password=***"),
+    ],
+)
+def test_the_password_of_a_url_is_hidden_in_every_form(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
+
+
+def test_a_password_within_a_text_is_hidden_and_the_text_stays() -> None:
+    text = "cannot reach 'postgresql://me:s3cret@db/x?password=s3cret': refused\nsecond line"
+    assert redact_url(text) == (
+        "cannot reach 'postgresql://me:***@db/x?password=***': refused\nsecond line"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:///out/study.db",
+        "postgresql://me@db:5432/x?user=me&connect_timeout=3",
+        "https://example.org/a?passwordless=yes",
+        "one line with a://host:80\nand another with me@example.org",
+        "out of memory",
+    ],
+)
+def test_a_text_without_a_password_is_left_alone(text: str) -> None:
+    assert redact_url(text) == text
