@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from hpo_summarize.errors import HpoError
 from hpo_summarize.recipe import Recipe, load_recipe
@@ -44,6 +44,7 @@ def read_recipe(arguments: argparse.Namespace, search: Sequence[str] = ()) -> Re
 
 def run(main: Callable[[], None]) -> None:
     """Runs a program; ends it with the exit status and the message that its errors call for."""
+    signal.signal(signal.SIGTERM, _interrupt)
     _quiet()
     try:
         main()
@@ -58,6 +59,11 @@ def run(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(_INTERRUPTED)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Ends a run that a scheduler stops (Slurm, Kubernetes) as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def _quiet() -> None:

@@ -32,7 +32,7 @@ def on_main(decide: Callable[[], T]) -> T:
             outcome[0] = decide()
         except BaseException as error:  # noqa: B036 - the other processes must learn of any kind.
             outcome[1] = error
-    result, error = broadcast_object_list(outcome)
-    if error is not None:
-        raise error
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
     return result

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from hpo_summarize.arguments import training_fields
+from hpo_summarize.attributes import OBJECTIVES
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.data import Dialogues, from_dataset, load_splits, tokenize
 from hpo_summarize.errors import HpoError, Problem, RecipeError
@@ -42,11 +43,11 @@ from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.study import (
     best_trials,
     default_storage_url,
-    enqueue_baseline,
     open_study,
     require_complete,
 )
 from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.workers import Worker, Writer
 
 _TRAINED_VOCABULARY = 8000  # Of a tokenizer that is trained for a model from a config.
 _EVAL_BATCH_SIZE = 32
@@ -66,6 +67,7 @@ class OptunaOptimizer:
         storage: URL. Default: the recipe's, or SQLite in the output folder.
         direction: `"maximize"` or `"minimize"`. Default: the recipe's (maximize).
         output_dir: Folder for everything that is written. Default: the recipe's.
+        worker: Which of several processes this is, that search together in one storage.
 
     Raises:
         RecipeError: The recipe is wrong, or the output folder cannot be written.
@@ -82,12 +84,15 @@ class OptunaOptimizer:
         storage: str | None = None,
         direction: str | None = None,
         output_dir: str | Path | None = None,
+        worker: Worker | None = None,
     ) -> None:
         recipe = _as_recipe(config)
         given = {"n_trials": n_trials, "timeout": timeout, "study_name": study_name}
         given |= {"storage": storage, "direction": direction}
         self.recipe = _with_settings(recipe, given, output_dir)
         self.output_dir = Path(self.recipe.output_dir)
+        self.worker = worker or Worker()
+        self.writer = Writer(self.output_dir)
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         self._datasets = None if train_dataset is None else (train_dataset, val_dataset)
@@ -157,9 +162,11 @@ class OptunaOptimizer:
             self.study_name,
             search.storage or default_storage_url(self.output_dir),
             [search.direction] * len(search.objectives),
+            baseline=self.space.baseline(),
+            worker=self.worker.number,
         )
-        study.set_user_attr("objectives", search.objectives)
-        enqueue_baseline(study, self.space.baseline())
+        if study.user_attrs.get(OBJECTIVES) != search.objectives:
+            study.set_user_attr(OBJECTIVES, search.objectives)
         return study
 
     @functools.cached_property
@@ -188,7 +195,8 @@ class OptunaOptimizer:
         if recipe.search.storage:
             shown = redact_url(recipe.search.storage)
             recipe = _with_settings(recipe, {"storage": shown}, None)
-        (self.output_dir / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        if self.writer.is_here():
+            (self.output_dir / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
 
     def optimize(self) -> optuna.Study:
         """Runs the search until the study holds `n_trials` finished trials.
@@ -201,7 +209,9 @@ class OptunaOptimizer:
         """
         self.prepare()
         search = self.recipe.search
-        progress = SearchProgress(self.study, search.n_trials, search.objectives)
+        progress = SearchProgress(
+            self.study, search.n_trials, search.objectives, self.writer.is_here
+        )
         self.trainer.add_callback(progress)
         try:
             self.trainer.hyperparameter_search(
@@ -217,8 +227,9 @@ class OptunaOptimizer:
             )
         finally:
             self.trainer.remove_callback(progress)
-            self.save_results(self.output_dir)
-            self.plot_optimization_history(self.output_dir)
+            if self.writer.is_here():
+                self.save_results(self.output_dir)
+                self.plot_optimization_history(self.output_dir)
         return self.study
 
     def create_search_space(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
@@ -269,7 +280,8 @@ class OptunaOptimizer:
         return values if len(values) > 1 else values[0]
 
     def _write_after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.save_results(self.output_dir)
+        if self.writer.is_here():
+            self.save_results(self.output_dir)
 
     def _best_trial(self) -> FrozenTrial:
         require_complete(self.study)

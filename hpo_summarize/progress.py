@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import optuna
@@ -21,6 +22,7 @@ class SearchProgress(TrainerCallback):
         study: The study that is searched.
         n_trials: Finished trials wanted.
         objectives: Names of the metrics that are searched for, the first of them is shown.
+        is_writer: Says whether this process prints; of several workers one does, for all of them.
         stream: Where to print; default standard output, as it is when a line is printed.
     """
 
@@ -29,14 +31,17 @@ class SearchProgress(TrainerCallback):
         study: optuna.Study,
         n_trials: int,
         objectives: list[str],
+        is_writer: Callable[[], bool] = lambda: True,
         stream: TextIO | None = None,
     ) -> None:
         self._study = study
         self._n_trials = n_trials
         self._objective = objectives[0]
+        self._is_writer = is_writer
         self._stream = stream
         self._start = time.monotonic()
-        self._before = len(finished_trials(study))
+        self._printed = {trial.number for trial in finished_trials(study)}
+        self._before = len(self._printed)
         self._latest: float | None = None
         self._live = ""
 
@@ -44,7 +49,7 @@ class SearchProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Renews the live line."""
-        if self._out.isatty():
+        if self._out.isatty() and self._is_writer():
             self._show_live(state)
 
     def on_evaluate(
@@ -57,21 +62,29 @@ class SearchProgress(TrainerCallback):
     ) -> None:
         """Keeps the newest value for the live line."""
         self._latest = metrics.get(f"eval_{self._objective}")
-        if self._out.isatty():
+        if self._out.isatty() and self._is_writer():
             self._show_live(state)
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Prints the line of a finished trial; a callback for `Study.optimize`."""
-        done = len(finished_trials(study))
+        """Prints a line for every trial that has finished since; a callback of the study."""
+        self._latest = None
+        if not self._is_writer():
+            return
+        new = [t for t in finished_trials(study) if t.number not in self._printed]
+        for finished in new:
+            self._printed.add(finished.number)
+            self._print_trial(finished)
+
+    def _print_trial(self, trial: FrozenTrial) -> None:
+        seconds = trial.duration.total_seconds() if trial.duration else 0
         parts = [
-            f"trial {trial.number:>3} ({done}/{self._n_trials})",
+            f"trial {trial.number:>3} ({len(self._printed)}/{self._n_trials})",
             f"{_fate(trial, self._objective):<34}",
             self._best(),
-            f"took {clock((trial.duration.total_seconds() if trial.duration else 0))}",
-            self._times(done),
+            f"took {clock(seconds)}",
+            self._times(len(self._printed)),
         ]
         self._print("  ".join(parts))
-        self._latest = None
 
     @property
     def _out(self) -> TextIO:

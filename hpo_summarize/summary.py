@@ -10,6 +10,8 @@ from hpo_summarize.study import best_trials, default_storage_url, finished_trial
 
 def print_plan(optimizer: OptunaOptimizer) -> None:
     """Prints what is going to run: model, data, space, storage, trials done and to do."""
+    if not optimizer.writer.is_here():
+        return
     recipe, (train, validation) = optimizer.recipe, optimizer.splits
     done, search = len(finished_trials(optimizer.study)), recipe.search
     lora = "LoRA" if recipe.lora else "all weights"
@@ -23,11 +25,15 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
         print("         several objectives: no trial is pruned, and the result is a Pareto front")
     for line in optimizer.space.explain():
         print(f"         {line}")
+    if optimizer.worker.count > 1:
+        print(f"workers  {optimizer.worker.count}, each with its own trials on its own device")
     print(f"study    {optimizer.study_name} in {storage}: {done} of {search.n_trials} trials done")
 
 
 def print_result(optimizer: OptunaOptimizer) -> None:
     """Prints the best trial or the Pareto front, and where the results are."""
+    if not optimizer.writer.is_here():
+        return
     study, names = optimizer.study, optimizer.recipe.search.objectives
     best = best_trials(study)
     several = len(study.directions) > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hpo_summarize.cli import add_recipe_arguments, read_recipe, run
+from hpo_summarize.workers import separate_workers
 
 
 def main() -> None:
@@ -18,10 +19,12 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments, search=("n_trials", "timeout", "storage", "study_name"))
 
+    worker = separate_workers()
+
     from hpo_summarize import OptunaOptimizer
     from hpo_summarize.summary import print_plan, print_result
 
-    optimizer = OptunaOptimizer(recipe)
+    optimizer = OptunaOptimizer(recipe, worker=worker)
     optimizer.prepare()
     print_plan(optimizer)
     optimizer.optimize()

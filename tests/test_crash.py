@@ -1,4 +1,4 @@
-"""A search that is killed goes on where it was: the same command, the same total, the same values."""
+"""A search that is killed goes on where it was: same command, same total, same values."""
 
 from __future__ import annotations
 

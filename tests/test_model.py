@@ -127,6 +127,7 @@ def test_each_layer_of_another_depth_is_a_copy_of_the_chosen_one(
     elsewhere = [name for name in old.state_dict() if ".layers." not in name]
     for name in elsewhere:
         assert torch.equal(new.state_dict()[name], old.state_dict()[name])
+    assert {id(m.config) for m in new.modules() if hasattr(m, "config")} == {id(new.config)}
     assert new.lm_head.weight is new.model.shared.weight is new.model.encoder.embed_tokens.weight
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ from hpo_summarize.model import (
 
 
 @pytest.fixture
-def warnings_of_transformers(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+def warnings_of_transformers(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], str]]:
     """Reads what transformers logs."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_warning()
-    capfd.readouterr()
-    yield lambda: capfd.readouterr().err
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    yield lambda: caplog.text
     transformers.logging.set_verbosity(before)
 
 
@@ -68,6 +71,17 @@ def test_the_own_decoding_of_a_checkpoint_stays_where_the_recipe_says_nothing(
     assert {name: getattr(config, name) for name in OWN} == {**OWN, "length_penalty": 0.8}
     assert (config.max_new_tokens, config.max_length) == (7, None)
     assert (config.pad_token_id, config.eos_token_id, config.decoder_start_token_id) == (1, 2, 2)
+
+
+def test_padding_is_the_tokenizers_where_the_checkpoint_has_none(
+    checkpoint_copy: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    path = checkpoint_copy / "generation_config.json"
+    fields = json.loads(path.read_text())
+    del fields["pad_token_id"]
+    path.write_text(json.dumps(fields))
+    model = build_model(make_recipe(checkpoint_copy), tokenizer, {})
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from hpo_summarize.model import (
     load_tokenizer,
     train_tokenizer,
 )
+from hpo_summarize.model.source import loading_options
 from hpo_summarize.recipe import ModelSection
 
 TEXTS = ["The meeting is at five, see you there!", "회의는 다섯 시에 시작합니다. 늦지 마세요!"] * 4
@@ -130,14 +131,15 @@ def test_special_tokens_are_added_once_and_stay_in_decoded_text(checkpoint: Path
 
 
 def test_a_tokenizer_of_another_place_is_loaded_without_the_models_revision(
-    checkpoint: Path, tmp_path: Path, no_network: list[Any]
+    checkpoint: Path, tmp_path: Path
 ) -> None:
-    other = train_tokenizer(TEXTS, 300, ["#Other#"])
-    other.save_pretrained(tmp_path)
+    train_tokenizer(TEXTS, 300, ["#Other#"]).save_pretrained(tmp_path)
     model = {"name": str(checkpoint), "tokenizer": str(tmp_path), "revision": "0123abc"}
-    tokenizer = load_tokenizer(make_recipe(model).model)
-    assert "#Other#" in tokenizer.get_vocab()
-    assert no_network == []
+    section = make_recipe(model).model
+    assert "#Other#" in load_tokenizer(section).get_vocab()
+    # A folder has no revisions; what a repository would be asked for shows here.
+    assert loading_options(section, str(checkpoint))["revision"] == "0123abc"
+    assert "revision" not in loading_options(section, str(tmp_path))
 
 
 def test_a_folder_without_tokenizer_is_refused_in_place_of_an_empty_one(

@@ -133,6 +133,16 @@ def test_tokens_that_fall_into_spare_rows_of_the_embeddings_are_learned_too(
     assert all("lora_" in name for name in trainable(known))
 
 
+def test_tokens_that_the_checkpoint_has_no_embeddings_for_are_learned_too(
+    save: Save, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """As where a tokenizer was saved with new tokens, and the model was not."""
+    recipe = make_recipe(save(vocab_size=len(tokenizer) - 1), lora=LORA)
+    model = build_model(recipe, tokenizer, {})
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert model.peft_config["default"].trainable_token_indices == [len(tokenizer) - 1]
+
+
 def with_head_of_its_own(folder: Path) -> torch.Tensor:
     """Gives a T5 an output layer as in mT5 and FLAN-T5."""
     path = folder / "model.safetensors"

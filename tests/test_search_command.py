@@ -100,7 +100,7 @@ def test_a_search_writes_everything_that_it_promises(
     done = run_search(recipe)
     assert done.status == 0, done.stderr
     out = tmp_path / "out"
-    written = {path.name for path in out.iterdir() if not path.name.startswith("study.db-")}
+    written = {path.name for path in out.iterdir() if not path.name.startswith((".", "study.db-"))}
     assert written == {*FILES, *PLOTS, "trials"}
     best = json.loads((out / "best_params.json").read_text())
     stats = json.loads((out / "study_stats.json").read_text())

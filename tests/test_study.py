@@ -17,7 +17,6 @@ from hpo_summarize.study import (
     build_sampler,
     default_storage_url,
     derive_seed,
-    enqueue_baseline,
     finished_trials,
     open_study,
     require_complete,
@@ -95,8 +94,8 @@ def test_the_timeout_starts_no_new_trial(tmp_path: Path) -> None:
 
 def test_the_baseline_is_trial_0_of_a_new_study_only(tmp_path: Path) -> None:
     for n_trials in (1, 2):
-        study = open_at(tmp_path)
-        enqueue_baseline(study, {"x": 0.125})
+        url = default_storage_url(tmp_path)
+        study = open_study(SearchSection(), "study", url, ["maximize"], {"x": 0.125})
         run_study(study, draw, n_trials)
     assert [trial.params["x"] == 0.125 for trial in study.trials] == [True, False]
 

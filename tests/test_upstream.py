@@ -275,9 +275,10 @@ def test_row_11_a_trial_out_of_memory_ends_alone_and_tells_the_sampler(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
         return BartForConditionalGeneration(bart_config())
 
-    trainer, options = make_trainer(
-        trainer_class, {"model_init": model_init, "model": None}
-    ), storage_of_trials()
+    trainer, options = (
+        make_trainer(trainer_class, {"model_init": model_init, "model": None}),
+        storage_of_trials(),
+    )
     search(trainer, lambda trial: {}, 3, **options)
     states = [trial.state.name for trial in trials_of(options)]
     assert states == ["COMPLETE", "PRUNED", "COMPLETE"]
@@ -428,7 +429,10 @@ def test_the_loss_does_not_grow_with_the_accumulation_steps(
         torch.manual_seed(0)
         trainer = make_trainer(
             trainer_class,
-            {"model": BartForConditionalGeneration(bart_config(dropout=0.0)), "callbacks": [Norm()]},
+            {
+                "model": BartForConditionalGeneration(bart_config(dropout=0.0)),
+                "callbacks": [Norm()],
+            },
             per_device_train_batch_size=per_device,
             gradient_accumulation_steps=accumulation,
             max_steps=1,

@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.names import LORA_KEYS
 from hpo_summarize.recipe.checks import CONFLICTS, find_problems
 from hpo_summarize.recipe.problems import explain
 from hpo_summarize.recipe.sections import Recipe
@@ -133,12 +134,12 @@ def _idle_defaults(recipe: Recipe) -> list[tuple[str, str]]:
     """
     decided = {*recipe.space, *recipe.training.settings()}
     replaced = {first for first, second, _ in CONFLICTS if second in decided}
+    words = {key: word for word, key in LORA_KEYS.items()}
     idle = []
     for section, model in SECTIONS.items():
         given = getattr(recipe, section)
         for key in model.model_fields.keys() - given.settings() if given else ():
-            name = f"lora_{key}" if section == "lora" else key
-            if name in recipe.space or name in replaced:
+            if words.get(key, key) in recipe.space or key in replaced:
                 idle.append((section, key))
     return idle
 

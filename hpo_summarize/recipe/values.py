@@ -22,17 +22,18 @@ _PLAIN = {
     list: "a list",
     dict: "a mapping of keys to values",
 }
+_DEEPEST = 20  # Levels of mappings and lists in a recipe.
 LARGEST = 2**63  # Whole numbers from here on fit in no integer of NumPy, torch or a database.
 
 
-def unusable_values(value: Any, key: str = "") -> Iterator[Problem]:
+def unusable_values(value: Any, key: str = "", depth: int = 0) -> Iterator[Problem]:
     """Every value anywhere in `value` that no setting can take, whatever its type."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from unusable_values(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from unusable_values(inner, f"{key}.{index}")
+    if isinstance(value, Mapping | list):
+        if depth > _DEEPEST:
+            yield Problem(key, f"is nested more than {_DEEPEST} levels deep; flatten it")
+            return
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from unusable_values(inner, f"{key}.{name}" if key else str(name), depth + 1)
     elif isinstance(value, str):
         if "\0" in value or not value.isascii() and _has_surrogate(value):
             yield Problem(key, f"holds a character that no file can, got {value!r}; remove it")

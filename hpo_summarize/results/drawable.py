@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import (
     BEST_EPOCH,
     FAILURE,
@@ -21,7 +22,6 @@ from hpo_summarize.results.outcome import (
     fate_of,
     is_finite,
 )
-from hpo_summarize.redact import redact_url
 
 
 def copy_study(outcome: Outcome, objectives: Sequence[int]) -> optuna.Study:

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo_summarize.redact import redact_url
 from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import (
     Fate,
@@ -23,7 +24,6 @@ from hpo_summarize.results.outcome import (
 )
 from hpo_summarize.results.page import build_page, fill, plot_html
 from hpo_summarize.results.plots import draw_plots
-from hpo_summarize.redact import redact_url
 
 _BODY = """<h1>{{ outcome.name }}</h1>
 <p class="hint">{{ aims }}</p>

@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo_summarize.redact import redact_url
 from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import (
     Fate,
@@ -26,7 +27,6 @@ from hpo_summarize.results.outcome import (
     seconds_of,
     values_of,
 )
-from hpo_summarize.redact import redact_url
 
 # A spreadsheet takes a cell that begins like this for a formula (OWASP, "CSV Injection").
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

@@ -40,6 +40,14 @@ def put_back_orphans(study: optuna.Study) -> list[int]:
     return [trial.number for trial in running if _is_orphan(trial) and abandon(study, trial)]
 
 
+def put_back_own(study: optuna.Study) -> None:
+    """Puts back the trial that this process was at when it was interrupted."""
+    me = this_worker()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get(WORKER) == me:
+            abandon(study, trial)
+
+
 def abandon(study: optuna.Study, trial: FrozenTrial) -> bool:
     """Marks a running trial as interrupted and puts its values back in the queue.
 

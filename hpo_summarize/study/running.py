@@ -1,26 +1,30 @@
-"""Opens and runs Optuna studies: resume, totals over several workers, and the rules for stopping."""
+"""Opens and runs studies: resume, totals over several workers, and the rules for stopping."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo_summarize.attributes import FAILURE, INTERRUPTED, SURPLUS
 from hpo_summarize.errors import SearchFailed, StudyError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
-from hpo_summarize.study.recovery import put_back, put_back_orphans, sign
+from hpo_summarize.study.recovery import put_back, put_back_orphans, put_back_own, sign
 from hpo_summarize.study.sampling import build_pruner, build_sampler
-from hpo_summarize.study.storage import build_storage, unusable
+from hpo_summarize.study.storage import build_storage, retry_first_start
 
 Objective = Callable[[Trial], float | Sequence[float]]
 StudyCallback = Callable[[optuna.Study, FrozenTrial], None]
 
+_BASELINE_SECONDS = 10  # A worker waits so long for the one that creates the study.
+_WAIT_SECONDS = 1  # Between looks at the last trials of other workers.
 _SAME_FAILURES = 3  # As many failures in a row, with one reason, end a study.
 
 
@@ -33,41 +37,70 @@ def open_study(
     study_name: str,
     storage: str,
     directions: Sequence[str],
+    baseline: Mapping[str, Any] | None = None,
     worker: int = 0,
 ) -> optuna.Study:
     """Creates a study, or opens the one of this name to go on with it.
+
+    Several workers may do so at the same instant: one of them creates it.
 
     Args:
         search: Names the sampler and the pruner; without a pruner nothing is pruned.
         study_name: Name in the storage.
         storage: URL of the storage.
         directions: `"maximize"` or `"minimize"` for each objective.
+        baseline: Values of the first trial of a new study.
         worker: Number of this worker among those that start together.
 
     Raises:
         StudyError: The storage cannot be reached, or its study has other directions.
     """
-    shown, backend = redact_url(storage), build_storage(storage)
-    pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
-    try:
-        study = optuna.create_study(
-            study_name=study_name,
-            storage=backend,
-            directions=directions,
-            pruner=pruner,
-            load_if_exists=True,
-        )
-    except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own.
-        raise StudyError(unusable(storage, error)) from None
+    study, created = retry_first_start(
+        storage, lambda: _create_or_load(study_name, build_storage(storage), directions)
+    )
     known = [direction.name.lower() for direction in study.directions]
     if known != list(directions):
         raise StudyError(
-            f"the study '{study_name}' in {shown} was made with the directions {known}, and now "
-            f"{list(directions)} are asked for; choose another --study_name"
+            f"the study '{study_name}' in {redact_url(storage)} was made with the directions "
+            f"{known}, and now {list(directions)} are asked for; choose another --study_name"
         )
+    if baseline is not None:
+        _begin_with(study, baseline, created)
+    study.pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
+    worker = worker or (0 if created or _is_alone(study) else os.getpid())
     sampler = search.sampler.model_dump()
     study.sampler = build_sampler(finished=len(study.trials), worker=worker, **sampler)
     return study
+
+
+def _create_or_load(
+    name: str, storage: BaseStorage, directions: Sequence[str]
+) -> tuple[optuna.Study, bool]:
+    """The study, and whether this process created it: of several at once one does."""
+    wanted: Any = list(directions)
+    try:
+        study = optuna.create_study(study_name=name, storage=storage, directions=wanted)
+    except optuna.exceptions.DuplicatedStudyError:
+        return optuna.load_study(study_name=name, storage=storage), False
+    return study, True
+
+
+def _begin_with(study: optuna.Study, baseline: Mapping[str, Any], created: bool) -> None:
+    """Queues the baseline as trial 0; a worker that did not create the study waits for it."""
+    deadline = time.monotonic() + _BASELINE_SECONDS
+    while not created and not study.get_trials(deepcopy=False):
+        if time.monotonic() > deadline:
+            break  # The creator died before it could queue the baseline.
+        time.sleep(0.1)
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(dict(baseline))
+
+
+def _is_alone(study: optuna.Study) -> bool:
+    """Whether a resumed study has no other worker, so that its seeds can be the same every time."""
+    trials = study.get_trials(deepcopy=False)
+    running = any(trial.state == TrialState.RUNNING for trial in trials)
+    return not running and any(trial.state.is_finished() for trial in trials)
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -92,7 +125,7 @@ def best_trials(study: optuna.Study, count: int = 1) -> list[FrozenTrial]:
         return study.best_trials
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    return sorted(complete, key=lambda trial: (sign * trial.value, trial.number))[:count]
+    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:count]
 
 
 def require_complete(study: optuna.Study) -> None:
@@ -115,12 +148,6 @@ def require_complete(study: optuna.Study) -> None:
     )
 
 
-def enqueue_baseline(study: optuna.Study, values: dict[str, Any]) -> None:
-    """Makes `values` the first trial of a study that has none."""
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(values)
-
-
 def run_study(
     study: optuna.Study,
     objective: Objective,
@@ -140,27 +167,40 @@ def run_study(
     """
     deadline = None if timeout is None else time.monotonic() + timeout
 
-    def work_left() -> bool:
+    def may_begin() -> bool:
         late = deadline is not None and time.monotonic() >= deadline
         return not late and _taken(study) < n_trials
 
-    def stop_when_done(study: optuna.Study, trial: FrozenTrial) -> None:
+    def stop_when_taken(study: optuna.Study, trial: FrozenTrial) -> None:
         put_back_orphans(study)
-        if not work_left():
+        if not may_begin():
             study.stop()
 
     put_back_orphans(study)
-    # A trial that is lost to another worker ends `optimize`; the next one is begun all the same.
-    while work_left():
-        try:
-            study.optimize(
-                _guarded(objective, n_trials),
-                catch=(TrialError,),
-                callbacks=[*callbacks, stop_when_done, _stop_after_same_failures],
-            )
-        except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
-            if not _is_lost_trial(error):
-                raise
+    while len(finished_trials(study)) < n_trials:
+        if may_begin():
+            stops = [stop_when_taken, _stop_after_same_failures]
+            _optimize(study, _guarded(objective, n_trials), [*callbacks, *stops])
+        elif deadline is not None and time.monotonic() >= deadline:
+            return
+        else:
+            # The last trials are with other workers; one of them may die and leave its trial.
+            time.sleep(_WAIT_SECONDS)
+            put_back_orphans(study)
+
+
+def _optimize(
+    study: optuna.Study, objective: Objective, callbacks: Sequence[StudyCallback]
+) -> None:
+    """Runs trials until a callback stops the study, or a trial is lost to another worker."""
+    try:
+        study.optimize(objective, catch=(TrialError,), callbacks=callbacks)
+    except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
+        if not _is_lost_trial(error):
+            raise
+    except KeyboardInterrupt:
+        put_back_own(study)
+        raise
 
 
 def _is_lost_trial(error: Exception) -> bool:

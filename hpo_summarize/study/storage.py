@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -20,10 +20,11 @@ from hpo_summarize.errors import StudyError
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.recovery import put_back
 
+T = TypeVar("T")
 JOURNAL = "journal://"
 
-# Seconds. The grace period is 10 heartbeats, so that a worker that is only slow keeps its trial, and
-# a locked SQLite file gives up before a trial would be taken for dead.
+# Seconds. The grace period is 10 heartbeats, so that a worker that is only slow keeps its trial,
+# and a locked SQLite file gives up before a trial would be taken for dead.
 HEARTBEAT_SECONDS = 30
 GRACE_SECONDS = 10 * HEARTBEAT_SECONDS
 _SQLITE_BUSY_SECONDS = 60
@@ -40,23 +41,19 @@ def default_storage_url(output_dir: Path) -> str:
     return f"sqlite:///{output_dir / 'study.db'}"
 
 
-def build_storage(url: str) -> BaseStorage:
-    """Opens a storage, and makes its tables if it has none.
-
-    Args:
-        url: `sqlite:///file.db` for the processes of one machine, `journal:///file.log` for a file
-            system that several machines share, `postgresql+psycopg://user:password@host/database`
-            for several machines.
+def retry_first_start(url: str, start: Callable[[], T]) -> T:
+    """Opens something in a storage, again where other workers make its tables at the same time.
 
     Raises:
-        StudyError: The URL is wrong or the storage cannot be reached.
+        StudyError: It fails for another reason, or too often.
     """
     for attempt in range(_FIRST_START_TRIES):
         try:
-            return _open(url)
+            return start()
         except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own.
+            causes = f"{error} {error.__cause__}".lower()
             last = attempt == _FIRST_START_TRIES - 1
-            if last or not any(text in str(error).lower() for text in _MADE_BY_ANOTHER):
+            if last or not any(text in causes for text in _MADE_BY_ANOTHER):
                 raise StudyError(unusable(url, error)) from None
             time.sleep(random.uniform(0.1, 0.5 + attempt / 4))
     raise AssertionError("the last attempt returns or raises")
@@ -75,7 +72,14 @@ def unusable(url: str, error: Exception) -> str:
     )
 
 
-def _open(url: str) -> BaseStorage:
+def build_storage(url: str) -> BaseStorage:
+    """Opens a storage, and makes its tables if it has none.
+
+    Args:
+        url: `sqlite:///file.db` for the processes of one machine, `journal:///file.log` for a file
+            system that several machines share, `postgresql+psycopg://user:password@host/database`
+            for several machines.
+    """
     if url.startswith(JOURNAL):
         return _open_journal(Path(url.removeprefix(JOURNAL)))
     options: dict[str, Any] = {"pool_pre_ping": True}

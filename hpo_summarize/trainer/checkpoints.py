@@ -67,8 +67,8 @@ def slim(folder: Path, best: str | None) -> None:
     for checkpoint in checkpoints:
         if checkpoint != keep:
             shutil.rmtree(checkpoint)
-    for pattern in _FOR_RESUMING if keep else ():
-        for path in keep.glob(pattern):
+    if keep is not None:
+        for path in (path for pattern in _FOR_RESUMING for path in keep.glob(pattern)):
             path.unlink()
 
 

@@ -130,8 +130,8 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         """
         self.hp_space = hp_space or _default_space
         self.hp_name = hp_name
-        self.compute_objective = compute_objective or default_compute_objective
-        self._catch = (Exception,) if catch is None else catch
+        self.compute_objective: Any = compute_objective or default_compute_objective
+        self._catch: tuple[type[Exception], ...] = (Exception,) if catch is None else catch
         self._probe_space()
 
     def run_trial(self, trial: optuna.Trial) -> float | tuple[float, ...]:
@@ -149,7 +149,8 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         reason = None
         with self._set_up_for(trial, values) as run:
             try:
-                self.train(resume_from_checkpoint=self._take_over(trial), trial=trial)
+                checkpoint = self._take_over(trial, run)
+                self.train(resume_from_checkpoint=checkpoint, trial=trial)
                 if not run.epochs:
                     self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
                 maximize = trial.study.directions[0] == optuna.study.StudyDirection.MAXIMIZE
@@ -159,7 +160,7 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
                 return best.value
             except optuna.TrialPruned as pruned:
                 message = str(pruned)
-            except (*self._catch, TrialFailed) as error:
+            except (TrialFailed, *self._catch) as error:
                 reason = message = failure_reason(error)
         # Raised outside of `except`, where the exception that holds the model's frames is gone.
         if reason is not None:
@@ -168,7 +169,7 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
             raise TrialError(message)
         raise optuna.TrialPruned(message)
 
-    def _take_over(self, trial: optuna.Trial) -> str | None:
+    def _take_over(self, trial: optuna.Trial, run: TrialRun) -> str | None:
         """The checkpoint of the interrupted trial that this one goes on with.
 
         The epochs that it has behind it are recorded and reported once more, under the new number.
@@ -180,15 +181,13 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         checkpoint = take_over(old, Path(self._get_output_dir(trial)))
         for metrics in evaluations(checkpoint) if checkpoint else ():
             value, epoch = self.compute_objective(dict(metrics)), metrics["epoch"]
-            self._run.record(epoch, value)
-            if len(trial.study.directions) == 1 and float(epoch).is_integer():
+            run.record(epoch, value)
+            if isinstance(value, float) and float(epoch).is_integer():
                 trial.report(value, int(epoch))
         return str(checkpoint) if checkpoint else None
 
     @contextmanager
-    def _set_up_for(
-        self, trial: optuna.trial.BaseTrial, values: Mapping[str, Any]
-    ) -> Iterator[TrialRun]:
+    def _set_up_for(self, trial: optuna.Trial, values: Mapping[str, Any]) -> Iterator[TrialRun]:
         """Gives the trainer the arguments of one trial, and its own back afterwards."""
         parts = names.split_by_owner(values)
         own_args, own_callbacks = self.args, list(self.callback_handler.callbacks)
@@ -291,8 +290,8 @@ def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
 
 
 def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:
-    key = "directions" if isinstance(direction, list | tuple) else "direction"
-    return optuna.create_study(**{key: direction}, **kwargs)
+    directions: Any = [direction] if isinstance(direction, str) else direction
+    return optuna.create_study(directions=directions, **kwargs)
 
 
 def _value(trial: FrozenTrial) -> float | list[float]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
-from torch.utils.data import Dataset, Sampler, SequentialSampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -30,6 +30,9 @@ class SoundSeq2SeqTrainer(Seq2SeqTrainer):
     new model is built when the old one is gone.
     """
 
+    model: Any
+    compute_loss_func: Any
+    compute_metrics: Any
     # Values that take the place of those in a new model's generation config.
     _decoding: Mapping[str, Any] = {}
 
@@ -129,7 +132,7 @@ class SoundSeq2SeqTrainer(Seq2SeqTrainer):
         )
         return loss / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+    def _get_eval_sampler(self, eval_dataset: Sized) -> Sampler | None:
         """Keeps the order of the data set, by which predictions and references are paired."""
         return SequentialSampler(eval_dataset)
 

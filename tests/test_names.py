@@ -1,0 +1,145 @@
+"""Every hyperparameter name and its one owner."""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+from peft import LoraConfig
+from transformers import GenerationConfig, Seq2SeqTrainingArguments
+
+from hpo_summarize import names
+
+OWNERS = {
+    "lora_r": "lora",
+    "lora_alpha": "lora",
+    "lora_dropout": "lora",
+    "learning_rate": "training",
+    "batch_size": "training",
+    "num_epochs": "training",
+    "warmup_ratio": "training",
+    "weight_decay": "training",
+    "scheduler_type": "training",
+    "temperature": "generation",
+    "top_p": "generation",
+    "num_beams": "generation",
+    "length_penalty": "generation",
+    "hidden_dropout": "model",
+    "attention_dropout": "model",
+    "encoder_layers": "model",
+    "decoder_layers": "model",
+    "gradient_accumulation_steps": "training",
+    "no_repeat_ngram_size": "generation",
+    "repetition_penalty": "generation",
+    "use_rslora": "lora",
+}
+
+
+@pytest.mark.parametrize(("name", "owner"), OWNERS.items())
+def test_each_word_has_its_owner_and_can_be_searched(name: str, owner: str) -> None:
+    assert names.owner_of(name) == owner
+    assert names.why_not_searchable(name) is None
+    assert names.split_by_owner({name: 1})[owner] == {name: 1}
+
+
+def test_no_name_has_two_owners() -> None:
+    owned = [name for types in names._types_by_owner().values() for name in types]
+    assert [name for name, count in collections.Counter(owned).items() if count > 1] == []
+    assert set(owned) == set(names.known_names())
+
+
+def test_a_field_with_a_word_has_no_other_name() -> None:
+    for field in ("num_train_epochs", "lr_scheduler_type", "r"):
+        assert names.owner_of(field) is None
+        assert "use that name" in str(names.why_not_searchable(field))
+
+
+def test_every_name_is_a_field_of_the_class_of_its_owner() -> None:
+    words = {**names.TRAINING_WORDS, **names.LORA_WORDS}
+    own = {"batch_size", "warmup_ratio", *names.MODEL_NAMES}
+    for name, (owner, _) in names.known_names().items():
+        field = words.get(name, name)
+        places = {
+            "training": Seq2SeqTrainingArguments.__dataclass_fields__,
+            "lora": LoraConfig.__dataclass_fields__,
+            "generation": vars(GenerationConfig()),
+        }
+        assert name in own or field in places[owner], name
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [("learning_rate", 5e-5), ("num_epochs", 3.0), ("lora_r", 8), ("num_beams", 1)]
+    + [("batch_size", 8), ("warmup_ratio", 0.0), ("temperature", 1.0), ("do_sample", False)],
+)
+def test_the_defaults_are_those_of_hugging_face(name: str, default: object) -> None:
+    assert names.defaults()[name] == default
+
+
+def test_values_are_sorted_by_owner_and_kept_as_they_are() -> None:
+    values = {"lora_r": 8, "hidden_dropout": 0.1, "num_train_epochs": 2, "top_p": 0.9}
+    assert names.split_by_owner(values) == {
+        "model": {"hidden_dropout": 0.1},
+        "lora": {"lora_r": 8},
+        "training": {"num_train_epochs": 2},
+        "generation": {"top_p": 0.9},
+    }
+
+
+def test_sorting_refuses_a_name_without_an_owner() -> None:
+    with pytest.raises(ValueError, match="'learning_rat' .value 1.*did you mean 'learning_rate'"):
+        names.split_by_owner({"learning_rat": 1})
+
+
+def test_a_script_may_search_seeds_and_fields_by_their_own_names() -> None:
+    assert names.why_cannot_act("seed") is None
+    assert names.why_cannot_act("num_train_epochs") is None
+    assert "luck" in str(names.why_not_searchable("seed"))
+    assert "fixed for the whole run" in str(names.why_cannot_act("save_steps"))
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "value", "acts"),
+    [
+        ("temperature", "do_sample", True, True),
+        ("temperature", "do_sample", False, False),
+        ("top_k", "do_sample", None, False),
+        ("length_penalty", "num_beams", 2, True),
+        ("length_penalty", "num_beams", 1, False),
+        ("early_stopping", "num_beams", None, False),
+    ],
+)
+def test_sampling_and_beam_parameters_act_only_under_their_condition(
+    name: str, condition: str, value: object, acts: bool
+) -> None:
+    assert names.implied_condition(name) == condition
+    assert names.lets_act(name, value) is acts
+
+
+def test_other_parameters_have_no_implied_condition() -> None:
+    assert names.implied_condition("learning_rate") is None
+    assert names.implied_condition("no_repeat_ngram_size") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside", "message"),
+    [
+        ("learning_rate", 1e-9, 0, "must be above 0, got 0"),
+        ("batch_size", 1, 0, "must be at least 1, got 0"),
+        ("top_p", 1.0, 1.1, "must be at most 1, got 1.1"),
+        ("lora_dropout", 0.0, 1.0, "must be below 1, got 1.0"),
+        ("warmup_steps", 0.1, -1, "must be at least 0, got -1"),
+        ("top_k", 0, -(10**400), "must be at least 0, got -1000"),
+    ],
+)
+def test_a_value_outside_of_its_limits_is_named(
+    name: str, inside: float, outside: float, message: str
+) -> None:
+    assert names.limit_problem(name, inside) is None
+    assert message in str(names.limit_problem(name, outside))
+
+
+def test_values_without_a_size_and_names_without_limits_have_no_problem() -> None:
+    assert names.limit_problem("top_p", "high") is None
+    assert names.limit_problem("top_p", True) is None
+    assert names.limit_problem("scheduler_type", -1) is None
