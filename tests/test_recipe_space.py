@@ -207,3 +207,8 @@ def test_a_default_outside_of_its_parameter_is_accepted() -> None:
 def test_lora_with_all_defaults_is_lora() -> None:
     recipe = load(f"{BASE}lora: {{}}\nspace: {{lora_r: {{type: int, low: 2, high: 8}}}}")
     assert list(recipe.space) == ["lora_r"]
+
+
+def test_a_key_that_is_called_like_a_type_does_not_hide_the_missing_ones() -> None:
+    found = refuse("learning_rate: {type: float, float: 2}")
+    assert set(found) == {f"space.learning_rate.{key}" for key in ("low", "high", "float")}

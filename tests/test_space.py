@@ -76,7 +76,7 @@ def test_two_spaces_sampled_with_one_seed_give_the_same_values(sampler: Any) -> 
     for _ in range(2):
         study = optuna.create_study(sampler=sampler(seed=7))
         space = build_space(KOBART, BART)
-        study.optimize(lambda trial: space.sample(trial)["learning_rate"], n_trials=15)
+        study.optimize(lambda trial, space=space: space.sample(trial)["learning_rate"], n_trials=15)
         drawn.append([trial.params for trial in study.trials])
     assert drawn[0] == drawn[1]
     assert drawn[0] != [trial.params for trial in sample(build_space(KOBART, BART), 15, seed=8)]

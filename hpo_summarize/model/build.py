@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import (
     AutoModelForSeq2SeqLM,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from hpo_summarize import names
+from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.errors import ModelError
 from hpo_summarize.model.config import check_can_act, check_output_length, load_config, set_dropout
 from hpo_summarize.model.depth import with_depth
@@ -150,20 +150,7 @@ def _set_fixed_decoding(
         config.min_length = None
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    _clear_idle_flags(config, values)
-
-
-def _clear_idle_flags(config: GenerationConfig, values: Mapping[str, Any]) -> None:
-    """Takes out flags that cannot act: with one of them set, no checkpoint can be saved.
-
-    `facebook/bart-base` has `early_stopping` for its 4 beams, and a trial may run with 1.
-    """
-    if not values.get("do_sample", config.do_sample):
-        for name in names.SAMPLING_ONLY:
-            setattr(config, name, None)
-    if (values.get("num_beams", config.num_beams) or 1) == 1:
-        for name in names.BEAMS_ONLY:
-            setattr(config, name, None)
+    clear_idle_flags(config, values)
 
 
 def _with_lora(

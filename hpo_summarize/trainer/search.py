@@ -131,7 +131,8 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         self.hp_space = hp_space or _default_space
         self.hp_name = hp_name
         self.compute_objective: Any = compute_objective or default_compute_objective
-        self._catch: tuple[type[Exception], ...] = (Exception,) if catch is None else catch
+        caught = (Exception,) if catch is None else catch
+        self._catch: tuple[type[Exception], ...] = (TrialFailed, *caught)
         self._probe_space()
 
     def run_trial(self, trial: optuna.Trial) -> float | tuple[float, ...]:
@@ -160,7 +161,7 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
                 return best.value
             except optuna.TrialPruned as pruned:
                 message = str(pruned)
-            except (TrialFailed, *self._catch) as error:
+            except self._catch as error:
                 reason = message = failure_reason(error)
         # Raised outside of `except`, where the exception that holds the model's frames is gone.
         if reason is not None:

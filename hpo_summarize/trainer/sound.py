@@ -20,6 +20,8 @@ from transformers import (
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import unwrap_peft_model
 
+from hpo_summarize.decoding import clear_idle_flags
+
 
 class SoundSeq2SeqTrainer(Seq2SeqTrainer):
     """`Seq2SeqTrainer` without the faults of its loss, its decoding and its memory.
@@ -89,6 +91,7 @@ class SoundSeq2SeqTrainer(Seq2SeqTrainer):
             given.pop("transformers_version", None)
             config.update(**{key: value for key, value in given.items() if value is not None})
         config.update(**self._decoding)
+        clear_idle_flags(config)
         if config.max_new_tokens is not None:
             config.max_length = None
         model.generation_config = config

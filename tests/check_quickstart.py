@@ -1,0 +1,80 @@
+"""Does the quick start keep its word? Run by CI on the output folder of a finished quick start.
+
+    python tests/check_quickstart.py OUTPUT_DIR
+
+The best trial must beat trial 0 by a fifth, and, on validation and test, the best constant summary
+and the first utterance taken as the summary.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from hpo_summarize.data import Dialogues, read_dialogues
+from hpo_summarize.model import build_model, load_tokenizer
+from hpo_summarize.recipe import Recipe, load_recipe
+from hpo_summarize.rouge import Rouge
+
+GAIN = 1.2
+
+
+def main(folder: Path) -> None:
+    """Prints the scores and fails if one of the promises does not hold."""
+    recipe = load_recipe(folder / "recipe.yaml")
+    best = json.loads((folder / "best_params.json").read_text())
+    trial_0 = pd.read_csv(folder / "all_trials.csv")["value"][0]
+    print(f"validation: trial 0 {trial_0:.4f}, best {best['best_value']:.4f}")
+    assert best["best_value"] >= GAIN * trial_0
+    train = read_dialogues(Path(str(recipe.data.train)), recipe.data)
+    for name in ("validation", "test"):
+        split = read_dialogues(Path(str(getattr(recipe.data, name))), recipe.data)
+        scores = {
+            "best trial": score(split, summarise(folder, recipe, best, split)),
+            "constant summary": best_constant(split, train),
+            "first utterance": score(split, [first_utterance(d) for d in split.dialogues]),
+        }
+        print(name, {key: round(value, 4) for key, value in scores.items()})
+        assert scores["best trial"] == max(scores.values())
+
+
+def score(split: Dialogues, summaries: list[str]) -> float:
+    """Mean ROUGE-L F1."""
+    return Rouge().compute(predictions=summaries, references=split.references)["rougeL"]
+
+
+def best_constant(split: Dialogues, train: Dialogues) -> float:
+    """The highest score that one training summary reaches when it is given for every dialogue."""
+    candidates = sorted({references[0] for references in train.references})
+    return max(score(split, [text] * len(split)) for text in candidates)
+
+
+def first_utterance(dialogue: str) -> str:
+    """The first turn without its speaker."""
+    return dialogue.splitlines()[0].partition(":")[2].strip()
+
+
+def summarise(folder: Path, recipe: Recipe, best: dict, split: Dialogues) -> list[str]:
+    """Summaries of the best trial's kept weights."""
+    tokenizer = load_tokenizer(recipe.model, recipe.data.special_tokens)
+    model = build_model(recipe, tokenizer, best["best_params"])
+    trial = folder / "trials" / f"trial-{best['best_trial_number']}"
+    (weights,) = trial.glob("checkpoint-*/adapter_model.safetensors")
+    set_peft_model_state_dict(model, load_file(weights))
+    decoding = {k: best["best_params"][k] for k in ("num_beams",)}
+    inputs = tokenizer(split.dialogues, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        ids = model.eval().generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **decoding
+        )
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
