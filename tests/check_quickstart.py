@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from hpo_summarize.data import Dialogues, read_dialogues
 from hpo_summarize.model import build_model, load_tokenizer
+from hpo_summarize.names import split_by_owner
 from hpo_summarize.recipe import Recipe, load_recipe
 from hpo_summarize.rouge import Rouge
 
@@ -67,7 +68,7 @@ def summarise(folder: Path, recipe: Recipe, best: dict, split: Dialogues) -> lis
     trial = folder / "trials" / f"trial-{best['best_trial_number']}"
     (weights,) = trial.glob("checkpoint-*/adapter_model.safetensors")
     set_peft_model_state_dict(model, load_file(weights))
-    decoding = {k: best["best_params"][k] for k in ("num_beams",)}
+    decoding = split_by_owner(best["best_params"])["generation"]
     inputs = tokenizer(split.dialogues, padding=True, return_tensors="pt")
     with torch.no_grad():
         ids = model.eval().generate(

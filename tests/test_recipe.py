@@ -60,6 +60,12 @@ def test_a_dump_leaves_out_defaults_that_the_space_or_another_key_replaces() -> 
     assert parse_recipe(dumped).model_dump() == recipe.model_dump()
 
 
+def test_a_recipe_that_searches_the_batch_per_device_has_no_fixed_batch_in_its_dump() -> None:
+    space = "space: {per_device_train_batch_size: {type: int, low: 1, high: 4}}"
+    recipe = load(BASE + space)
+    assert parse_recipe(as_content(dump_recipe(recipe))).model_dump() == recipe.model_dump()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     BartForConditionalGeneration,
     GenerationConfig,
@@ -383,6 +384,35 @@ def test_row_23_generation_parameters_of_a_trial_reach_its_decoding(
     search(trainer, lambda trial: {**values, "max_new_tokens": 9}, 1)
     used = watcher.decodings[0]
     assert {name: getattr(used, name) for name in values} == values
+
+
+class Recorder(BartForConditionalGeneration):
+    """Notes the number of beams that each generation really has."""
+
+    beams: list[int] = []
+
+    def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.beams.append(kwargs.get("num_beams") or self.generation_config.num_beams)
+        return super().generate(*args, **kwargs)
+
+
+@both()
+def test_row_23_generation_parameters_of_a_trial_reach_a_model_with_lora(
+    trainer_class: type, make_trainer: Any, bart_config: Any
+) -> None:
+    Recorder.beams.clear()
+
+    def model_init() -> Any:
+        lora = LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q_proj"])
+        return get_peft_model(Recorder(bart_config()), lora)
+
+    trainer = make_trainer(
+        trainer_class,
+        {"model_init": model_init, "model": None, "compute_metrics": lambda prediction: {"n": 0.0}},
+        predict_with_generate=True,
+    )
+    search(trainer, lambda trial: {"num_beams": 3, "max_new_tokens": 5}, 1)
+    assert set(Recorder.beams) == {3}
 
 
 @both()

@@ -134,6 +134,8 @@ def _idle_defaults(recipe: Recipe) -> list[tuple[str, str]]:
     """
     decided = {*recipe.space, *recipe.training.settings()}
     replaced = {first for first, second, _ in CONFLICTS if second in decided}
+    if "per_device_train_batch_size" in recipe.space:
+        replaced.add("batch_size")
     words = {key: word for word, key in LORA_KEYS.items()}
     idle = []
     for section, model in SECTIONS.items():

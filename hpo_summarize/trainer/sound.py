@@ -81,7 +81,10 @@ class SoundSeq2SeqTrainer(Seq2SeqTrainer):
         self.accelerator.free_memory()  # Collects garbage, too.
 
     def _set_decoding(self, model: PreTrainedModel) -> None:
-        config = copy.deepcopy(model.generation_config)
+        # peft 0.21 hands a config that is set on its wrapper on to decoder-only models alone; an
+        # encoder-decoder goes on generating with the base model's.
+        base = unwrap_peft_model(model)
+        config = copy.deepcopy(base.generation_config)
         # Trainer.__init__ writes `use_cache=False` into the model's config, from where it gets into
         # the generation config of every model that is built from the same config object.
         config.use_cache = True
@@ -94,7 +97,7 @@ class SoundSeq2SeqTrainer(Seq2SeqTrainer):
         clear_idle_flags(config)
         if config.max_new_tokens is not None:
             config.max_length = None
-        model.generation_config = config
+        base.generation_config = config
 
     def _use_arguments(self, args: TrainingArguments) -> None:
         """Sets `args`, and what `Trainer.__init__` takes from them once and for all."""
