@@ -40,6 +40,10 @@ class RecipeError(HpoError):
         headline = f"{source}: {count} problem{'s' if count != 1 else ''} to mend"
         super().__init__("\n".join([headline, *(f"  {problem}" for problem in self.problems)]))
 
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[list[Problem], str]]:
+        """Makes the error the same again in another process."""
+        return type(self), (self.problems, self.source)
+
 
 class DataError(HpoError):
     """The data cannot be used as they are."""

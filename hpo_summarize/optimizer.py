@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from optuna.trial import FrozenTrial
 from transformers import (
@@ -24,6 +25,7 @@ from hpo_summarize.arguments import training_fields
 from hpo_summarize.attributes import OBJECTIVES
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.data import Dialogues, from_dataset, load_splits, tokenize
+from hpo_summarize.distributed import on_main
 from hpo_summarize.errors import HpoError, Problem, RecipeError
 from hpo_summarize.model import (
     build_model,
@@ -92,7 +94,7 @@ class OptunaOptimizer:
         self.recipe = _with_settings(recipe, given, output_dir)
         self.output_dir = Path(self.recipe.output_dir)
         self.worker = worker or Worker()
-        self.writer = Writer(self.output_dir)
+        self.writer = Writer(self.output_dir, eligible=PartialState().is_main_process)
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         self._datasets = None if train_dataset is None else (train_dataset, val_dataset)
@@ -189,8 +191,10 @@ class OptunaOptimizer:
         Raises:
             HpoError: Something is wrong; nothing has been trained yet.
         """
-        _make_writable(self.output_dir)
-        _ = self.space, self.rouge, self.splits, self.tokenizer, self.study, self.trainer
+        on_main(lambda: _make_writable(self.output_dir))
+        _ = self.space, self.rouge, self.splits, self.tokenizer
+        on_main(lambda: bool(self.study))
+        _ = self.trainer
         recipe = self.recipe
         if recipe.search.storage:
             shown = redact_url(recipe.search.storage)
@@ -198,8 +202,11 @@ class OptunaOptimizer:
         if self.writer.is_here():
             (self.output_dir / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
 
-    def optimize(self) -> optuna.Study:
+    def optimize(self) -> optuna.Study | None:
         """Runs the search until the study holds `n_trials` finished trials.
+
+        Returns:
+            The study; None on a process that only follows the main one of its group.
 
         Results and plots are written in any case, also when the search fails or is interrupted.
 
@@ -208,6 +215,9 @@ class OptunaOptimizer:
             KeyboardInterrupt: Ctrl-C; what has finished is kept, and a new run goes on from there.
         """
         self.prepare()
+        if not PartialState().is_main_process:
+            self.trainer.follow()
+            return None
         search = self.recipe.search
         progress = SearchProgress(
             self.study, search.n_trials, search.objectives, self.writer.is_here
@@ -310,11 +320,13 @@ def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArgument
         "greater_is_better": recipe.search.direction == "maximize",
         "per_device_eval_batch_size": _EVAL_BATCH_SIZE,
         "logging_strategy": "epoch",
+        "log_level": "error",
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    fields = {**defaults, **training_fields(recipe.training.model_dump())}
+    n_processes = PartialState().num_processes
+    fields = {**defaults, **training_fields(recipe.training.model_dump(), n_processes)}
     return Seq2SeqTrainingArguments(
         output_dir=str(output_dir), predict_with_generate=True, **fields
     )

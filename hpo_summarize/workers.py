@@ -63,13 +63,17 @@ class Writer:
 
     Args:
         output_dir: Folder that the workers share.
+        eligible: False for a process that only follows the main one of its group.
     """
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, eligible: bool = True) -> None:
+        self._eligible = eligible
         self._lock = FileLock(output_dir / ".writer.lock", is_singleton=True)
 
     def is_here(self) -> bool:
         """Whether this process is the writer; it becomes it if there is none."""
+        if not self._eligible:
+            return False
         try:
             self._lock.acquire(blocking=False)
         except Timeout:

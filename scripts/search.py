@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments, search=("n_trials", "timeout", "storage", "study_name"))
 
-    worker = separate_workers()
+    worker = separate_workers() if recipe.search.parallel == "trials" else None
 
     from hpo_summarize import OptunaOptimizer
     from hpo_summarize.summary import print_plan, print_result

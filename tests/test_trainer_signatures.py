@@ -12,6 +12,14 @@ from hpo_summarize.trainer import SoundSeq2SeqTrainer, SummarizationTrainer
 PARENT_SIGNATURES = {
     "call_model_init": ["self", "trial"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+    "evaluation_loop": [
+        "self",
+        "dataloader",
+        "description",
+        "prediction_loss_only",
+        "ignore_keys",
+        "metric_key_prefix",
+    ],
     "hyperparameter_search": [
         "self",
         "hp_space",
@@ -21,6 +29,14 @@ PARENT_SIGNATURES = {
         "backend",
         "hp_name",
         "kwargs",
+    ],
+    "prediction_step": [
+        "self",
+        "model",
+        "inputs",
+        "prediction_loss_only",
+        "ignore_keys",
+        "gen_kwargs",
     ],
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "_get_eval_sampler": ["self", "eval_dataset"],

@@ -203,6 +203,8 @@ class SearchSection(Section):
         storage: Storage URL; null: SQLite in the output folder.
         study_name: Null: the name of the recipe file.
         keep_trials: So many of the best trials keep their weights.
+        parallel: What several processes of one launch do: `trials`, each its own ones on its own
+            device; `ddp`, all of them train one trial together.
     """
 
     n_trials: int = Field(default=50, ge=1)
@@ -214,6 +216,7 @@ class SearchSection(Section):
     storage: str | None = None
     study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     keep_trials: int = Field(default=1, ge=0)
+    parallel: Literal["trials", "ddp"] = "trials"
 
     @field_validator("objective")
     @classmethod

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,7 +38,14 @@ from hpo_summarize.study import (
 )
 from hpo_summarize.trainer.checkpoints import evaluations, slim, take_over
 from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
-from hpo_summarize.trainer.trial_run import TrialFailed, TrialRun, failure_reason
+from hpo_summarize.trainer.trial_run import (
+    Epoch,
+    TrialEnd,
+    TrialFailed,
+    TrialPlan,
+    TrialRun,
+    failure_reason,
+)
 
 HpSpace = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
 
@@ -110,7 +119,7 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         callbacks = [*kwargs.pop("callbacks", ()), partial(self._keep_best_folders, keep)]
         study = kwargs.pop("study", None) or _create_study(direction, **kwargs)
         self._release_model()
-        with _collecting_only_new_objects():
+        with _collecting_only_new_objects(), self._leading_the_group():
             run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
         require_complete(study)
         runs = [BestRun(str(t.number), _value(t), t.params) for t in best_trials(study)]
@@ -145,52 +154,104 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
                 attribute `failure` holds the reason. As a pruned trial a failed one is known to
                 the sampler, which would come back to the same values otherwise.
         """
-        values = dict(on_main(lambda: self.hp_space(trial)))
-        self._refuse_idle_names(values)
-        reason = None
-        with self._set_up_for(trial, values) as run:
-            try:
-                checkpoint = self._take_over(trial, run)
-                self.train(resume_from_checkpoint=checkpoint, trial=trial)
-                if not run.epochs:
-                    self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
-                maximize = trial.study.directions[0] == optuna.study.StudyDirection.MAXIMIZE
-                best = run.best_epoch(maximize)
-                trial.set_user_attr(BEST_EPOCH, best.epoch)
-                slim(Path(self._get_output_dir(trial)), self.state.best_model_checkpoint)
-                return best.value
-            except optuna.TrialPruned as pruned:
-                message = str(pruned)
-            except self._catch as error:
-                reason = message = failure_reason(error)
-        # Raised outside of `except`, where the exception that holds the model's frames is gone.
-        if reason is not None:
-            trial.set_user_attr(FAILURE, reason)
-        if len(trial.study.directions) > 1:
-            raise TrialError(message)
-        raise optuna.TrialPruned(message)
-
-    def _take_over(self, trial: optuna.Trial, run: TrialRun) -> str | None:
-        """The checkpoint of the interrupted trial that this one goes on with.
-
-        The epochs that it has behind it are recorded and reported once more, under the new number.
-        """
-        number = trial.user_attrs.get(CONTINUES)
-        if number is None:
-            return None
-        old = Path(self._get_output_dir(trial.study.get_trials(deepcopy=False)[number]))
-        checkpoint = take_over(old, Path(self._get_output_dir(trial)))
-        for metrics in evaluations(checkpoint) if checkpoint else ():
-            value, epoch = self.compute_objective(dict(metrics)), metrics["epoch"]
-            run.record(epoch, value)
-            if isinstance(value, float) and float(epoch).is_integer():
-                trial.report(value, int(epoch))
-        return str(checkpoint) if checkpoint else None
+        plan = on_main(lambda: self._plan(trial))
+        end = self._train_trial(trial, plan)
+        if end.best is not None:
+            trial.set_user_attr(BEST_EPOCH, end.best.epoch)
+            slim(Path(self._get_output_dir(trial)), self.state.best_model_checkpoint)
+            return end.best.value
+        if end.failed:
+            trial.set_user_attr(FAILURE, end.message)
+        if plan.n_objectives > 1:
+            raise TrialError(end.message)
+        raise optuna.TrialPruned(end.message)
 
     @contextmanager
-    def _set_up_for(self, trial: optuna.Trial, values: Mapping[str, Any]) -> Iterator[TrialRun]:
+    def _leading_the_group(self) -> Iterator[None]:
+        """Tells the processes that follow when there is no trial any more."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise  # They are interrupted, too, and listen no more.
+        except Exception:
+            on_main(lambda: None)
+            raise
+        else:
+            on_main(lambda: None)
+
+    def follow(self) -> None:
+        """Trains the trials that the main process of the group runs, until it has no more.
+
+        What every other process does while the main one is in `hyperparameter_search`.
+        """
+        while (plan := on_main(_only_on_main)) is not None:
+            self._train_trial(optuna.trial.FixedTrial(plan.params, plan.number), plan)
+
+    def _plan(self, trial: optuna.Trial) -> TrialPlan:
+        """Samples everything, and takes over what an interrupted trial has left."""
+        values = dict(self.hp_space(trial))
+        self._refuse_idle_names(values)
+        folder = Path(self._get_output_dir(trial))
+        shutil.rmtree(folder, ignore_errors=True)
+        number, checkpoint = trial.user_attrs.get(CONTINUES), None
+        if number is not None:
+            earlier = trial.study.get_trials(deepcopy=False)[number]
+            checkpoint = take_over(Path(self._get_output_dir(earlier)), folder)
+        epochs = [
+            Epoch(metrics["epoch"], self.compute_objective(dict(metrics)))
+            for metrics in (evaluations(checkpoint) if checkpoint else ())
+        ]
+        for done in epochs:  # Known to the pruner under the number of the interrupted trial only.
+            if isinstance(done.value, float) and float(done.epoch).is_integer():
+                trial.report(done.value, int(done.epoch))
+        directions = trial.study.directions
+        return TrialPlan(
+            trial.number,
+            dict(trial.params),
+            values,
+            n_objectives=len(directions),
+            maximize=directions[0] == optuna.study.StudyDirection.MAXIMIZE,
+            checkpoint=str(checkpoint) if checkpoint else None,
+            epochs=tuple(epochs),
+        )
+
+    def _train_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
+        """Trains one trial, on every process of the group alike."""
+        with self._set_up_for(trial, plan) as run:
+            try:
+                self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
+                if not run.epochs:
+                    self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
+                return TrialEnd(best=run.best_epoch())
+            except optuna.TrialPruned as pruned:
+                return TrialEnd(message=str(pruned))
+            except self._catch as error:
+                end = TrialEnd(message=failure_reason(error), failed=True)
+                if self.args.world_size > 1 and not isinstance(error, TrialFailed):
+                    self._leave_group(trial, end.message)
+                return end
+
+    def _leave_group(self, trial: optuna.trial.BaseTrial, reason: str) -> None:
+        """Ends this process at once after an error that the others do not know of.
+
+        They wait for it in the middle of an exchange, from where nothing can call them back; the
+        launcher ends them when this one is gone.
+        """
+        if isinstance(trial, optuna.Trial):
+            trial.set_user_attr(FAILURE, reason)
+            trial.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        print(
+            f"error: process {self.args.process_index}, trial {trial.number}: {reason}. "
+            "The launch ends here; the same command goes on with the next trial",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(HpoError.exit_status)
+
+    @contextmanager
+    def _set_up_for(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> Iterator[TrialRun]:
         """Gives the trainer the arguments of one trial, and its own back afterwards."""
-        parts = names.split_by_owner(values)
+        parts = names.split_by_owner(plan.values)
         own_args, own_callbacks = self.args, list(self.callback_handler.callbacks)
         args = with_values(own_args, parts["training"], own_args.world_size)
         # The two decoding settings that are training arguments, too, would win over the trial's.
@@ -198,12 +259,10 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
             args.generation_num_beams = None
         if parts["generation"].keys() & {"max_length", "max_new_tokens"}:
             args.generation_max_length = None
-        shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
-        self._run, self._decoding = TrialRun(trial), parts["generation"]
+        self._run, self._decoding = TrialRun(trial, plan, list(plan.epochs)), parts["generation"]
         self._use_arguments(args)
-        if len(trial.study.directions) == 1 and not any(
-            isinstance(callback, OptunaPruningCallback) for callback in own_callbacks
-        ):
+        reports = any(isinstance(callback, OptunaPruningCallback) for callback in own_callbacks)
+        if plan.n_objectives == 1 and not reports:
             self.add_callback(OptunaPruningCallback(trial, self.compute_objective))
         try:
             yield self._run
@@ -262,9 +321,15 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Ends a trial at the first loss that is not a number; nothing after it would be one."""
         loss = super().training_step(*args, **kwargs)
-        if self._run is not None and not torch.isfinite(loss):
+        if self._run is not None and not self._is_finite_everywhere(loss):
             raise TrialFailed("the training loss is not a finite number")
         return loss
+
+    def _is_finite_everywhere(self, loss: torch.Tensor) -> bool:
+        finite = torch.isfinite(loss).all()
+        if self.args.world_size > 1:
+            finite = self.accelerator.gather(finite).all()
+        return bool(finite)
 
 
 @contextmanager
@@ -288,6 +353,10 @@ def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 5),
         "batch_size": trial.suggest_categorical("batch_size", [4, 8, 16, 32, 64]),
     }
+
+
+def _only_on_main() -> None:
+    raise AssertionError("the main process decides, and this is called on the others alone")
 
 
 def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:

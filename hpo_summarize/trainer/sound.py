@@ -142,6 +142,22 @@ class SoundSeq2SeqTrainer(Seq2SeqTrainer):
         """Keeps the order of the data set, by which predictions and references are paired."""
         return SequentialSampler(eval_dataset)
 
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes back the parent's default for `max_length`, with which every batch would warn."""
+        outputs = super().prediction_step(*args, **kwargs)
+        config = unwrap_peft_model(self.model).generation_config
+        if config.max_new_tokens is not None:
+            config.max_length = None
+        return outputs
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Leaves out the rows that were repeated to give every process as many as the others.
+
+        The parent keeps them: 5 examples became 8 predictions on 2 processes.
+        """
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
     def _without_padding_index(
         self, compute_metrics: Callable[..., dict[str, float]]
     ) -> Callable[..., dict[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 import torch
@@ -34,10 +35,12 @@ class TrialRun:
 
     Attributes:
         trial: Optuna's trial.
+        plan: What is known of it beforehand.
         epochs: The evaluations so far.
     """
 
     trial: optuna.trial.BaseTrial
+    plan: TrialPlan
     epochs: list[Epoch] = field(default_factory=list)
 
     def record(self, epoch: float | None, value: float | Sequence[float]) -> None:
@@ -45,7 +48,7 @@ class TrialRun:
         frozen = tuple(value) if isinstance(value, Sequence) else value
         self.epochs.append(Epoch(epoch or 0.0, frozen))
 
-    def best_epoch(self, maximize: bool) -> Epoch:
+    def best_epoch(self) -> Epoch:
         """The evaluation with the best objective; with several objectives, the best in the first.
 
         Raises:
@@ -54,8 +57,46 @@ class TrialRun:
         finite = [e for e in self.epochs if all(math.isfinite(v) for v in as_tuple(e.value))]
         if not finite:
             raise TrialFailed("the objective was never a finite number")
-        sign = 1 if maximize else -1
+        sign = 1 if self.plan.maximize else -1
         return max(finite, key=lambda epoch: sign * as_tuple(epoch.value)[0])
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What every process of a group must know of a trial that they train together.
+
+    Attributes:
+        number: Of the trial.
+        params: What was sampled for it.
+        values: What `hp_space` made of that.
+        n_objectives: Of the study.
+        maximize: The direction of the first objective.
+        checkpoint: Where an interrupted trial goes on; None: from the start.
+        epochs: The evaluations that it has behind it.
+    """
+
+    number: int
+    params: dict[str, Any]
+    values: dict[str, Any]
+    n_objectives: int
+    maximize: bool
+    checkpoint: str | None = None
+    epochs: tuple[Epoch, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How the training of a trial ended: with its best epoch, or with a message.
+
+    Attributes:
+        best: The best epoch of a trial that came to its end.
+        message: Why it did not.
+        failed: It ended in an error, and was not pruned.
+    """
+
+    best: Epoch | None = None
+    message: str = ""
+    failed: bool = False
 
 
 class TrialFailed(Exception):

@@ -1,0 +1,177 @@
+"""Run by tests/test_ddp.py under a launcher: trains or searches, and writes what came of it.
+
+ddp_driver.py MODE CHECKPOINT CSV OUTPUT_DIR
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
+
+from hpo_summarize import SummarizationTrainer
+from hpo_summarize.errors import HpoError
+from hpo_summarize.rouge import Rouge
+
+BATCHES = {"8x1": (8, 1), "4x2": (4, 2), "2x4": (2, 4), "2p4x1": (4, 1), "2p2x2": (2, 2)}
+N_EVAL = 5
+
+
+class PruneAt(optuna.pruners.BasePruner):
+    """Prunes every trial but the first at one epoch."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.number > 0 and trial.last_step == self.step
+
+
+class BreakOn(TrainerCallback):
+    """Breaks trial 1 in its second epoch on one process."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.process_index == self.rank and state.epoch and args.learning_rate > 1:
+            raise RuntimeError("the test breaks this process")
+
+
+def load_rows(path: str) -> list[dict[str, str]]:
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=str).to_dict("records")
+
+
+def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    rows = load_rows(csv)
+    inputs = tokenizer([row["dialogue"] for row in rows])
+    labels = tokenizer([row["summary"] for row in rows])["input_ids"]
+    data = Dataset.from_dict(
+        {
+            "input_ids": inputs["input_ids"],
+            "attention_mask": inputs["attention_mask"],
+            "labels": labels,
+        }
+    )
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        texts = tokenizer.batch_decode(prediction.predictions, skip_special_tokens=True)
+        (out / f"texts-{PartialState().process_index}.json").write_text(json.dumps(texts))
+        references = [row["summary"] for row in rows[:N_EVAL]]
+        return Rouge().compute(predictions=texts, references=references)
+
+    def model_init() -> Any:
+        return AutoModelForSeq2SeqLM.from_pretrained(checkpoint, dropout=0.0)
+
+    fields = {
+        "output_dir": str(out / "runs"),
+        "eval_strategy": "epoch",
+        "save_strategy": "no",
+        "num_train_epochs": 3,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "per_device_eval_batch_size": 2,
+        "predict_with_generate": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "train_sampling_strategy": "sequential",
+        "generation_max_length": 20,
+    }
+    return SummarizationTrainer(
+        args=Seq2SeqTrainingArguments(**{**fields, **args}),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        train_dataset=data.select(range(24)),
+        eval_dataset=data.select(range(N_EVAL)),
+        processing_class=tokenizer,
+        model_init=model_init,
+        compute_metrics=compute_metrics,
+    )
+
+
+def train(mode: str, checkpoint: str, csv: str, out: Path) -> None:
+    per_device, accumulation = BATCHES[mode]
+    trainer = make_trainer(
+        mode,
+        checkpoint,
+        csv,
+        out,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=accumulation,
+        logging_steps=1,
+        num_train_epochs=1,
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        torch.save(trainer.model.state_dict(), out / "weights.pt")
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        rouge = {key: metrics[key] for key in ("eval_rouge1", "eval_rougeL")}
+        result = {"losses": losses, "rouge": rouge, "world_size": trainer.args.world_size}
+        (out / "result.json").write_text(json.dumps(result))
+
+
+def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
+    kind, _, detail = mode.partition(":")
+    trainer = make_trainer(mode, checkpoint, csv, out, per_device_train_batch_size=4)
+    world_size = trainer.args.world_size
+    rates = {"nan": 1e30, "break": 2.0}
+    bad = rates.get(kind, 1e-3)
+    if kind == "break":
+        trainer.add_callback(BreakOn(int(detail)))
+
+    def space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+        choices = [1e-2] if trial.number != 1 else [bad]
+        return {"learning_rate": trial.suggest_categorical(f"rate_{choices[0]}", choices)}
+
+    if not PartialState().is_main_process:
+        trainer.set_up_search(space, objective)
+        trainer.follow()
+        return
+    pruner = PruneAt(int(detail)) if kind == "prune" else optuna.pruners.NopPruner()
+    study = optuna.create_study(
+        storage=f"sqlite:///{out / 'study.db'}", study_name="s", direction="maximize", pruner=pruner
+    )
+    try:
+        trainer.hyperparameter_search(
+            space,
+            objective,
+            n_trials=100 if kind == "timeout" else 3,
+            direction="maximize",
+            backend="optuna",
+            study=study,
+            timeout=2 if kind == "timeout" else None,
+        )
+    except HpoError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    states = [trial.state.name for trial in study.trials]
+    steps = [trial.last_step for trial in study.trials]
+    result = {"states": states, "steps": steps, "world_size": world_size}
+    result["failures"] = [trial.user_attrs.get("failure") for trial in study.trials]
+    (out / "result.json").write_text(json.dumps(result))
+
+
+def objective(metrics: dict[str, float]) -> float:
+    return metrics["eval_rougeL"]
+
+
+if __name__ == "__main__":
+    mode, checkpoint, csv, folder = sys.argv[1:]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    (train if mode in BATCHES else search)(mode, checkpoint, csv, Path(folder))

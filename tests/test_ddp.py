@@ -1,0 +1,103 @@
+"""Two real processes train one trial together: they decide as one, and compute as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from conftest import REPOSITORY
+
+DRIVER = str(REPOSITORY / "tests" / "ddp_driver.py")
+
+
+def launch(
+    mode: str, processes: int, checkpoint: Path, csv: Path, out: Path
+) -> subprocess.CompletedProcess[str]:
+    out.mkdir()
+    options = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else []
+    start = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    environment["MASTER_PORT"] = "0"
+    return subprocess.run(
+        [*start, "--main_process_port", "0", DRIVER, mode, str(checkpoint), str(csv), str(out)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=180,
+    )
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_the_effective_batch_is_the_same_training_on_any_number_of_processes(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    weights, results = {}, {}
+    for mode in ("8x1", "4x2", "2x4", "2p4x1", "2p2x2"):
+        processes = 2 if mode.startswith("2p") else 1
+        done = launch(mode, processes, checkpoint, csv_path, tmp_path / mode)
+        assert done.returncode == 0, done.stderr
+        results[mode] = result(tmp_path / mode)
+        assert results[mode]["world_size"] == processes
+        weights[mode] = torch.load(tmp_path / mode / "weights.pt")
+    for mode, state in weights.items():
+        assert results[mode]["losses"] == pytest.approx(results["8x1"]["losses"], abs=1e-4)
+        for name, tensor in state.items():
+            torch.testing.assert_close(tensor, weights["8x1"][name], atol=1e-4, rtol=1e-3)
+    one = json.loads((tmp_path / "8x1" / "texts-0.json").read_text())
+    two = json.loads((tmp_path / "2p4x1" / "texts-0.json").read_text())
+    assert one == two
+    assert len(two) == 5
+    assert results["8x1"]["rouge"] == results["2p4x1"]["rouge"]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_pruned_trial_ends_on_both_processes(
+    epoch: int, checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    done = launch(f"prune:{epoch}", 2, checkpoint, csv_path, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path / "out")
+    assert found["world_size"] == 2
+    assert found["states"] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert found["steps"] == [3, epoch, epoch]
+
+
+def test_a_loss_that_is_not_a_number_ends_the_trial_on_both_processes(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    done = launch("nan", 2, checkpoint, csv_path, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path / "out")
+    assert found["states"] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    assert found["failures"][1] == "the training loss is not a finite number"
+
+
+def test_a_timeout_ends_both_processes(checkpoint: Path, csv_path: Path, tmp_path: Path) -> None:
+    done = launch("timeout", 2, checkpoint, csv_path, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert 1 <= len(result(tmp_path / "out")["states"]) < 100
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_on_one_process_ends_the_launch_with_a_clear_line(
+    rank: int, checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    start = time.monotonic()
+    done = launch(f"break:{rank}", 2, checkpoint, csv_path, tmp_path / "out")
+    assert done.returncode != 0
+    assert f"process {rank}, trial 1: RuntimeError: the test breaks this process" in done.stderr
+    assert "the same command goes on" in done.stderr
+    assert time.monotonic() - start < 120
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
+    assert study.trials[0].state.name == "COMPLETE"
