@@ -54,6 +54,24 @@ def training_fields(
     return fields
 
 
+def within_device(args: Arguments, largest: int, largest_eval: int) -> Arguments:
+    """The same optimizer steps with smaller per-device batches and more accumulation.
+
+    Args:
+        args: Training arguments.
+        largest: Examples that a device takes at once in training.
+        largest_eval: Likewise in evaluation.
+    """
+    share = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    per_device, accumulation = plan_batch(share, 1, largest)
+    return dataclasses.replace(
+        args,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=accumulation,
+        per_device_eval_batch_size=min(args.per_device_eval_batch_size, largest_eval),
+    )
+
+
 def plan_batch(batch_size: int, world_size: int, largest: int | None) -> tuple[int, int]:
     """Splits an effective batch into `(per_device, accumulation)`.
 

@@ -24,7 +24,7 @@ from transformers.trainer_utils import (
 )
 
 from hpo_summarize import names
-from hpo_summarize.arguments import with_values
+from hpo_summarize.arguments import with_values, within_device
 from hpo_summarize.attributes import BEST_EPOCH, CONTINUES, FAILURE
 from hpo_summarize.callbacks import OptunaPruningCallback
 from hpo_summarize.distributed import on_main
@@ -39,6 +39,7 @@ from hpo_summarize.study import (
 from hpo_summarize.trainer.checkpoints import evaluations, slim, take_over
 from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
 from hpo_summarize.trainer.trial_run import (
+    OUT_OF_MEMORY,
     Epoch,
     TrialEnd,
     TrialFailed,
@@ -58,6 +59,8 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
     """
 
     _run: TrialRun | None = None
+    # Per-device batches for training and evaluation, once larger ones ran out of memory.
+    _largest_per_device: tuple[int, int] | None = None
 
     def hyperparameter_search(
         self,
@@ -216,7 +219,38 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         )
 
     def _train_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
-        """Trains one trial, on every process of the group alike."""
+        """Trains one trial, on every process of the group alike.
+
+        Out of memory, it is begun again with half the examples at once and twice the accumulation,
+        which leaves the optimizer steps what they were.
+        """
+        while True:
+            end = self._try_trial(trial, plan)
+            if end.message != OUT_OF_MEMORY or not self._halve_batches(plan):
+                return end
+
+    def _halve_batches(self, plan: TrialPlan) -> bool:
+        """Remembers a smaller per-device batch for all that follows; False at the smallest."""
+        train, evaluation = self._per_device_sizes(plan)
+        if train == evaluation == 1:
+            return False
+        self._largest_per_device = (max(train // 2, 1), max(evaluation // 2, 1))
+        return True
+
+    def _per_device_sizes(self, plan: TrialPlan) -> tuple[int, int]:
+        args = self._arguments_for(plan)
+        return args.per_device_train_batch_size, args.per_device_eval_batch_size
+
+    def _arguments_for(self, plan: TrialPlan) -> Any:
+        """The training arguments of a trial, within the batch sizes that fit on the device."""
+        training = names.split_by_owner(plan.values)["training"]
+        args = with_values(self.args, training, self.args.world_size)
+        if self._largest_per_device is not None:
+            train, evaluation = self._largest_per_device
+            args = within_device(args, train, evaluation)
+        return args
+
+    def _try_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
         with self._set_up_for(trial, plan) as run:
             try:
                 self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
@@ -253,7 +287,7 @@ class SummarizationTrainer(SoundSeq2SeqTrainer):
         """Gives the trainer the arguments of one trial, and its own back afterwards."""
         parts = names.split_by_owner(plan.values)
         own_args, own_callbacks = self.args, list(self.callback_handler.callbacks)
-        args = with_values(own_args, parts["training"], own_args.world_size)
+        args = self._arguments_for(plan)
         # The two decoding settings that are training arguments, too, would win over the trial's.
         if "num_beams" in parts["generation"]:
             args.generation_num_beams = None

@@ -14,6 +14,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from hpo_summarize.errors import HpoError
 
 Value = float | tuple[float, ...]
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def failure_reason(error: Exception) -> str:
     if isinstance(error, HpoError):
         raise error
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error):
-        return "out of memory"
+        return OUT_OF_MEMORY
     if isinstance(error, TrialFailed):
         return str(error)
     first_line = (str(error).strip() or "no message").splitlines()[0]
