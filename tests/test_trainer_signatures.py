@@ -8,6 +8,7 @@ import pytest
 from transformers import Seq2SeqTrainer
 
 from hpo_summarize.trainer import SoundSeq2SeqTrainer, SummarizationTrainer
+from hpo_summarize.trainer.one_trial import TrialTrainer
 
 PARENT_SIGNATURES = {
     "call_model_init": ["self", "trial"],
@@ -47,7 +48,8 @@ PARENT_SIGNATURES = {
 
 
 def overridden() -> set[str]:
-    own = {**vars(SoundSeq2SeqTrainer), **vars(SummarizationTrainer)}
+    classes = (SoundSeq2SeqTrainer, TrialTrainer, SummarizationTrainer)
+    own = {name for one in classes for name in vars(one)}
     return {name for name in own if callable(getattr(Seq2SeqTrainer, name, None))} - {
         "__init__",
         "__class__",

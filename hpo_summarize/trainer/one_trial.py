@@ -1,0 +1,165 @@
+"""The training of one trial, on one process or on several alike."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial
+
+from hpo_summarize import names
+from hpo_summarize.arguments import with_values, within_device
+from hpo_summarize.attributes import FAILURE
+from hpo_summarize.callbacks import OptunaPruningCallback
+from hpo_summarize.errors import HpoError
+from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
+from hpo_summarize.trainer.trial_run import (
+    OUT_OF_MEMORY,
+    TrialEnd,
+    TrialFailed,
+    TrialPlan,
+    TrialRun,
+    failure_reason,
+)
+
+
+class TrialTrainer(SoundSeq2SeqTrainer):
+    """Trains a trial from its plan, with arguments of its own and nothing left of it afterwards."""
+
+    compute_objective: Any
+    hp_name: Callable[[Any], str] | None
+    _catch: tuple[type[Exception], ...] = (Exception,)
+    _run: TrialRun | None = None
+    # Per-device batches for training and evaluation, once larger ones ran out of memory.
+    _largest_per_device: tuple[int, int] | None = None
+
+    def _train_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
+        """Trains one trial, on every process of the group alike.
+
+        Out of memory, it is begun again with half the examples at once and twice the accumulation,
+        which leaves the optimizer steps what they were.
+        """
+        while True:
+            end = self._try_trial(trial, plan)
+            if end.message != OUT_OF_MEMORY or not self._halve_batches(plan):
+                return end
+
+    def _halve_batches(self, plan: TrialPlan) -> bool:
+        """Remembers a smaller per-device batch for all that follows; False at the smallest."""
+        train, evaluation = self._per_device_sizes(plan)
+        if train == evaluation == 1:
+            return False
+        self._largest_per_device = (max(train // 2, 1), max(evaluation // 2, 1))
+        return True
+
+    def _per_device_sizes(self, plan: TrialPlan) -> tuple[int, int]:
+        args = self._arguments_for(plan)
+        return args.per_device_train_batch_size, args.per_device_eval_batch_size
+
+    def _arguments_for(self, plan: TrialPlan) -> Any:
+        """The training arguments of a trial, within the batch sizes that fit on the device."""
+        training = names.split_by_owner(plan.values)["training"]
+        args = with_values(self.args, training, self.args.world_size)
+        if self._largest_per_device is not None:
+            train, evaluation = self._largest_per_device
+            args = within_device(args, train, evaluation)
+        return args
+
+    def _try_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
+        with self._set_up_for(trial, plan) as run:
+            try:
+                self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
+                if not run.epochs:
+                    self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
+                return TrialEnd(best=run.best_epoch())
+            except optuna.TrialPruned as pruned:
+                return TrialEnd(message=str(pruned))
+            except self._catch as error:
+                end = TrialEnd(message=failure_reason(error), failed=True)
+                if self.args.world_size > 1 and not isinstance(error, TrialFailed):
+                    self._leave_group(trial, end.message)
+                return end
+
+    def _leave_group(self, trial: optuna.trial.BaseTrial, reason: str) -> None:
+        """Ends this process at once after an error that the others do not know of.
+
+        They wait for it in the middle of an exchange, from where nothing can call them back; the
+        launcher ends them when this one is gone.
+        """
+        if isinstance(trial, optuna.Trial):
+            trial.set_user_attr(FAILURE, reason)
+            trial.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        print(
+            f"error: process {self.args.process_index}, trial {trial.number}: {reason}. "
+            "The launch ends here; the same command goes on with the next trial",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(HpoError.exit_status)
+
+    @contextmanager
+    def _set_up_for(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> Iterator[TrialRun]:
+        """Gives the trainer the arguments of one trial, and its own back afterwards."""
+        parts = names.split_by_owner(plan.values)
+        own_args, own_callbacks = self.args, list(self.callback_handler.callbacks)
+        args = self._arguments_for(plan)
+        # The two decoding settings that are training arguments, too, would win over the trial's.
+        if "num_beams" in parts["generation"]:
+            args.generation_num_beams = None
+        if parts["generation"].keys() & {"max_length", "max_new_tokens"}:
+            args.generation_max_length = None
+        self._run, self._decoding = TrialRun(trial, plan, list(plan.epochs)), parts["generation"]
+        self._use_arguments(args)
+        reports = any(isinstance(callback, OptunaPruningCallback) for callback in own_callbacks)
+        if plan.n_objectives == 1 and not reports:
+            self.add_callback(OptunaPruningCallback(trial, self.compute_objective))
+        try:
+            yield self._run
+        finally:
+            self._run, self._decoding = None, {}
+            self.is_in_train = False
+            self.callback_handler.callbacks = own_callbacks
+            self._use_arguments(own_args)
+            self._release_model()
+
+    def _hp_search_setup(self, trial: optuna.trial.BaseTrial | None) -> None:
+        """The arguments of the trial are in place already; the parent would cast each value."""
+        if self._run is None:
+            return super()._hp_search_setup(trial)
+        self._trial = trial
+        self.create_accelerator_and_postprocess()
+
+    def _get_output_dir(self, trial: optuna.trial.BaseTrial | FrozenTrial | None) -> str:
+        """The folder of a trial, also when no search is running."""
+        if trial is None:
+            return super()._get_output_dir(trial)
+        name = self.hp_name(trial) if self.hp_name is not None else f"run-{trial.number}"
+        return str(Path(self.args.output_dir) / name)
+
+    def _report_to_hp_search(
+        self, trial: optuna.trial.BaseTrial, step: int, metrics: dict[str, float]
+    ) -> None:
+        """Keeps the objective of an epoch; the callback alone reports to Optuna."""
+        if self._run is None:
+            return super()._report_to_hp_search(trial, step, metrics)
+        self.objective = self.compute_objective(dict(metrics))
+        self._run.record(self.state.epoch, self.objective)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Ends a trial at the first loss that is not a number; nothing after it would be one."""
+        loss = super().training_step(*args, **kwargs)
+        if self._run is not None and not self._is_finite_everywhere(loss):
+            raise TrialFailed("the training loss is not a finite number")
+        return loss
+
+    def _is_finite_everywhere(self, loss: torch.Tensor) -> bool:
+        finite = torch.isfinite(loss).all()
+        if self.args.world_size > 1:
+            finite = self.accelerator.gather(finite).all()
+        return bool(finite)
