@@ -10,4 +10,5 @@ SURPLUS = "surplus"  # Two workers began the last trial at once, and this one ca
 VALUES = "values"  # All its hyperparameters, where they are more than the sampled ones.
 
 # Of a study.
+IDENTITY = "identity"  # The settings that every run of it must share.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.

@@ -44,7 +44,9 @@ from hpo_summarize.rouge import Rouge
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.study import (
     best_trials,
+    check_identity,
     default_storage_url,
+    identity_of,
     open_study,
     require_complete,
 )
@@ -167,6 +169,8 @@ class OptunaOptimizer:
             baseline=self.space.baseline(),
             worker=self.worker.number,
         )
+        texts = (text for split in self.splits for text in split.texts())
+        check_identity(study, identity_of(self.recipe, texts))
         if study.user_attrs.get(OBJECTIVES) != search.objectives:
             study.set_user_attr(OBJECTIVES, search.objectives)
         return study

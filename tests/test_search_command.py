@@ -145,6 +145,20 @@ def test_the_same_command_goes_on_and_debug_leaves_the_study_alone(
     assert list(trials["number"]) == [0, 1]
 
 
+def test_a_study_of_another_recipe_is_refused_with_the_difference_shown(
+    recipe: Path, run_search: Search
+) -> None:
+    assert run_search(recipe, "--n_trials", 1).status == 0
+    refused = run_search(recipe, "training.weight_decay=0.1", "space.num_beams.high=3")
+    assert refused.status == 2
+    assert "space.num_beams.high: was 2, now 3" in refused.stderr
+    assert "training.weight_decay: was 0.0, now 0.1" in refused.stderr
+    assert "--study_name" in refused.stderr
+    assert run_search(recipe, "training.per_device_eval_batch_size=4", "--n_trials", 1).status == 0
+    other = ["training.weight_decay=0.1", "--study_name", "other", "--n_trials", 1]
+    assert run_search(recipe, *other).status == 0
+
+
 def test_several_objectives_give_a_pareto_front(
     recipe: Path, tmp_path: Path, run_search: Search
 ) -> None:

@@ -26,6 +26,12 @@ class Dialogues:
     def __len__(self) -> int:
         return len(self.dialogues)
 
+    def texts(self) -> Iterator[str]:
+        """Every dialogue and every reference, row by row."""
+        for dialogue, references in zip(self.dialogues, self.references, strict=True):
+            yield dialogue
+            yield from references
+
     def rows(self, indices: Sequence[int]) -> Dialogues:
         """The rows with these numbers, in this order, with the same notes."""
         return Dialogues(

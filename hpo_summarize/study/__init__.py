@@ -1,5 +1,6 @@
 """Optuna studies. The only folder that makes a study."""
 
+from hpo_summarize.study.identity import check_identity, identity_of
 from hpo_summarize.study.running import (
     TrialError,
     best_trials,
@@ -18,10 +19,12 @@ __all__ = [
     "build_pruner",
     "build_sampler",
     "build_storage",
+    "check_identity",
     "counts",
     "default_storage_url",
     "derive_seed",
     "finished_trials",
+    "identity_of",
     "open_study",
     "require_complete",
     "run_study",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,8 +15,9 @@ from hpo_summarize.attributes import FAILURE, INTERRUPTED, SURPLUS
 from hpo_summarize.errors import SearchFailed, StudyError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
+from hpo_summarize.study.interrupts import DeferredInterrupt
 from hpo_summarize.study.recovery import put_back, put_back_orphans, put_back_own, sign
-from hpo_summarize.study.sampling import build_pruner, build_sampler
+from hpo_summarize.study.sampling import SeededAtFirstTrial, build_pruner, build_sampler
 from hpo_summarize.study.storage import build_storage, retry_first_start
 
 Objective = Callable[[Trial], float | Sequence[float]]
@@ -66,10 +66,11 @@ def open_study(
         )
     if baseline is not None:
         _begin_with(study, baseline, created)
-    study.pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
-    worker = worker or (0 if created or _is_alone(study) else os.getpid())
     sampler = search.sampler.model_dump()
-    study.sampler = build_sampler(finished=len(study.trials), worker=worker, **sampler)
+    study.pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
+    study.sampler = SeededAtFirstTrial(
+        study, lambda number: build_sampler(finished=number, worker=worker, **sampler)
+    )
     return study
 
 
@@ -94,13 +95,6 @@ def _begin_with(study: optuna.Study, baseline: Mapping[str, Any], created: bool)
         time.sleep(0.1)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(baseline))
-
-
-def _is_alone(study: optuna.Study) -> bool:
-    """Whether a resumed study has no other worker, so that its seeds can be the same every time."""
-    trials = study.get_trials(deepcopy=False)
-    running = any(trial.state == TrialState.RUNNING for trial in trials)
-    return not running and any(trial.state.is_finished() for trial in trials)
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -173,20 +167,22 @@ def run_study(
 
     def stop_when_taken(study: optuna.Study, trial: FrozenTrial) -> None:
         put_back_orphans(study)
-        if not may_begin():
+        if interrupt.pending or not may_begin():
             study.stop()
 
-    put_back_orphans(study)
-    while len(finished_trials(study)) < n_trials:
-        if may_begin():
-            stops = [stop_when_taken, _stop_after_same_failures]
-            _optimize(study, _guarded(objective, n_trials), [*callbacks, *stops])
-        elif deadline is not None and time.monotonic() >= deadline:
-            return
-        else:
-            # The last trials are with other workers; one of them may die and leave its trial.
-            time.sleep(_WAIT_SECONDS)
-            put_back_orphans(study)
+    with DeferredInterrupt() as interrupt:
+        stops = [stop_when_taken, _stop_after_same_failures]
+        put_back_orphans(study)
+        while len(finished_trials(study)) < n_trials:
+            if may_begin():
+                _optimize(study, _guarded(objective, n_trials, interrupt), [*callbacks, *stops])
+            elif deadline is not None and time.monotonic() >= deadline:
+                return
+            else:
+                # The last trials are with other workers; one of them may die and leave its trial.
+                time.sleep(_WAIT_SECONDS)
+                put_back_orphans(study)
+            interrupt.check()
 
 
 def _optimize(
@@ -215,7 +211,7 @@ def _taken(study: optuna.Study) -> int:
     return sum(counts(t) or t.state == TrialState.RUNNING for t in trials)
 
 
-def _guarded(objective: Objective, n_trials: int) -> Objective:
+def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) -> Objective:
     def run(trial: Trial) -> float | Sequence[float]:
         sign(trial)
         if _comes_too_late(trial, n_trials):
@@ -223,7 +219,8 @@ def _guarded(objective: Objective, n_trials: int) -> Objective:
             trial.study.stop()
             raise TrialError("the study has all its trials")
         try:
-            return objective(trial)
+            with interrupt.allowed():
+                return objective(trial)
         except KeyboardInterrupt:
             trial.set_user_attr(INTERRUPTED, True)
             put_back(trial.study, trial.study._storage.get_trial(trial._trial_id))

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from hpo_summarize.recipe.registry import optuna_class
 
 
 def build_sampler(
     name: str, seed: int | None, finished: int = 0, worker: int = 0, **arguments: Any
-) -> optuna.samplers.BaseSampler:
+) -> BaseSampler:
     """A sampler by its short name; TPE models conditional parameters in groups.
 
     Args:
         name: A key of `recipe.registry.SAMPLERS`.
         seed: Seed of the study; None draws one.
-        finished: Trials that the study holds already. A resumed study that began with the same
+        finished: Number of the first trial that is drawn. A resumed study that began with the same
             seed again would repeat its first draws.
         worker: Number of this worker, from 0.
         arguments: Further arguments of the sampler's class.
@@ -32,6 +35,28 @@ def build_sampler(
         # `group` has been marked experimental since Optuna 2.8, and conditions need it.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna_class("sampler", name)(**arguments)
+
+
+class SeededAtFirstTrial(optuna.samplers.RandomSampler):
+    """Stands in for a study's sampler until this process has its first trial.
+
+    The storage gives a trial's number to one process only, so that no two of them ever draw the
+    same, however many go on with a study at the same instant; a single one draws the same always.
+
+    Args:
+        study: Gets the sampler.
+        build: From the number of the first trial to the sampler.
+    """
+
+    def __init__(self, study: optuna.Study, build: Callable[[int], BaseSampler]) -> None:
+        super().__init__()
+        self._study = study
+        self._build = build
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Puts the sampler in its place; nothing has been drawn yet."""
+        self._study.sampler = self._build(trial.number)
+        self._study.sampler.before_trial(study, trial)
 
 
 def derive_seed(seed: int | None, worker: int, finished: int) -> int | None:

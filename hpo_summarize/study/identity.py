@@ -1,0 +1,76 @@
+"""What makes two runs parts of one study: what is searched, on which model and data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import optuna
+
+from hpo_summarize.attributes import IDENTITY
+from hpo_summarize.errors import StudyError
+from hpo_summarize.recipe import Recipe
+
+_SECTIONS = ("model", "lora", "training", "generation", "rouge", "space")
+_DATA_KEYS = ("max_dialogue_tokens", "max_summary_tokens", "special_tokens")
+# Training arguments that change the speed or the bookkeeping, and not what is learned.
+_NEUTRAL = ("per_device_", "dataloader_", "logging_", "save_", "log_level", "report_to", "disable_")
+_SHOWN = 8  # Differences that a message lists.
+
+
+def identity_of(recipe: Recipe, texts: Iterable[str]) -> dict[str, Any]:
+    """The settings by `key.path` that every run of one study must share.
+
+    Where the data lie does not count, but what they say does: `texts` are all dialogues and
+    references, in order.
+    """
+    content = recipe.model_dump(mode="json")
+    flat: dict[str, Any] = {}
+    for section in _SECTIONS:
+        flat |= _flatten(section, content[section])
+    flat |= {f"data.{key}": content["data"][key] for key in _DATA_KEYS}
+    flat |= {f"search.{key}": content["search"][key] for key in ("objective", "direction")}
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    flat["data (content)"] = digest.hexdigest()[:16]
+    return {key: value for key, value in flat.items() if not _is_neutral(key)}
+
+
+def check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
+    """Refuses to go on with a study that another recipe made; a new study takes the identity.
+
+    Raises:
+        StudyError: They differ; the message lists what it was and what it is now.
+    """
+    known = study.user_attrs.get(IDENTITY)
+    if known is None:
+        study.set_user_attr(IDENTITY, dict(identity))
+        return
+    keys = sorted(known.keys() | identity.keys())
+    changed = [key for key in keys if known.get(key) != identity.get(key)]
+    if not changed:
+        return
+    lines = [f"  {k}: was {known.get(k)!r}, now {identity.get(k)!r}" for k in changed[:_SHOWN]]
+    lines += [f"  and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
+    raise StudyError(
+        f"the study '{study.study_name}' was made with another recipe, and its trials cannot be "
+        "compared with new ones:\n" + "\n".join(lines) + "\nGo back to the recipe of the study, or "
+        "begin another one with --study_name NAME"
+    )
+
+
+def _flatten(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {
+        key: inner
+        for name, part in value.items()
+        for key, inner in _flatten(f"{prefix}.{name}", part).items()
+    }
+
+
+def _is_neutral(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section == "training" and name.startswith(_NEUTRAL)
