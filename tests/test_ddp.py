@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,3 +102,46 @@ def test_an_error_on_one_process_ends_the_launch_with_a_clear_line(
     assert time.monotonic() - start < 120
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
     assert study.trials[0].state.name == "COMPLETE"
+
+
+RECIPE = """
+model: {{name: {checkpoint}}}
+data: {{train: {csv}, validation_fraction: 0.25, max_dialogue_tokens: 100, max_summary_tokens: 30}}
+training: {{num_epochs: 3, batch_size: 8, learning_rate: 1e-3}}
+generation: {{num_beams: 1, max_new_tokens: 16}}
+search: {{n_trials: 400, parallel: ddp}}
+space: {{learning_rate: {{type: float, low: 1e-4, high: 1e-2, log: true}}}}
+output_dir: {output}
+"""
+
+
+def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "ddp.yaml"
+    out = tmp_path / "out"
+    recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=out))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
+    options = ["--num_processes", "2", "--main_process_port", "0"]
+    script = [str(REPOSITORY / "scripts" / "search.py"), str(recipe)]
+    process = subprocess.Popen(
+        [*launcher, *options, *script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "all_trials.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 45
+    assert process.returncode != 0
+    assert "the same command goes on from there" in errors
+    study = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}")
+    states = {trial.state.name for trial in study.trials}
+    assert "COMPLETE" in states
+    assert "RUNNING" not in states
