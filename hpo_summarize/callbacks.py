@@ -100,7 +100,7 @@ def find_metric(metrics: Metrics, monitor: str | Callable[[Metrics], float]) -> 
         MissingMetric: There is no such metric; the message lists those there are.
     """
     if callable(monitor):
-        return monitor(metrics)
+        return monitor(dict(metrics))  # It may take some out, and the Trainer needs them all.
     for name in (monitor, f"eval_{monitor}"):
         if name in metrics:
             return metrics[name]

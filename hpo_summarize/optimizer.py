@@ -135,6 +135,9 @@ class OptunaOptimizer:
         model, special_tokens = self.recipe.model, self.recipe.data.special_tokens
         if model.name or model.tokenizer:
             return load_tokenizer(model, special_tokens)
+        if self._datasets is not None:
+            message = "a model from a config needs a tokenizer where data sets are given; set one"
+            raise RecipeError([Problem("model.tokenizer", message)])
         train = self.splits[0]
         texts = [*train.dialogues, *(text for row in train.references for text in row)]
         size = (model.from_config or {}).get("vocab_size", _TRAINED_VOCABULARY)
@@ -145,7 +148,7 @@ class OptunaOptimizer:
         """The trainer of all trials."""
         data = [tokenize(split, self.tokenizer, self.recipe.data) for split in self.splits]
         trainer = SummarizationTrainer(
-            args=build_arguments(self.recipe, self.output_dir / "trials"),
+            args=build_arguments(self.recipe, self.output_dir / "trials" / self.study_name),
             data_collator=DataCollatorForSeq2Seq(self.tokenizer),
             train_dataset=data[0],
             eval_dataset=data[1],
@@ -299,7 +302,8 @@ class OptunaOptimizer:
 
     def _best_trial(self) -> FrozenTrial:
         require_complete(self.study)
-        return max(best_trials(self.study), key=lambda trial: trial.values[0])
+        sign = 1 if self.recipe.search.direction == "maximize" else -1
+        return max(best_trials(self.study), key=lambda trial: sign * trial.values[0])
 
 
 def create_optuna_optimizer(

@@ -44,8 +44,8 @@ def print_result(optimizer: OptunaOptimizer) -> None:
         print(f"{'' if several else 'best '}trial {trial.number}: {values} at epoch {epoch:g}")
         for name, value in trial.params.items():
             print(f"  {name}: {value:.6g}" if isinstance(value, float) else f"  {name}: {value}")
-    first = finished_trials(study)[0]
-    if not several and first.number != best[0].number and first.values:
+    first = study.trials[0]
+    if not several and best[0].number > 0 and first.values:
         gain = (best[0].value - first.values[0]) / abs(first.values[0] or 1)
         print(f"trial 0, the recipe's own values: {first.values[0]:.4f} (a change of {gain:+.0%})")
     print(f"results in {optimizer.output_dir}: report.html, best_params.json, all_trials.csv")

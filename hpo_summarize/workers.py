@@ -51,8 +51,9 @@ def separate_workers(environment: MutableMapping[str, str] = os.environ) -> Work
     for name in _GROUP_VARIABLES:
         environment.pop(name, None)
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else [str(local)]
-    environment["CUDA_VISIBLE_DEVICES"] = devices[local % len(devices)]
+    # An empty list hides all devices, and stays empty.
+    devices = [str(local)] if visible is None else visible.split(",")
+    environment["CUDA_VISIBLE_DEVICES"] = devices[local % len(devices)].strip()
     return Worker(number, count)
 
 

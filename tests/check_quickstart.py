@@ -65,7 +65,7 @@ def summarise(folder: Path, recipe: Recipe, best: dict, split: Dialogues) -> lis
     """Summaries of the best trial's kept weights."""
     tokenizer = load_tokenizer(recipe.model, recipe.data.special_tokens)
     model = build_model(recipe, tokenizer, best["best_params"])
-    trial = folder / "trials" / f"trial-{best['best_trial_number']}"
+    trial = folder / "trials" / best["study_name"] / f"trial-{best['best_trial_number']}"
     (weights,) = trial.glob("checkpoint-*/adapter_model.safetensors")
     set_peft_model_state_dict(model, load_file(weights))
     decoding = split_by_owner(best["best_params"])["generation"]

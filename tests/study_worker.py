@@ -14,7 +14,6 @@ from pathlib import Path
 
 import optuna
 
-from hpo_summarize.cli import run
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.study import open_study, run_study
 
@@ -44,5 +43,12 @@ def main() -> None:
     run_study(study, objective, int(n_trials))
 
 
-if __name__ == "__main__":
+def main_as_a_program() -> None:
+    """With the signals and messages of the command line; it takes longer to start."""
+    from hpo_summarize.cli import run
+
     run(main)
+
+
+if __name__ == "__main__":
+    main_as_a_program() if sys.argv[5:] and sys.argv[5] else main()

@@ -62,7 +62,7 @@ def kill_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> N
 
 
 def checkpoints(recipe: Path, trial: int) -> list[Path]:
-    folder = recipe.parent / "out" / "trials" / f"trial-{trial}"
+    folder = recipe.parent / "out" / "trials" / "crash" / f"trial-{trial}"
     return sorted(folder.glob("checkpoint-*/trainer_state.json"))
 
 
@@ -99,6 +99,6 @@ def test_a_study_killed_again_and_again_ends_with_its_total(recipe: Path) -> Non
     assert len(finished_trials(study)) == 4
     assert {trial.state.name for trial in finished_trials(study)} == {"COMPLETE"}
     assert not [t for t in study.trials if t.state.name in ("RUNNING", "WAITING")]
-    kept: list[Any] = sorted((recipe.parent / "out" / "trials").iterdir())
+    kept: list[Any] = sorted((recipe.parent / "out" / "trials" / "crash").iterdir())
     assert len(kept) == 2
     assert all(list(folder.glob("checkpoint-*/adapter_model.safetensors")) for folder in kept)

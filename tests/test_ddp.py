@@ -106,11 +106,15 @@ def test_an_error_on_one_process_ends_the_launch_with_a_clear_line(
 
 RECIPE = """
 model: {{name: {checkpoint}}}
+lora: {{r: 4, alpha: 8}}
 data: {{train: {csv}, validation_fraction: 0.25, max_dialogue_tokens: 100, max_summary_tokens: 30}}
 training: {{num_epochs: 3, batch_size: 8, learning_rate: 1e-3}}
 generation: {{num_beams: 1, max_new_tokens: 16}}
 search: {{n_trials: 400, parallel: ddp}}
-space: {{learning_rate: {{type: float, low: 1e-4, high: 1e-2, log: true}}}}
+space:
+  learning_rate: {{type: float, low: 1e-4, high: 1e-2, log: true}}
+  lora_r: {{type: categorical, choices: [2, 4, 8]}}
+  hidden_dropout: {{type: float, low: 0.0, high: 0.3}}
 output_dir: {output}
 """
 
@@ -144,4 +148,5 @@ def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     study = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}")
     states = {trial.state.name for trial in study.trials}
     assert "COMPLETE" in states
+    assert not [trial for trial in study.trials if "failure" in trial.user_attrs]
     assert "RUNNING" not in states

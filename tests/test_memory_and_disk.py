@@ -1,4 +1,4 @@
-"""A long search neither grows nor fills the disk, and a full disk ends a trial and not the study."""
+"""A long search neither grows nor fills the disk; a full disk ends a trial and not the study."""
 
 from __future__ import annotations
 

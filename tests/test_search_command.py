@@ -109,7 +109,7 @@ def test_a_search_writes_everything_that_it_promises(
     assert best["n_trials"] == stats["n_trials"] == len(trials) == 3
     assert set(best["best_params"]) >= {"learning_rate", "lora_r", "batch_size", "num_beams"}
     assert trials["params_learning_rate"][0] == 1e-3
-    kept = [path.name for path in (out / "trials").iterdir()]
+    kept = [path.name for path in (out / "trials" / "tiny").iterdir()]
     assert kept == [f"trial-{best['best_trial_number']}"]
     lines = [line for line in done.stdout.splitlines() if line.startswith("trial ")]
     assert len([line for line in lines if "best so far" in line]) == 3

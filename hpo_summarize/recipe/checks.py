@@ -14,6 +14,7 @@ from hpo_summarize.recipe.values import model_type_problem, type_problem
 
 # Keys that the recipe sets somewhere else, with the place.
 _ELSEWHERE = {
+    "hub_token": "the environment variable HF_TOKEN, so that it is written nowhere",
     "output_dir": "output_dir, at the top of the recipe",
     "generation_config": "the section generation",
     "predict_with_generate": "nowhere; summaries are always generated",

@@ -44,7 +44,7 @@ FINISHED = (Fate.COMPLETE, Fate.PRUNED, Fate.FAIL)
 
 def fate_of(trial: FrozenTrial) -> Fate:
     """What became of a trial; one that failed counts as such although Optuna calls it pruned."""
-    if trial.user_attrs.get(INTERRUPTED):
+    if trial.user_attrs.get(INTERRUPTED) and trial.state == TrialState.FAIL:
         return Fate.INTERRUPTED
     if trial.state.is_finished() and FAILURE in trial.user_attrs:
         return Fate.FAIL

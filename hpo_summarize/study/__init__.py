@@ -1,17 +1,15 @@
 """Optuna studies. The only folder that makes a study."""
 
 from hpo_summarize.study.identity import check_identity, identity_of
-from hpo_summarize.study.running import (
-    TrialError,
+from hpo_summarize.study.running import TrialError, open_study, run_study
+from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed
+from hpo_summarize.study.storage import build_storage, default_storage_url
+from hpo_summarize.study.trials import (
     best_trials,
     counts,
     finished_trials,
-    open_study,
     require_complete,
-    run_study,
 )
-from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed
-from hpo_summarize.study.storage import build_storage, default_storage_url
 
 __all__ = [
     "TrialError",

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
 import psutil
+from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo_summarize.attributes import CONTINUES, INTERRUPTED, WORKER
 
 # A trial gets its worker's name right after it is made; one without a name for longer is orphaned.
 _NAMELESS_SECONDS = 30
+# From the end of an interrupted trial until its values are queued; longer if the worker died then.
+_PUTTING_BACK_SECONDS = 5
+# The start of a process is read against the system's clock, which may be set meanwhile.
+_CLOCK_SECONDS = 60
 
 
 def this_worker() -> dict[str, Any]:
     """A name for this process that no other process has, now or later."""
     started = round(psutil.Process().create_time(), 2)
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
+    return {"host": _host(), "pid": os.getpid(), "started": started}
+
+
+def _host() -> str:
+    """Where a process id means the same process: this machine, or this container on it.
+
+    Containers on their host's network all have its name, and each counts its processes anew.
+    """
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # Only Linux has it.
+        return socket.gethostname()
 
 
 def sign(trial: Trial) -> None:
@@ -31,11 +49,15 @@ def sign(trial: Trial) -> None:
 def put_back_orphans(study: optuna.Study) -> list[int]:
     """Puts back the running trials whose process on this machine is gone.
 
-    Those of other machines are left to the heartbeats of the storage.
+    Those of other machines are put back when the storage has heartbeats and theirs has stopped.
 
     Returns:
-        The numbers of the trials that were put back.
+        The numbers of the trials of this machine that were put back.
     """
+    if is_heartbeat_enabled(study._storage):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [trial.number for trial in running if _is_orphan(trial) and abandon(study, trial)]
 
@@ -44,8 +66,15 @@ def put_back_own(study: optuna.Study) -> None:
     """Puts back the trial that this process was at when it was interrupted."""
     me = this_worker()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.user_attrs.get(WORKER) == me:
+        worker = trial.user_attrs.get(WORKER, {})
+        if (worker.get("host"), worker.get("pid")) == (me["host"], me["pid"]):
             abandon(study, trial)
+
+
+def put_back_interrupted(trial: Trial) -> None:
+    """Puts back the trial that this process is at, and leaves it to Optuna to end it."""
+    trial.set_user_attr(INTERRUPTED, True)
+    put_back(trial.study, trial.study._storage.get_trial(trial._trial_id))
 
 
 def abandon(study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -66,9 +95,33 @@ def abandon(study: optuna.Study, trial: FrozenTrial) -> bool:
 
 
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues the values of an interrupted trial; whoever takes them goes on with its checkpoint."""
+    """Queues the values of an interrupted trial, once; who takes them goes on with its checkpoint.
+
+    A second signal in the middle of an interrupt comes here again with the same trial.
+    """
+    if trial.number in _continued(study.get_trials(deepcopy=False)):
+        return
     queued = trial.system_attrs.get("fixed_params", {})  # Not all of them may be sampled yet.
     study.enqueue_trial({**queued, **trial.params}, user_attrs={CONTINUES: trial.number})
+
+
+def n_being_put_back(trials: Sequence[FrozenTrial]) -> int:
+    """Interrupted trials that another worker has ended and is about to queue.
+
+    Without them a third worker would see room for one more trial, and draw new values for it.
+    """
+    continued, now = _continued(trials), datetime.now()
+    return sum(
+        INTERRUPTED in trial.user_attrs
+        and trial.number not in continued
+        and trial.datetime_complete is not None
+        and abs(now - trial.datetime_complete) < timedelta(seconds=_PUTTING_BACK_SECONDS)
+        for trial in trials
+    )
+
+
+def _continued(trials: Sequence[FrozenTrial]) -> set[int]:
+    return {t.user_attrs[CONTINUES] for t in trials if CONTINUES in t.user_attrs}
 
 
 def _is_orphan(trial: FrozenTrial) -> bool:
@@ -76,10 +129,12 @@ def _is_orphan(trial: FrozenTrial) -> bool:
     if worker is None:
         start = trial.datetime_start or datetime.now()
         return datetime.now() - start > timedelta(seconds=_NAMELESS_SECONDS)
-    if worker["host"] != socket.gethostname():
+    if worker["host"] != _host():
         return False
     try:
-        started = round(psutil.Process(worker["pid"]).create_time(), 2)
+        process = psutil.Process(worker["pid"])
+        # A dead process that its parent has not asked about yet still has its number.
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return dead or abs(process.create_time() - worker["started"]) > _CLOCK_SECONDS
     except psutil.NoSuchProcess:
         return True
-    return started != worker["started"]

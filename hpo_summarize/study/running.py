@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,14 +12,21 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import FAILURE, INTERRUPTED, SURPLUS
+from hpo_summarize.attributes import FAILURE, SURPLUS
 from hpo_summarize.errors import SearchFailed, StudyError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.interrupts import DeferredInterrupt
-from hpo_summarize.study.recovery import put_back, put_back_orphans, put_back_own, sign
+from hpo_summarize.study.recovery import (
+    n_being_put_back,
+    put_back_interrupted,
+    put_back_orphans,
+    put_back_own,
+    sign,
+)
 from hpo_summarize.study.sampling import SeededAtFirstTrial, build_pruner, build_sampler
 from hpo_summarize.study.storage import build_storage, retry_first_start
+from hpo_summarize.study.trials import counts, finished_trials
 
 Objective = Callable[[Trial], float | Sequence[float]]
 StudyCallback = Callable[[optuna.Study, FrozenTrial], None]
@@ -66,11 +74,9 @@ def open_study(
         )
     if baseline is not None:
         _begin_with(study, baseline, created)
-    sampler = search.sampler.model_dump()
     study.pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
-    study.sampler = SeededAtFirstTrial(
-        study, lambda number: build_sampler(finished=number, worker=worker, **sampler)
-    )
+    build = functools.partial(build_sampler, worker=worker, **search.sampler.model_dump())
+    study.sampler = SeededAtFirstTrial(study, build)
     return study
 
 
@@ -97,51 +103,6 @@ def _begin_with(study: optuna.Study, baseline: Mapping[str, Any], created: bool)
         study.enqueue_trial(dict(baseline))
 
 
-def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial has ended and counts towards `n_trials`.
-
-    What a stop or a crash cut off does not: such a trial is marked, or was failed by the heartbeats
-    without a reason of its own.
-    """
-    if trial.state == TrialState.FAIL:
-        return FAILURE in trial.user_attrs
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count towards `n_trials`, by number."""
-    return [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
-
-
-def best_trials(study: optuna.Study, count: int = 1) -> list[FrozenTrial]:
-    """The `count` best complete trials, best first; with several objectives the Pareto front."""
-    if len(study.directions) > 1:
-        return study.best_trials
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:count]
-
-
-def require_complete(study: optuna.Study) -> None:
-    """Checks that a study has a result.
-
-    Raises:
-        SearchFailed: No trial is complete; the message says what became of each.
-    """
-    if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        return
-    fates = [
-        f"  trial {trial.number}: {trial.user_attrs.get(FAILURE) or trial.state.name.lower()}"
-        for trial in finished_trials(study)
-    ]
-    raise SearchFailed(
-        "\n".join(
-            [f"no trial of the study '{study.study_name}' came to its end:", *fates]
-            + ["Mend the cause, or loosen the pruner, and run again with more trials"]
-        )
-    )
-
-
 def run_study(
     study: optuna.Study,
     objective: Objective,
@@ -154,6 +115,8 @@ def run_study(
     Trials of earlier runs and of other workers count; several workers on one storage do `n_trials`
     together. A running trial is never cut off by the timeout. An interrupt (Ctrl-C) ends the run at
     once; the values of a trial that was cut off, by that or by a crash, are tried again first.
+
+    The callbacks are called after each trial, and when others finish the last ones.
 
     Raises:
         SearchFailed: Three trials in a row failed with the same reason.
@@ -179,10 +142,18 @@ def run_study(
             elif deadline is not None and time.monotonic() >= deadline:
                 return
             else:
-                # The last trials are with other workers; one of them may die and leave its trial.
-                time.sleep(_WAIT_SECONDS)
-                put_back_orphans(study)
+                _wait_for_others(study, callbacks)
             interrupt.check()
+
+
+def _wait_for_others(study: optuna.Study, callbacks: Sequence[StudyCallback]) -> None:
+    """Waits where the last trials are with other workers; one of them may die and leave its own."""
+    before = len(finished_trials(study))
+    time.sleep(_WAIT_SECONDS)
+    put_back_orphans(study)
+    finished = finished_trials(study)
+    for callback in callbacks if len(finished) > before else ():
+        callback(study, finished[-1])
 
 
 def _optimize(
@@ -206,9 +177,11 @@ def _is_lost_trial(error: Exception) -> bool:
 
 
 def _taken(study: optuna.Study) -> int:
-    """Trials that are finished or that a worker is at."""
+    """Trials that are finished, that a worker is at, or that one is just putting back."""
     trials = study.get_trials(deepcopy=False)
-    return sum(counts(t) or t.state == TrialState.RUNNING for t in trials)
+    return sum(counts(t) or t.state == TrialState.RUNNING for t in trials) + n_being_put_back(
+        trials
+    )
 
 
 def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) -> Objective:
@@ -222,8 +195,7 @@ def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) 
             with interrupt.allowed():
                 return objective(trial)
         except KeyboardInterrupt:
-            trial.set_user_attr(INTERRUPTED, True)
-            put_back(trial.study, trial.study._storage.get_trial(trial._trial_id))
+            put_back_interrupted(trial)
             raise
 
     return run

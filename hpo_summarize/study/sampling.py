@@ -45,17 +45,17 @@ class SeededAtFirstTrial(optuna.samplers.RandomSampler):
 
     Args:
         study: Gets the sampler.
-        build: From the number of the first trial to the sampler.
+        build: Makes the sampler, with the number of the first trial as `finished`.
     """
 
-    def __init__(self, study: optuna.Study, build: Callable[[int], BaseSampler]) -> None:
+    def __init__(self, study: optuna.Study, build: Callable[..., BaseSampler]) -> None:
         super().__init__()
         self._study = study
         self._build = build
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Puts the sampler in its place; nothing has been drawn yet."""
-        self._study.sampler = self._build(trial.number)
+        self._study.sampler = self._build(finished=trial.number)
         self._study.sampler.before_trial(study, trial)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import time
 import warnings
@@ -14,6 +15,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._file import get_lock_file
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from hpo_summarize.errors import StudyError
@@ -28,6 +30,7 @@ JOURNAL = "journal://"
 HEARTBEAT_SECONDS = 30
 GRACE_SECONDS = 10 * HEARTBEAT_SECONDS
 _SQLITE_BUSY_SECONDS = 60
+_CONNECT_SECONDS = 10
 _JOURNAL_LOCK_SECONDS = 10
 _OUTAGE_SECONDS = 600  # So long a running search waits for its database to come back.
 
@@ -61,14 +64,14 @@ def retry_first_start(url: str, start: Callable[[], T]) -> T:
 
 def unusable(url: str, error: Exception) -> str:
     """The message for a storage that does not work, without its password."""
-    shown = redact_url(url)
+    shown = redact_url("".join(filter(str.isprintable, url)))
     text = str(error).replace(url, shown).strip() or type(error).__name__
     cause = getattr(error, "orig", None) or error.__cause__
     reason = str(cause or text).strip().splitlines()[0]
     return (
         f"the storage {shown} cannot be used: {reason}. Check the URL (sqlite:///file.db, "
-        "journal:///file.log, postgresql+psycopg://user:password@host/database) "
-        "and that its server runs"
+        "journal:///folder/file.log, postgresql+psycopg://user:password@host/database), that its "
+        "server runs and its driver is installed (pip install 'hpo_summarize[postgres]')"
     )
 
 
@@ -82,9 +85,7 @@ def build_storage(url: str) -> BaseStorage:
     """
     if url.startswith(JOURNAL):
         return _open_journal(Path(url.removeprefix(JOURNAL)))
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("sqlite"):
-        options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
+    options = {"pool_pre_ping": True, "connect_args": _connect_args(url)}
     with warnings.catch_warnings():
         # Heartbeats have been marked experimental since Optuna 2.9.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -98,6 +99,24 @@ def build_storage(url: str) -> BaseStorage:
     if url.startswith("sqlite"):
         _use_write_ahead_log(storage.engine)
     return storage
+
+
+def _connect_args(url: str) -> dict[str, Any]:
+    """Waiting times of a driver.
+
+    Raises:
+        ValueError: The URL has a character that the driver would take for something else.
+    """
+    if not url.isprintable():
+        raise ValueError("it holds a line break or another control character")
+    parsed = sqlalchemy.make_url(url)
+    if "@" in (parsed.host or ""):
+        raise ValueError("an @ in the password must be written as %40")
+    if parsed.get_backend_name() == "sqlite":
+        return {"timeout": _SQLITE_BUSY_SECONDS}
+    if "psycopg" in parsed.get_dialect().driver and "connect_timeout" not in parsed.query:
+        return {"connect_timeout": _CONNECT_SECONDS}
+    return {}
 
 
 def _use_write_ahead_log(engine: sqlalchemy.Engine) -> None:
@@ -114,22 +133,35 @@ def _use_write_ahead_log(engine: sqlalchemy.Engine) -> None:
 def _open_journal(path: Path) -> JournalStorage:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
-    mend_journal(path)
     lock = JournalFileOpenLock(str(path), grace_period=_JOURNAL_LOCK_SECONDS)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return JournalStorage(MendingJournal(str(path), lock))
 
 
-def mend_journal(path: Path) -> None:
-    """Cuts off half a line that a killed process left at the end of a journal.
+class MendingJournal(JournalFileBackend):
+    """A journal that cuts off the half line that a killed process left, before it appends.
 
     With another line behind it the whole file could not be read any more.
     """
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Writes at the end of the last whole line."""
+        if _is_torn(self._file_path):
+            with get_lock_file(self._lock):  # What looks torn may be another's write, half done.
+                _cut_to_last_line(self._file_path)
+        super().append_logs(logs)
+
+
+def _is_torn(path: str) -> bool:
+    with open(path, "rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _cut_to_last_line(path: str) -> None:
+    with open(path, "r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 class PatientStorage(RDBStorage):
@@ -137,6 +169,11 @@ class PatientStorage(RDBStorage):
 
     A server that is started again in the middle of a study costs time and no trial.
     """
+
+    @staticmethod
+    def _fill_storage_url_template(template: str) -> str:
+        """Leaves braces alone: they may be of a password."""
+        return template
 
 
 def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:

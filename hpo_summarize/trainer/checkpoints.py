@@ -52,7 +52,9 @@ def read_state(checkpoint: Path) -> dict[str, Any] | None:
 def evaluations(checkpoint: Path) -> list[dict[str, float]]:
     """The metrics of every evaluation before a checkpoint, oldest first, with their `epoch`."""
     history = (read_state(checkpoint) or {}).get("log_history", [])
-    return [entry for entry in history if any(key.startswith("eval_") for key in entry)]
+    found = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
+    # The step stands in the log only; an objective that adds up all metrics must not see it.
+    return [{k: v for k, v in entry.items() if k != "step"} for entry in found]
 
 
 def slim(folder: Path, best: str | None) -> None:
@@ -82,4 +84,6 @@ def _point_to_folder(checkpoint: Path) -> None:
     best = state.get("best_model_checkpoint")
     if best:
         state["best_model_checkpoint"] = str(checkpoint.parent / Path(best).name)
-        (checkpoint / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        new = checkpoint / f"{_STATE}.new"
+        new.write_text(json.dumps(state, indent=2), encoding="utf-8")
+        new.replace(checkpoint / _STATE)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +51,9 @@ class TrialTrainer(SoundSeq2SeqTrainer):
             end = self._try_trial(trial, plan)
             if end.message != OUT_OF_MEMORY or not self._halve_batches(plan):
                 return end
+            # From the start: the checkpoint of an earlier run may have been rotated away.
+            shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
+            plan = dataclasses.replace(plan, checkpoint=None, epochs=())
 
     def _halve_batches(self, plan: TrialPlan) -> bool:
         """Remembers a smaller per-device batch for all that follows; False at the smallest."""
@@ -72,19 +77,19 @@ class TrialTrainer(SoundSeq2SeqTrainer):
         return args
 
     def _try_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
-        with self._set_up_for(trial, plan) as run:
-            try:
+        try:
+            with self._set_up_for(trial, plan) as run:
                 self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
                 if not run.epochs:
                     self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
                 return TrialEnd(best=run.best_epoch())
-            except optuna.TrialPruned as pruned:
-                return TrialEnd(message=str(pruned))
-            except self._catch as error:
-                end = TrialEnd(message=failure_reason(error), failed=True)
-                if self.args.world_size > 1 and not isinstance(error, TrialFailed):
-                    self._leave_group(trial, end.message)
-                return end
+        except optuna.TrialPruned as pruned:
+            return TrialEnd(message=str(pruned))
+        except self._catch as error:
+            end = TrialEnd(message=failure_reason(error), failed=True)
+            if self.args.world_size > 1 and not isinstance(error, TrialFailed):
+                self._leave_group(trial, end.message)
+            return end
 
     def _leave_group(self, trial: optuna.trial.BaseTrial, reason: str) -> None:
         """Ends this process at once after an error that the others do not know of.

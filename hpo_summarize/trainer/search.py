@@ -37,6 +37,7 @@ from hpo_summarize.trainer.trial_run import (
     Epoch,
     TrialFailed,
     TrialPlan,
+    frozen,
 )
 
 HpSpace = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
@@ -107,7 +108,14 @@ class SummarizationTrainer(TrialTrainer):
         keep = kwargs.pop("keep_trials", 1)
         options = {key: kwargs.pop(key) for key in ("timeout",) if key in kwargs}
         callbacks = [*kwargs.pop("callbacks", ()), partial(self._keep_best_folders, keep)]
-        study = kwargs.pop("study", None) or _create_study(direction, **kwargs)
+        study = kwargs.pop("study", None)
+        if study is None:
+            study = _create_study(direction, **kwargs)
+        elif kwargs:
+            raise HpoError(
+                f"{', '.join(kwargs)} cannot be set for a study that exists already; "
+                "leave them out, or leave study out"
+            )
         self._release_model()
         with _collecting_only_new_objects(), self._leading_the_group():
             run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
@@ -144,7 +152,8 @@ class SummarizationTrainer(TrialTrainer):
                 attribute `failure` holds the reason. As a pruned trial a failed one is known to
                 the sampler, which would come back to the same values otherwise.
         """
-        plan = on_main(lambda: self._plan(trial))
+        plan = self._plan(trial)  # An error here is the main process's own.
+        on_main(lambda: plan)
         end = self._train_trial(trial, plan)
         if end.best is not None:
             trial.set_user_attr(BEST_EPOCH, end.best.epoch)
@@ -175,7 +184,10 @@ class SummarizationTrainer(TrialTrainer):
         What every other process does while the main one is in `hyperparameter_search`.
         """
         while (plan := on_main(_only_on_main)) is not None:
-            self._train_trial(optuna.trial.FixedTrial(plan.params, plan.number), plan)
+            try:
+                self._train_trial(FollowedTrial(plan.params, plan.number), plan)
+            except HpoError:
+                pass  # The main process meets the same error, and tells when to stop.
 
     def _plan(self, trial: optuna.Trial) -> TrialPlan:
         """Samples everything, and takes over what an interrupted trial has left."""
@@ -188,7 +200,7 @@ class SummarizationTrainer(TrialTrainer):
             earlier = trial.study.get_trials(deepcopy=False)[number]
             checkpoint = take_over(Path(self._get_output_dir(earlier)), folder)
         epochs = [
-            Epoch(metrics["epoch"], self.compute_objective(dict(metrics)))
+            Epoch(metrics["epoch"], frozen(self.compute_objective(dict(metrics))))
             for metrics in (evaluations(checkpoint) if checkpoint else ())
         ]
         for done in epochs:  # Known to the pruner under the number of the interrupted trial only.
@@ -222,9 +234,11 @@ class SummarizationTrainer(TrialTrainer):
 
     def _keep_best_folders(self, count: int, study: optuna.Study, trial: FrozenTrial) -> None:
         """Of the folders of all trials only those of the `count` best ones stay on disk."""
+        # Listed first: a trial that another worker ends meanwhile may be the new best one.
+        ended = [other for other in study.get_trials(deepcopy=False) if counts(other)]
         keep = {best.number for best in best_trials(study, count)}
-        for other in study.get_trials(deepcopy=False):
-            if counts(other) and other.number not in keep:
+        for other in ended:
+            if other.number not in keep:
                 shutil.rmtree(self._get_output_dir(other), ignore_errors=True)
 
 
@@ -249,6 +263,15 @@ def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 5),
         "batch_size": trial.suggest_categorical("batch_size", [4, 8, 16, 32, 64]),
     }
+
+
+class FollowedTrial(optuna.trial.FixedTrial):
+    """A trial of another process; a plain `FixedTrial` has no `params` before it is asked."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the main process sampled."""
+        return dict(self._params)
 
 
 def _only_on_main() -> None:

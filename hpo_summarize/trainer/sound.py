@@ -166,7 +166,8 @@ class SoundSeq2SeqTrainer(Seq2SeqTrainer):
         def compute(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
             ids = prediction.predictions
             if self.args.predict_with_generate and isinstance(ids, np.ndarray):
-                pad = self.processing_class.pad_token_id
+                owner = self.processing_class or unwrap_peft_model(self.model).config
+                pad = owner.pad_token_id
                 prediction.predictions = np.where(ids == -100, pad, ids)
             return compute_metrics(prediction, **kwargs)
 

@@ -46,8 +46,7 @@ class TrialRun:
 
     def record(self, epoch: float | None, value: float | Sequence[float]) -> None:
         """Adds one evaluation."""
-        frozen = tuple(value) if isinstance(value, Sequence) else value
-        self.epochs.append(Epoch(epoch or 0.0, frozen))
+        self.epochs.append(Epoch(epoch or 0.0, frozen(value)))
 
     def best_epoch(self) -> Epoch:
         """The evaluation with the best objective; with several objectives, the best in the first.
@@ -102,6 +101,11 @@ class TrialEnd:
 
 class TrialFailed(Exception):
     """A trial cannot go on, for a reason that lies in its values."""
+
+
+def frozen(value: float | Sequence[float]) -> Value:
+    """An objective as a number, several of them as a tuple."""
+    return tuple(value) if isinstance(value, Sequence) else value
 
 
 def as_tuple(value: Value) -> tuple[float, ...]:

@@ -1,0 +1,79 @@
+"""What is left of an interrupted trial, and what a finished one keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from hpo_summarize.trainer.checkpoints import evaluations, read_state, slim, take_over
+from hpo_summarize.trainer.search import FollowedTrial
+from hpo_summarize.trainer.trial_run import TrialFailed, TrialPlan, TrialRun
+
+
+def make_checkpoint(folder: Path, step: int, best: str | None = None) -> Path:
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    history = [{"loss": 2.0, "step": 4}, {"eval_loss": 1.5, "epoch": 1.0, "step": 4}]
+    state = {"log_history": history, "best_model_checkpoint": best}
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "training_args.bin"):
+        (checkpoint / name).write_bytes(b"x")
+    return checkpoint
+
+
+def test_the_last_whole_checkpoint_is_taken_over_and_half_ones_are_deleted(tmp_path: Path) -> None:
+    old, new = tmp_path / "trial-1", tmp_path / "trial-5"
+    make_checkpoint(old, 4)
+    make_checkpoint(old, 8, best=str(old / "checkpoint-4"))
+    (make_checkpoint(old, 12) / "trainer_state.json").write_text('{"log_hist')
+    taken = take_over(old, new)
+    assert taken == new / "checkpoint-8"
+    assert not old.exists()
+    assert sorted(path.name for path in new.iterdir()) == ["checkpoint-4", "checkpoint-8"]
+    assert (read_state(taken) or {})["best_model_checkpoint"] == str(new / "checkpoint-4")
+
+
+def test_a_trial_without_a_folder_starts_from_the_beginning(tmp_path: Path) -> None:
+    assert take_over(tmp_path / "missing", tmp_path / "new") is None
+
+
+def test_past_evaluations_come_without_the_step_that_the_log_adds(tmp_path: Path) -> None:
+    assert evaluations(make_checkpoint(tmp_path, 4)) == [{"eval_loss": 1.5, "epoch": 1.0}]
+
+
+def test_a_finished_trial_keeps_the_weights_of_its_best_epoch_alone(tmp_path: Path) -> None:
+    best = make_checkpoint(tmp_path, 4)
+    make_checkpoint(tmp_path, 8)
+    slim(tmp_path, str(best))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+    assert sorted(p.name for p in best.iterdir()) == ["model.safetensors", "trainer_state.json"]
+
+
+def test_a_followed_trial_knows_its_values_before_it_is_asked() -> None:
+    assert FollowedTrial({"lora_r": 8, "hidden_dropout": 0.2}, 3).params == {
+        "lora_r": 8,
+        "hidden_dropout": 0.2,
+    }
+
+
+def plan(**changes: Any) -> TrialPlan:
+    return TrialPlan(**{"number": 0, "params": {}, "values": {}, "n_objectives": 1, **changes})
+
+
+def test_the_best_epoch_of_several_objectives_is_the_best_in_the_first() -> None:
+    run = TrialRun(optuna.trial.FixedTrial({}), plan(n_objectives=2, maximize=True))
+    for epoch, value in ((1, [0.2, 0.9]), (2, [0.5, 0.1]), (3, [float("nan"), 1.0])):
+        run.record(epoch, value)
+    assert run.best_epoch().epoch == 2
+    assert run.best_epoch().value == (0.5, 0.1)
+
+
+def test_a_trial_without_a_finite_value_fails() -> None:
+    run = TrialRun(optuna.trial.FixedTrial({}), plan(maximize=False))
+    run.record(1, float("nan"))
+    with pytest.raises(TrialFailed, match="never a finite number"):
+        run.best_epoch()
