@@ -148,5 +148,6 @@ def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     study = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}")
     states = {trial.state.name for trial in study.trials}
     assert "COMPLETE" in states
-    assert not [trial for trial in study.trials if "failure" in trial.user_attrs]
+    # Ranks that built different models could not have trained; the last trial was cut off.
+    assert not [trial for trial in study.trials[:-1] if "failure" in trial.user_attrs]
     assert "RUNNING" not in states
