@@ -43,8 +43,9 @@ class Server:
         _run("pg_ctl", "-D", self._data, "-o", self._options, "-l", self._log, "-w", "start")
 
     def stop(self) -> None:
-        """Cuts off every connection, as a restart of the machine's services does."""
-        _run("pg_ctl", "-D", self._data, "-m", "fast", "-w", "stop")
+        """Cuts off every connection; nothing if it does not run."""
+        if (self._data / "postmaster.pid").exists():
+            _run("pg_ctl", "-D", self._data, "-m", "fast", "-w", "stop")
 
     def url(self, database: str = "postgres") -> str:
         """For Optuna, with the password."""

@@ -16,7 +16,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._file import get_lock_file
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from hpo_summarize.errors import StudyError
 from hpo_summarize.redact import redact_url
@@ -195,6 +195,9 @@ def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
 def _is_outage(error: Exception) -> bool:
     """A lost or refused connection, not a full disk or a wrong statement."""
     cause = error if isinstance(error, DBAPIError) else error.__cause__
+    # Optuna asks once more on the connection that it has just lost.
+    if isinstance(cause, PendingRollbackError):
+        return True
     if not isinstance(cause, DBAPIError):
         return False
     text = str(cause).lower()
