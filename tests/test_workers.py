@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -108,7 +107,7 @@ output_dir: {output}
 """
 
 
-def test_two_processes_of_a_launch_share_the_trials_and_print_each_of_them_once(
+def test_two_processes_of_a_launch_share_the_trials_and_write_whole_files(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     out, recipe = tmp_path / "out", tmp_path / "two.yaml"
@@ -133,8 +132,4 @@ def test_two_processes_of_a_launch_share_the_trials_and_print_each_of_them_once(
     assert json.loads((out / "study_stats.json").read_text())["n_trials"] == 7
     assert json.loads((out / "best_params.json").read_text())["best_value"] == study.best_value
     assert "</html>" in (out / "report.html").read_text()
-    printed = re.findall(r"^trial +(\d+) \((\d+)/7\)", done.stdout, re.MULTILINE)
-    assert sorted(int(number) for number, _ in printed) == [trial.number for trial in finished]
-    assert [int(count) for _, count in printed] == list(range(1, 8))
-    assert len(re.findall(r"^best trial ", done.stdout, re.MULTILINE)) == 1
     assert "workers  2" in done.stdout

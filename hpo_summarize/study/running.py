@@ -116,8 +116,6 @@ def run_study(
     together. A running trial is never cut off by the timeout. An interrupt (Ctrl-C) ends the run at
     once; the values of a trial that was cut off, by that or by a crash, are tried again first.
 
-    The callbacks are called after each trial, and when others finish the last ones.
-
     Raises:
         SearchFailed: Three trials in a row failed with the same reason.
         KeyboardInterrupt: After the cut-off trial was put back.
@@ -142,18 +140,10 @@ def run_study(
             elif deadline is not None and time.monotonic() >= deadline:
                 return
             else:
-                _wait_for_others(study, callbacks)
+                # The last trials are with other workers; one of them may die and leave its trial.
+                time.sleep(_WAIT_SECONDS)
+                put_back_orphans(study)
             interrupt.check()
-
-
-def _wait_for_others(study: optuna.Study, callbacks: Sequence[StudyCallback]) -> None:
-    """Waits where the last trials are with other workers; one of them may die and leave its own."""
-    before = len(finished_trials(study))
-    time.sleep(_WAIT_SECONDS)
-    put_back_orphans(study)
-    finished = finished_trials(study)
-    for callback in callbacks if len(finished) > before else ():
-        callback(study, finished[-1])
 
 
 def _optimize(
