@@ -12,18 +12,19 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     """Prints what is going to run: model, data, space, storage, trials done and to do."""
     if not optimizer.writer.is_here():
         return
-    recipe, (train, validation) = optimizer.recipe, optimizer.splits
+    recipe, experiment = optimizer.recipe, optimizer.experiment
+    train, validation = experiment.splits
     done, search = len(finished_trials(optimizer.study)), recipe.search
     lora = "LoRA" if recipe.lora else "all weights"
     storage = redact_url(search.storage or default_storage_url(optimizer.output_dir))
-    print(f"model    {recipe.model.name or optimizer.model_config.model_type}, training {lora}")
+    print(f"model    {recipe.model.name or experiment.model_config.model_type}, training {lora}")
     print(f"data     {len(train)} dialogues to train on, {len(validation)} to validate on")
     for note in (*train.notes, *validation.notes):
         print(f"note     {note}")
     print(f"search   {' and '.join(search.objectives)}, {search.direction}")
     if len(search.objectives) > 1:
         print("         several objectives: no trial is pruned, and the result is a Pareto front")
-    for line in optimizer.space.explain():
+    for line in experiment.space.explain():
         print(f"         {line}")
     if optimizer.worker.count > 1:
         print(f"workers  {optimizer.worker.count}, each with its own trials on its own device")

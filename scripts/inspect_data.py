@@ -13,17 +13,17 @@ def main() -> None:
     add_recipe_arguments(parser)
     recipe = read_recipe(parser.parse_args())
 
-    from hpo_summarize import OptunaOptimizer
     from hpo_summarize.data import read_dialogues
+    from hpo_summarize.experiment import Experiment
     from hpo_summarize.inspection import inspect_data, print_inspection
 
-    optimizer = OptunaOptimizer(recipe)
-    splits = dict(zip(("train", "validation"), optimizer.splits, strict=True))
+    experiment = Experiment(recipe)
+    splits = dict(zip(("train", "validation"), experiment.splits, strict=True))
     if recipe.data.test is not None:
         splits["test"] = read_dialogues(recipe.data.test, recipe.data, require_summaries=False)
     for split in splits.values():
         print("\n".join(f"note: {note}" for note in split.notes), end="\n" if split.notes else "")
-    print_inspection(inspect_data(splits, optimizer.tokenizer, recipe.data))
+    print_inspection(inspect_data(splits, experiment.tokenizer, recipe.data))
 
 
 if __name__ == "__main__":
