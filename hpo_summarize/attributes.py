@@ -2,13 +2,17 @@
 
 # Of a trial.
 BEST_EPOCH = "best_epoch"  # The epoch that its value comes from.
+EPOCH_VALUE = "epoch_value"  # What the evaluation after that epoch gave, before the full one.
+BEATEN = "beaten"  # Why it was trained to its end and not measured in full.
 FAILURE = "failure"  # Why it ended in an error.
 INTERRUPTED = "interrupted"  # The run ended in the middle of it; it does not count.
 CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.
 WORKER = "worker"  # Host, process and start of the process that runs it.
 SURPLUS = "surplus"  # Two workers began the last trial at once, and this one came second.
+TRAINED_TRIAL = "trained_trial"  # Whose weights a trial of the decoding stage decodes with.
 VALUES = "values"  # All its hyperparameters, where they are more than the sampled ones.
 
 # Of a study.
 IDENTITY = "identity"  # The settings that every run of it must share.
+STAGE = "stage"  # "decoding" for the second stage of a staged search.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.

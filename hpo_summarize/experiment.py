@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from hpo_summarize.model import (
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.rouge import Rouge
 from hpo_summarize.space import SearchSpace, build_space
-from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.trainer import EpochEvaluation, SummarizationTrainer
 
 _TRAINED_VOCABULARY = 8000  # Of a tokenizer that is trained for a model from a config.
 _EVAL_BATCH_SIZE = 32
@@ -61,10 +62,16 @@ class Experiment:
         check_lengths(config, self.recipe.data)
         return config
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a search space must know of the model."""
+        return model_facts(self.model_config)
+
     @functools.cached_property
     def space(self) -> SearchSpace:
-        """The search space."""
-        return build_space(self.recipe, model_facts(self.model_config))
+        """The search space; in a staged search that of the training."""
+        staged = self.recipe.search.decode == "staged"
+        return build_space(self.recipe, self.facts, "training" if staged else "joint")
 
     @functools.cached_property
     def splits(self) -> tuple[Dialogues, Dialogues]:
@@ -119,9 +126,6 @@ class Experiment:
             validation: Rows that every evaluation scores with ROUGE.
         """
 
-        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-            return self.score(self.decode(prediction.predictions), validation.references)
-
         trainer = SummarizationTrainer(
             args=build_arguments(self.recipe, output_dir),
             data_collator=DataCollatorForSeq2Seq(self.tokenizer),
@@ -129,10 +133,39 @@ class Experiment:
             eval_dataset=self.tokenize(validation),
             processing_class=self.tokenizer,
             model_init=self._build_model,
-            compute_metrics=compute_metrics,
+            compute_metrics=self._metric_over(validation),
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
+
+    @property
+    def cheap_decoding(self) -> dict[str, Any]:
+        """Decoding of the epochs, and of the first stage of a staged search: generation fields."""
+        num_beams = self.recipe.search.epoch_eval.num_beams
+        return {} if num_beams == "same" else {"num_beams": num_beams, "do_sample": False}
+
+    def build_epoch_evaluation(self, validation: Dialogues, n_best: int) -> EpochEvaluation | None:
+        """The evaluation after each epoch that the recipe asks for; None: all of it, every time.
+
+        Args:
+            validation: Rows to draw from, by `data.seed`.
+            n_best: So many of the best trials matter.
+        """
+        section, generation = self.recipe.search.epoch_eval, self.cheap_decoding
+        count = len(validation) if section.samples == "all" else section.samples
+        if not generation and count >= len(validation):
+            return None
+        draw = random.Random(self.recipe.data.seed)
+        chosen = validation.rows(
+            sorted(draw.sample(range(len(validation)), min(count, len(validation))))
+        )
+        return EpochEvaluation(
+            dataset=self.tokenize(chosen),
+            compute_metrics=self._metric_over(chosen),
+            generation=generation,
+            covers_all=len(chosen) == len(validation),
+            n_best=n_best,
+        )
 
     def decode(self, ids: np.ndarray) -> list[str]:
         """Summaries as text.
@@ -146,6 +179,12 @@ class Experiment:
     def score(self, summaries: Sequence[str], references: Sequence[list[str]]) -> dict[str, float]:
         """ROUGE F1 of summaries, 0 to 1, by name."""
         return self.rouge.compute(predictions=summaries, references=references)
+
+    def _metric_over(self, split: Dialogues) -> Callable[[EvalPrediction], dict[str, float]]:
+        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+            return self.score(self.decode(prediction.predictions), split.references)
+
+        return compute_metrics
 
     def _build_model(self, trial: Any = None) -> Any:
         values: Mapping[str, Any] = {} if trial is None else trial.params

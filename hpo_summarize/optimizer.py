@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results import write_plots, write_report, write_results
+from hpo_summarize.results.outcome import values_of
+from hpo_summarize.staged import DecodingSearch, Finalist, find_finalists
 from hpo_summarize.study import (
     best_trials,
     check_identity,
@@ -29,9 +32,13 @@ from hpo_summarize.study import (
     identity_of,
     open_study,
     require_complete,
+    wait_for_running,
 )
 from hpo_summarize.trainer import SummarizationTrainer
 from hpo_summarize.workers import Worker, Writer
+
+# The share of a timeout that is left to the second stage of a staged search.
+_DECODING_SHARE = 0.2
 
 
 class OptunaOptimizer:
@@ -79,12 +86,17 @@ class OptunaOptimizer:
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
         self.experiment = Experiment(self.recipe, datasets)
         self.study_name = self.recipe.search.study_name or "study"
+        self._decoding: DecodingSearch | None = None
 
     @functools.cached_property
     def trainer(self) -> SummarizationTrainer:
         """The trainer of all trials."""
         folder = self.output_dir / "trials" / self.study_name
-        trainer = self.experiment.build_trainer(folder, *self.experiment.splits)
+        train, validation = self.experiment.splits
+        trainer = self.experiment.build_trainer(folder, train, validation)
+        trainer.epoch_evaluation = self.experiment.build_epoch_evaluation(
+            validation, n_best=max(self.recipe.search.n_kept, 1)
+        )
         trainer.set_up_search(self.create_search_space, self._compute_objective, _folder_name)
         return trainer
 
@@ -95,9 +107,9 @@ class OptunaOptimizer:
         study = open_study(
             search,
             self.study_name,
-            search.storage or default_storage_url(self.output_dir),
+            self._storage_url,
             [search.direction] * len(search.objectives),
-            baseline=self.experiment.space.baseline(),
+            baselines=[self.experiment.space.baseline()],
             worker=self.worker.number,
         )
         texts = (text for split in self.experiment.splits for text in split.texts())
@@ -105,6 +117,19 @@ class OptunaOptimizer:
         if study.user_attrs.get(OBJECTIVES) != search.objectives:
             study.set_user_attr(OBJECTIVES, search.objectives)
         return study
+
+    @property
+    def final_study(self) -> optuna.Study:
+        """The study whose best trial is the best of all: in a staged search the second one."""
+        decoding = self._decoding.study if self._decoding is not None else None
+        return decoding if decoding is not None and best_trials(decoding) else self.study
+
+    @property
+    def _storage_url(self) -> str:
+        return self.recipe.search.storage or default_storage_url(self.output_dir)
+
+    def _folder_of(self, trial: FrozenTrial) -> Path:
+        return self.output_dir / "trials" / self.study_name / _folder_name(trial)
 
     # What a user calls.
 
@@ -139,14 +164,35 @@ class OptunaOptimizer:
             KeyboardInterrupt: Ctrl-C; what has finished is kept, and a new run goes on from there.
         """
         self.prepare()
+        staged = self.recipe.search.decode == "staged"
         if not PartialState().is_main_process:
             self.trainer.follow()
+            if staged:
+                self._decoding_search([]).follow()
             return None
+        start = time.monotonic()
+        try:
+            self._search_training()
+            if staged:
+                self._search_decoding(start)
+        except Exception:
+            if staged and self._decoding is None:
+                on_main(lambda: None)  # The other processes of the group wait for the second stage.
+            raise
+        finally:
+            if self.writer.is_here():
+                self.save_results(self.output_dir)
+                self.plot_optimization_history(self.output_dir)
+        return self.study
+
+    def _search_training(self) -> None:
         search = self.recipe.search
         progress = SearchProgress(
             self.study, search.n_trials, search.objectives, self.writer.is_here
         )
         self.trainer.add_callback(progress)
+        staged = search.decode == "staged"
+        share = 1 - _DECODING_SHARE if staged else 1
         try:
             self.trainer.hyperparameter_search(
                 hp_space=self.create_search_space,
@@ -155,20 +201,41 @@ class OptunaOptimizer:
                 backend="optuna",
                 hp_name=_folder_name,
                 study=self.study,
-                timeout=search.timeout,
-                keep_trials=search.keep_trials,
+                timeout=search.timeout and search.timeout * share,
+                keep_trials=search.n_kept,
                 callbacks=[progress.on_trial_end, self._write_after_trial],
             )
         finally:
             self.trainer.remove_callback(progress)
-            if self.writer.is_here():
-                self.save_results(self.output_dir)
-                self.plot_optimization_history(self.output_dir)
-        return self.study
+
+    def _search_decoding(self, start: float) -> None:
+        search = self.recipe.search
+        wait_for_running(self.study)
+        finalists = find_finalists(self.study, self._folder_of, search.staged.n_models)
+        self._decoding = self._decoding_search(finalists)
+        study = self._decoding.study
+        progress = SearchProgress(
+            study, search.staged.n_trials, search.objectives, self.writer.is_here
+        )
+        rest = search.timeout and max(start + search.timeout - time.monotonic(), 0)
+        self._decoding.run(rest, [progress.on_trial_end, self._write_after_trial])
+
+    def _decoding_search(self, finalists: Sequence[Finalist]) -> DecodingSearch:
+        return DecodingSearch(
+            self.experiment,
+            self.trainer,
+            finalists,
+            self.study_name,
+            self._storage_url,
+            self.worker.number,
+        )
 
     def create_search_space(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        """Samples the values of a trial."""
-        return self.experiment.space.sample(trial)
+        """Samples the values of a trial; in a staged search with the first stage's decoding."""
+        values = self.experiment.space.sample(trial)
+        if self.recipe.search.decode == "staged":
+            return {**values, **self.experiment.cheap_decoding}
+        return values
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Trains one trial and returns its value; an objective for `optuna.Study.optimize`."""
@@ -180,7 +247,7 @@ class OptunaOptimizer:
         Raises:
             SearchFailed: No trial is complete.
         """
-        return dict(self._best_trial().params)
+        return values_of(self._best_trial())
 
     def get_best_value(self) -> float:
         """The value of the best trial; with several objectives, of the first objective."""
@@ -188,13 +255,18 @@ class OptunaOptimizer:
 
     def save_results(self, output_dir: str | Path) -> None:
         """Writes `best_params.json`, `all_trials.csv` and `study_stats.json`."""
-        write_results(self.study, Path(output_dir))
+        decoding = None if self._decoding is None else self._decoding.study
+        write_results(self.study, Path(output_dir), decoding=decoding)
 
     def plot_optimization_history(self, output_dir: str | Path) -> list[Path]:
         """Writes the plots and `report.html`; returns their paths."""
         folder = Path(output_dir)
-        report = write_report(self.study, folder, dump_recipe(self.recipe))
-        return [*write_plots(self.study, folder), report]
+        decoding = None if self._decoding is None else self._decoding.study
+        paths = write_plots(self.study, folder)
+        if decoding is not None:
+            paths += write_plots(decoding, folder / "decoding")
+        report = write_report(self.study, folder, dump_recipe(self.recipe), decoding)
+        return [*paths, report]
 
     # Pieces of the trainer.
 
@@ -209,7 +281,7 @@ class OptunaOptimizer:
     def _best_trial(self) -> FrozenTrial:
         require_complete(self.study)
         sign = 1 if self.recipe.search.direction == "maximize" else -1
-        return max(best_trials(self.study), key=lambda trial: sign * trial.values[0])
+        return max(best_trials(self.final_study), key=lambda trial: sign * trial.values[0])
 
 
 def create_optuna_optimizer(

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hpo_summarize.attributes import BEST_EPOCH, FAILURE, INTERRUPTED
+from hpo_summarize.attributes import BEATEN, BEST_EPOCH, FAILURE, INTERRUPTED, TRAINED_TRIAL
 from hpo_summarize.study import best_trials, finished_trials
 
 
@@ -135,7 +135,13 @@ def _fate(trial: FrozenTrial, objective: str) -> str:
         return f"failed: {reason}"
     if trial.user_attrs.get(INTERRUPTED):
         return "interrupted"
+    trained = trial.user_attrs.get(TRAINED_TRIAL)
     if trial.state == TrialState.COMPLETE:
         values = "/".join(f"{value:.4f}" for value in trial.values)
-        return f"{objective} {values} at epoch {trial.user_attrs[BEST_EPOCH]:g}"
+        epoch = f"at epoch {trial.user_attrs[BEST_EPOCH]:g}"
+        return f"{objective} {values} {epoch if trained is None else f'by trial {trained}'}"
+    if trained is not None:
+        return f"pruned after {len(trial.intermediate_values)} dialogues"
+    if BEATEN in trial.user_attrs:
+        return f"cannot win after epoch {trial.last_step}"
     return f"pruned after epoch {trial.last_step}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hpo_summarize import names
 from hpo_summarize.errors import Problem, RecipeError
@@ -99,20 +99,27 @@ class SearchSpace:
         return condition.name in self.fixed and condition.holds(self.fixed[condition.name])
 
 
-def build_space(recipe: Recipe, model_facts: Mapping[str, Any]) -> SearchSpace:
+Stage = Literal["joint", "training", "decoding"]
+
+
+def build_space(
+    recipe: Recipe, model_facts: Mapping[str, Any], stage: Stage = "joint"
+) -> SearchSpace:
     """The search space of a recipe for a model.
 
     Args:
         recipe: The checked recipe.
         model_facts: `model_type`, and the value of each of `names.MODEL_NAMES` that the model has.
+        stage: `joint` takes all parameters, `decoding` those of generation, `training` the others.
 
     Raises:
         RecipeError: The space is empty, or holds a dropout or depth that the model has not.
     """
     fixed = {**names.defaults(), **_fixed_values(recipe), **model_facts}
     outside = {name: value for name, value in fixed.items() if name not in recipe.space}
-    baseline = {name: _nearest(p, fixed.get(name)) for name, p in recipe.space.items()}
-    space = SearchSpace(recipe.space, outside, baseline)
+    parameters = {n: p for n, p in recipe.space.items() if _belongs(n, stage)}
+    baseline = {name: _nearest(p, fixed.get(name)) for name, p in parameters.items()}
+    space = SearchSpace(parameters, outside, baseline)
     missing = [n for n in space.parameters if n in names.MODEL_NAMES and n not in model_facts]
     problems = [Problem(f"space.{name}", _not_in_model(name, model_facts)) for name in missing]
     if not space.parameters:
@@ -120,6 +127,11 @@ def build_space(recipe: Recipe, model_facts: Mapping[str, Any]) -> SearchSpace:
     if problems:
         raise RecipeError(problems)
     return space
+
+
+def _belongs(name: str, stage: Stage) -> bool:
+    is_decoding = names.owner_of(name) == "generation"
+    return stage == "joint" or is_decoding == (stage == "decoding")
 
 
 def _not_in_model(name: str, facts: Mapping[str, Any]) -> str:

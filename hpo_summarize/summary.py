@@ -5,6 +5,8 @@ from __future__ import annotations
 from hpo_summarize.attributes import BEST_EPOCH
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
+from hpo_summarize.results.outcome import trained_trial_of, values_of
+from hpo_summarize.space import build_space
 from hpo_summarize.study import best_trials, default_storage_url, finished_trials
 
 
@@ -26,6 +28,11 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
         print("         several objectives: no trial is pruned, and the result is a Pareto front")
     for line in experiment.space.explain():
         print(f"         {line}")
+    if search.decode == "staged":
+        count = search.staged.n_models
+        print(f"decoding on the {count} best models, {search.staged.n_trials} trials:")
+        for line in build_space(recipe, experiment.facts, "decoding").explain():
+            print(f"         {line}")
     if optimizer.worker.count > 1:
         print(f"workers  {optimizer.worker.count}, each with its own trials on its own device")
     print(f"study    {optimizer.study_name} in {storage}: {done} of {search.n_trials} trials done")
@@ -35,18 +42,21 @@ def print_result(optimizer: OptunaOptimizer) -> None:
     """Prints the best trial or the Pareto front, and where the results are."""
     if not optimizer.writer.is_here():
         return
-    study, names = optimizer.study, optimizer.recipe.search.objectives
+    study, names = optimizer.final_study, optimizer.recipe.search.objectives
     best = best_trials(study)
     several = len(study.directions) > 1
     print(f"\nPareto front: {len(best)} trials" if several else "")
     for trial in best:
         values = ", ".join(f"{n} {v:.4f}" for n, v in zip(names, trial.values, strict=True))
         epoch = trial.user_attrs[BEST_EPOCH]
-        print(f"{'' if several else 'best '}trial {trial.number}: {values} at epoch {epoch:g}")
-        for name, value in trial.params.items():
+        number = trained_trial_of(trial)
+        print(f"{'' if several else 'best '}trial {number}: {values} at epoch {epoch:g}")
+        for name, value in values_of(trial).items():
             print(f"  {name}: {value:.6g}" if isinstance(value, float) else f"  {name}: {value}")
-    first = study.trials[0]
-    if not several and best[0].number > 0 and first.values:
+    first = optimizer.study.trials[0]
+    if not several and best[0].value and first.values and best[0].values != first.values:
         gain = (best[0].value - first.values[0]) / abs(first.values[0] or 1)
-        print(f"trial 0, the recipe's own values: {first.values[0]:.4f} (a change of {gain:+.0%})")
+        cheaply = "" if study is optimizer.study else ", decoded as in the first stage"
+        change = f"{first.values[0]:.4f} (a change of {gain:+.0%})"
+        print(f"trial 0, the recipe's own values{cheaply}: {change}")
     print(f"results in {optimizer.output_dir}: report.html, best_params.json, all_trials.csv")

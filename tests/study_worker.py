@@ -39,7 +39,7 @@ def main() -> None:
         time.sleep(float(seconds))
         return value
 
-    study = open_study(SearchSection(), "study", url, ["maximize"], BASELINE)
+    study = open_study(SearchSection(), "study", url, ["maximize"], [BASELINE])
     run_study(study, objective, int(n_trials))
 
 

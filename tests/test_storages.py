@@ -167,7 +167,7 @@ def test_the_trial_of_an_interrupted_worker_is_done_by_the_other(
 def test_a_study_outlives_a_restart_of_its_server(start: Processes) -> None:
     with running_server() as own:
         url = own.new_database("restarted")
-        study = open_study(SearchSection(), "study", url, ["maximize"], BASELINE)
+        study = open_study(SearchSection(), "study", url, ["maximize"], [BASELINE])
         workers = start(url, 2, 10, seconds=0.3)
         wait_for(lambda: len(finished_trials(study)) >= 3)
         before = {trial.number: trial.values for trial in finished_trials(study)}
@@ -209,7 +209,7 @@ def test_workers_that_lose_the_one_that_makes_the_study_still_begin_with_the_bas
     monkeypatch.setattr("hpo_summarize.study.running._BASELINE_SECONDS", 0.3)
     url = f"sqlite:///{tmp_path / 'a.db'}"
     optuna.create_study(study_name="study", storage=build_storage(url), direction="maximize")
-    study = open_study(SearchSection(), "study", url, ["maximize"], BASELINE)
+    study = open_study(SearchSection(), "study", url, ["maximize"], [BASELINE])
     run_study(study, lambda trial: trial.suggest_float("x", 0, 1), 2)
     assert_whole(study, 2)
 

@@ -95,7 +95,7 @@ def test_the_timeout_starts_no_new_trial(tmp_path: Path) -> None:
 def test_the_baseline_is_trial_0_of_a_new_study_only(tmp_path: Path) -> None:
     for n_trials in (1, 2):
         url = default_storage_url(tmp_path)
-        study = open_study(SearchSection(), "study", url, ["maximize"], {"x": 0.125})
+        study = open_study(SearchSection(), "study", url, ["maximize"], [{"x": 0.125}])
         run_study(study, draw, n_trials)
     assert [trial.params["x"] == 0.125 for trial in study.trials] == [True, False]
 

@@ -10,6 +10,7 @@ from hpo_summarize.errors import Problem, did_you_mean
 from hpo_summarize.recipe.optuna_checks import optuna_problems
 from hpo_summarize.recipe.settings import SECTIONS
 from hpo_summarize.recipe.space_checks import space_problems
+from hpo_summarize.recipe.stage_checks import stage_problems
 from hpo_summarize.recipe.values import model_type_problem, type_problem
 
 # Keys that the recipe sets somewhere else, with the place.
@@ -39,6 +40,7 @@ def find_problems(content: Mapping[str, Any]) -> list[Problem]:
         *_conflicts(parts),
         *_batch_problems(parts),
         *space_problems(parts),
+        *stage_problems(parts),
     ]
 
 

@@ -25,6 +25,7 @@ DEBUG_SETTINGS: dict[str, Any] = {
     "data.max_rows": 32,
     "training.num_epochs": 1,
     "search.n_trials": 2,
+    "search.staged": {"n_models": 2, "n_trials": 2},
     "search.storage": None,
 }
 

@@ -193,13 +193,46 @@ class PrunerSection(OpenSection):
     name: str = "median"
 
 
+class EpochEvalSection(Section):
+    """What is measured after each epoch of a trial, to compare trials and to prune them.
+
+    The value of a trial is always that of its best epoch with its own decoding on all rows; it is
+    measured once, at its end, where it can still be among the best.
+
+    Attributes:
+        samples: So many validation rows, drawn once by `data.seed`; `all` takes every row.
+        num_beams: Beams, without sampling; `same` decodes with the trial's own settings. With
+            `all` and `same` every epoch is measured in full.
+    """
+
+    samples: Annotated[int, Field(ge=2)] | Literal["all"] = 128
+    num_beams: Annotated[int, Field(ge=1)] | Literal["same"] = 1
+
+
+class StagedSection(Section):
+    """The second stage of `decode: staged`.
+
+    Attributes:
+        n_models: So many of the best trained models take part, and keep their weights.
+        n_trials: Finished trials wanted in this stage; one costs an evaluation or a part of it.
+    """
+
+    n_models: int = Field(default=3, ge=1)
+    n_trials: int = Field(default=30, ge=1)
+
+
 class SearchSection(Section):
     """The study.
 
     Attributes:
         n_trials: Finished trials wanted in all, over every run of the same command.
-        timeout: Seconds after which no new trial starts; null: none.
+        timeout: Seconds after which no new trial starts; null: none. A staged search leaves a
+            fifth of them to its second stage.
         objective: A metric, or a list of metrics for several objectives (no pruning then).
+        epoch_eval: The evaluation after each epoch.
+        decode: `joint` samples decoding with everything else; `staged` first searches the training
+            with the decoding of `epoch_eval`, then decoding alone on the best trained models.
+        staged: The second stage.
         storage: Storage URL; null: SQLite in the output folder.
         study_name: Null: the name of the recipe file.
         keep_trials: So many of the best trials keep their weights.
@@ -213,6 +246,9 @@ class SearchSection(Section):
     direction: Literal["maximize", "minimize"] = "maximize"
     sampler: SamplerSection = SamplerSection()
     pruner: PrunerSection | None = PrunerSection()
+    epoch_eval: EpochEvalSection = EpochEvalSection()
+    decode: Literal["joint", "staged"] = "joint"
+    staged: StagedSection = StagedSection()
     storage: str | None = None
     study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     keep_trials: int = Field(default=1, ge=0)
@@ -228,6 +264,11 @@ class SearchSection(Section):
             nearest = did_you_mean(wrong[0], OBJECTIVES) if wrong else ""
             raise ValueError(f"{rule}, got {value!r}{nearest}")
         return value
+
+    @property
+    def n_kept(self) -> int:
+        """So many of the best trials keep their weights."""
+        return max(self.keep_trials, self.staged.n_models if self.decode == "staged" else 0)
 
     @property
     def objectives(self) -> list[str]:

@@ -19,7 +19,9 @@ from hpo_summarize.attributes import (
     FAILURE,
     INTERRUPTED,
     OBJECTIVES,
+    STAGE,
     SURPLUS,
+    TRAINED_TRIAL,
     VALUES,
     WORKER,
 )
@@ -51,6 +53,11 @@ def fate_of(trial: FrozenTrial) -> Fate:
     if trial.state == TrialState.FAIL and WORKER in trial.user_attrs:
         return Fate.INTERRUPTED  # Failed by the heartbeats of a storage: its worker is gone.
     return Fate[trial.state.name]
+
+
+def trained_trial_of(trial: FrozenTrial) -> int:
+    """Number of the trial that trained a trial's weights: an earlier one in a decoding stage."""
+    return trial.user_attrs.get(TRAINED_TRIAL, trial.number)
 
 
 def values_of(trial: FrozenTrial) -> dict[str, Any]:
@@ -92,12 +99,14 @@ class Outcome:
         objectives: Name of each objective.
         directions: `"maximize"` or `"minimize"` for each objective.
         trials: All trials by number. They belong to the study: to be read only.
+        is_decoding: Whether this is the second stage of a staged search.
     """
 
     name: str
     objectives: list[str]
     directions: list[str]
     trials: list[FrozenTrial]
+    is_decoding: bool = False
 
     @property
     def several(self) -> bool:
@@ -168,7 +177,8 @@ def read_study(study: optuna.Study) -> Outcome:
     names = objective_names(study.user_attrs.get(OBJECTIVES), len(directions))
     wanted = [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
     trials = sorted(wanted, key=lambda trial: trial.number)
-    return Outcome(redact_url(study.study_name), names, directions, trials)
+    is_decoding = study.user_attrs.get(STAGE) == "decoding"
+    return Outcome(redact_url(study.study_name), names, directions, trials, is_decoding)
 
 
 def objective_names(recorded: Sequence[str] | None, count: int) -> list[str]:

@@ -25,7 +25,8 @@ def write_plots(study: optuna.Study, output_dir: Path) -> list[Path]:
 
     The pages are `optimization_history.html`, `param_importances.html`,
     `parallel_coordinate.html`, `slice.html`, `intermediate_values.html` and `timeline.html`; with
-    several objectives also `pareto_front.html`, and the first four show each objective.
+    several objectives also `pareto_front.html`, and the first four show each objective. A decoding
+    stage has no `intermediate_values.html`.
 
     Args:
         study: One objective or several.
@@ -55,7 +56,8 @@ def draw_plots(outcome: Outcome) -> list[Plot]:
             parameter_figures.draw_importances(outcome, singles),
             parameter_figures.draw_parallel_coordinate(outcome, singles),
             parameter_figures.draw_slice(outcome, singles),
-            figures.draw_intermediate_values(outcome, whole),
+            # A step of a decoding stage is a row of the data; a line over them shows nothing.
+            *([] if outcome.is_decoding else [figures.draw_intermediate_values(outcome, whole)]),
             figures.draw_timeline(outcome, whole),
         ]
 

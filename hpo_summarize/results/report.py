@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo_summarize.redact import redact_url
+from hpo_summarize.results.figures import Plot
 from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import (
     Fate,
@@ -20,24 +22,26 @@ from hpo_summarize.results.outcome import (
     is_finite,
     read_study,
     seconds_of,
+    trained_trial_of,
     values_of,
 )
 from hpo_summarize.results.page import build_page, fill, plot_html
 from hpo_summarize.results.plots import draw_plots
+from hpo_summarize.results.tables import final_stage
 
 _BODY = """<h1>{{ outcome.name }}</h1>
 <p class="hint">{{ aims }}</p>
 <div class="cards">{% for label, value in cards %}<div>{{ label }}<b>{{ value }}</b></div>
 {% endfor %}</div>
-{% if not outcome.best %}<p class="problem">{{ outcome.why_no_result() }}</p>
+{% if not final.best %}<p class="problem">{{ outcome.why_no_result() }}</p>
 {% else %}<h2>{{ "Pareto front" if outcome.several else "Best hyperparameters" }}</h2>
 <div class="table"><table>
-{% if outcome.several %}<thead><tr><th>trial{% for t in outcome.best %}<th class="number">
+{% if outcome.several %}<thead><tr><th>trial{% for t in final.best %}<th class="number">
 {{- t.number }}{% endfor %}</thead>{% endif %}
 {% for name, cells in best_rows %}<tr><th>{{ name }}</th>{% for cell in cells %}<td class="number">
 {{- cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
-<h2>Trials</h2>
+{% for title, trial_rows in tables %}<h2>{{ title }}</h2>
 <div class="table long"><table>
 <thead><tr><th class="number">trial</th><th>state</th>{% for name in outcome.objectives %}
 <th class="number">{{ name }}</th>{% endfor %}<th class="number">epoch</th>
@@ -48,7 +52,7 @@ _BODY = """<h1>{{ outcome.name }}</h1>
 <td class="number">{{ row.epoch }}</td><td class="number">{{ row.duration }}</td>
 <td class="text">{{ row.failure }}</td></tr>
 {% endfor %}</table></div>
-{% for title, content in plots %}<h2>{{ title }}</h2>
+{% endfor %}{% for title, content in plots %}<h2>{{ title }}</h2>
 {{ content }}
 {% endfor %}
 {% if recipe_text %}<h2>Recipe</h2>
@@ -56,51 +60,73 @@ _BODY = """<h1>{{ outcome.name }}</h1>
 """
 
 
-def write_report(study: optuna.Study, output_dir: Path, recipe_text: str | None = None) -> Path:
+def write_report(
+    study: optuna.Study,
+    output_dir: Path,
+    recipe_text: str | None = None,
+    decoding: optuna.Study | None = None,
+) -> Path:
     """Writes `report.html`, which opens without a network.
 
     Args:
         study: One objective or several.
         output_dir: Made if there is none.
         recipe_text: Shown at the end, passwords hidden. Default: no recipe is shown.
+        decoding: The second stage of a staged search; what is best is best there.
 
     Returns:
         The path of the page.
     """
     outcome = read_study(study)
-    told = outcome.why_no_result()
-    plots = [plot for plot in draw_plots(outcome) if plot.figures or plot.problem != told]
+    stages = [outcome] if decoding is None else [outcome, read_study(decoding)]
+    final = final_stage(outcome, stages[-1])
+    plots = [(stage, plot) for stage in stages for plot in _telling_plots(stage)]
     body = fill(
         _BODY,
         outcome=outcome,
+        final=final,
         aims=", ".join(
             f"{direction} {name}"
             for name, direction in zip(outcome.objectives, outcome.directions, strict=True)
         ),
-        cards=_headline(outcome),
-        best_rows=_best_rows(outcome),
-        trial_rows=[_trial_row(outcome, trial) for trial in outcome.trials],
-        plots=[(plot.title, plot_html(plot)) for plot in plots],
+        cards=_headline(stages, final),
+        best_rows=_best_rows(final),
+        tables=[(_title("Trials", stage), _trial_rows(stage)) for stage in stages],
+        plots=[(_title(plot.title, stage), plot_html(plot)) for stage, plot in plots],
         recipe_text=redact_url(recipe_text or ""),
     )
     path = output_dir / "report.html"
-    draws = any(plot.figures for plot in plots)
+    draws = any(plot.figures for _, plot in plots)
     write_text(path, build_page(f"Search report: {outcome.name}", body, draws))
     return path
 
 
-def _headline(outcome: Outcome) -> list[tuple[str, str]]:
+def _title(title: str, stage: Outcome) -> str:
+    return f"{title}: decoding" if stage.is_decoding else title
+
+
+def _telling_plots(outcome: Outcome) -> list[Plot]:
+    told = outcome.why_no_result()
+    return [plot for plot in draw_plots(outcome) if plot.figures or plot.problem != told]
+
+
+def _trial_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    return [_trial_row(outcome, trial) for trial in outcome.trials]
+
+
+def _headline(stages: Sequence[Outcome], final: Outcome) -> list[tuple[str, str]]:
     cards = []
-    if outcome.best and not outcome.several:
-        best = outcome.best[0]
-        cards = [(f"best {outcome.objectives[0]}", _show(best.value)), ("trial", str(best.number))]
-        cards += [("epoch", _show(best_epoch_of(best)))]
-    elif outcome.best:
-        cards = [("trials on the Pareto front", str(len(outcome.best)))]
-    for fate in Fate:
-        if (count := outcome.counts[fate]) or fate is Fate.COMPLETE:
-            cards.append((_state(fate), str(count)))
-    seconds = sum(seconds_of(trial) or 0.0 for trial in outcome.trials)
+    if final.best and not final.several:
+        best = final.best[0]
+        cards = [(f"best {final.objectives[0]}", _show(best.value))]
+        cards += [("trial", str(trained_trial_of(best))), ("epoch", _show(best_epoch_of(best)))]
+    elif final.best:
+        cards = [("trials on the Pareto front", str(len(final.best)))]
+    for stage in stages:
+        for fate in Fate:
+            if (count := stage.counts[fate]) or fate is Fate.COMPLETE:
+                cards.append((_title(_state(fate), stage), str(count)))
+    seconds = sum(seconds_of(trial) or 0.0 for stage in stages for trial in stage.trials)
     return [*cards, ("time in trials", _clock(seconds))]
 
 

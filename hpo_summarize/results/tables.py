@@ -25,6 +25,7 @@ from hpo_summarize.results.outcome import (
     fate_of,
     read_study,
     seconds_of,
+    trained_trial_of,
     values_of,
 )
 
@@ -33,9 +34,14 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_results(
-    study: optuna.Study, output_dir: Path, extra: Mapping[str, Any] | None = None
+    study: optuna.Study,
+    output_dir: Path,
+    extra: Mapping[str, Any] | None = None,
+    decoding: optuna.Study | None = None,
 ) -> None:
     """Writes the three result files; cheap enough to be called after every trial.
+
+    With a decoding stage there is a fourth one, `decoding_trials.csv`; what is best is best there.
 
     A reader never sees half a file. For one study the content is always the same, but for the
     fields that hold times.
@@ -44,25 +50,42 @@ def write_results(
         study: One objective or several.
         output_dir: Made if there is none.
         extra: Further keys for `study_stats.json`.
+        decoding: The second stage of a staged search.
 
     Raises:
         ValueError: A key of `extra` is one that `study_stats.json` has already.
     """
     outcome = read_study(study)
-    stats = describe_study(outcome)
+    second = None if decoding is None else read_study(decoding)
+    stats = describe_study(outcome, second)
     if taken := sorted(stats.keys() & (extra or {}).keys()):
         raise ValueError(
             f"extra must not replace what study_stats.json holds, and has {taken}; rename them"
         )
-    _write_json(output_dir / "best_params.json", describe_best(outcome))
+    _write_json(output_dir / "best_params.json", describe_best(outcome, second))
     _write_json(output_dir / "study_stats.json", {**stats, **(extra or {})})
     write_text(output_dir / "all_trials.csv", list_trials(outcome))
+    if second is not None:
+        write_text(output_dir / "decoding_trials.csv", list_trials(second))
 
 
-def describe_best(outcome: Outcome) -> dict[str, Any]:
-    """The content of `best_params.json`: the best trial, or the Pareto front."""
-    content = _describe_front(outcome) if outcome.several else _describe_single(outcome)
+def final_stage(outcome: Outcome, decoding: Outcome | None) -> Outcome:
+    """The stage that decides what is best: the decoding stage as soon as it has a result."""
+    return decoding if decoding is not None and decoding.best else outcome
+
+
+def describe_best(outcome: Outcome, decoding: Outcome | None = None) -> dict[str, Any]:
+    """The content of `best_params.json`: the best trial, or the Pareto front.
+
+    Args:
+        outcome: The study; in a staged search its first stage, whose trials hold the weights.
+        decoding: The second stage of a staged search.
+    """
+    final = final_stage(outcome, decoding)
+    content = _describe_front(final) if final.several else _describe_single(final)
     content |= {"n_trials": outcome.n_finished, "study_name": outcome.name}
+    if decoding is not None:
+        content |= {"n_decoding_trials": decoding.n_finished}
     return content if outcome.best else {**content, "message": outcome.why_no_result()}
 
 
@@ -71,7 +94,7 @@ def _describe_single(outcome: Outcome) -> dict[str, Any]:
     return {
         "best_params": values_of(best) if best else None,
         "best_value": best.value if best else None,
-        "best_trial_number": best.number if best else None,
+        "best_trial_number": trained_trial_of(best) if best else None,
         "best_epoch": best_epoch_of(best) if best else None,
         "objective": outcome.objectives[0],
         "direction": outcome.directions[0],
@@ -81,7 +104,7 @@ def _describe_single(outcome: Outcome) -> dict[str, Any]:
 def _describe_front(outcome: Outcome) -> dict[str, Any]:
     front = [
         {
-            "number": trial.number,
+            "number": trained_trial_of(trial),
             "values": dict(zip(outcome.objectives, trial.values, strict=True)),
             "params": values_of(trial),
             "epoch": best_epoch_of(trial),
@@ -95,8 +118,14 @@ def _describe_front(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def describe_study(outcome: Outcome) -> dict[str, Any]:
-    """The content of `study_stats.json`: counts, best value, failures and times."""
+def describe_study(outcome: Outcome, decoding: Outcome | None = None) -> dict[str, Any]:
+    """The content of `study_stats.json`: counts, best value, failures and times.
+
+    Args:
+        outcome: The study.
+        decoding: The second stage of a staged search; described under a key of its own.
+    """
+    second = {} if decoding is None else {"decoding": describe_study(decoding)}
     counts, ended = outcome.counts, [t for t in outcome.trials if t.duration is not None]
     return {
         "study_name": outcome.name,
@@ -107,13 +136,14 @@ def describe_study(outcome: Outcome) -> dict[str, Any]:
         "n_interrupted": counts[Fate.INTERRUPTED],
         "n_running": counts[Fate.RUNNING],
         "n_waiting": counts[Fate.WAITING],
-        **_best_in_short(outcome),
+        **_best_in_short(final_stage(outcome, decoding)),
         "failures": outcome.failures,
         "total_seconds": sum(seconds_of(trial) or 0.0 for trial in ended),
         "first_start": min((t.datetime_start for t in ended if t.datetime_start), default=None),
         "last_complete": max(
             (t.datetime_complete for t in ended if t.datetime_complete), default=None
         ),
+        **second,
     }
 
 
@@ -122,7 +152,7 @@ def _best_in_short(outcome: Outcome) -> dict[str, Any]:
     if not outcome.several:
         return {
             "best_value": best[0].value if best else None,
-            "best_trial_number": best[0].number if best else None,
+            "best_trial_number": trained_trial_of(best[0]) if best else None,
             "objective": names[0],
             "direction": directions[0],
         }
@@ -133,7 +163,7 @@ def _best_in_short(outcome: Outcome) -> dict[str, Any]:
     ]
     return {
         "best_values": dict(zip(names, tops, strict=True)),
-        "pareto_front": [trial.number for trial in best],
+        "pareto_front": [trained_trial_of(trial) for trial in best],
         "objectives": names,
         "directions": directions,
     }
@@ -145,20 +175,23 @@ def list_trials(outcome: Outcome) -> str:
     Columns: number, state, value (with several objectives `value_<name>` each; only complete
     trials have one), datetime_start, datetime_complete, duration_seconds, train_seconds,
     eval_seconds, `params_<name>` by name, best_epoch, failure, `epoch_<n>` by number with the
-    value that was reported after that epoch. A cell without content is empty.
+    value that was reported after that epoch; in a decoding stage trained_trial in their place. A
+    cell without content is empty.
     """
     params = sorted({name for trial in outcome.trials for name in values_of(trial)})
     steps = sorted({step for trial in outcome.trials for step in trial.intermediate_values})
+    steps = [] if outcome.is_decoding else steps  # There a step is a row of the data.
     value_columns = [f"value_{n}" for n in outcome.objectives] if outcome.several else ["value"]
     header = ["number", "state", *value_columns, "datetime_start", "datetime_complete"]
     header += ["duration_seconds", "train_seconds", "eval_seconds"]
     header += [f"params_{name}" for name in params] + ["best_epoch", "failure"]
-    header += [f"epoch_{step}" for step in steps]
+    header += ["trained_trial"] if outcome.is_decoding else [f"epoch_{step}" for step in steps]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_cell(name) for name in header])
     for trial in outcome.trials:
         row = _list_cells(trial, params, steps, len(outcome.objectives))
+        row += [trained_trial_of(trial)] if outcome.is_decoding else []
         writer.writerow([_cell(value) for value in row])
     return text.getvalue()
 

@@ -1,7 +1,13 @@
 """Optuna studies. The only folder that makes a study."""
 
 from hpo_summarize.study.identity import check_identity, identity_of
-from hpo_summarize.study.running import TrialError, open_study, run_study
+from hpo_summarize.study.running import (
+    StudyCallback,
+    TrialError,
+    open_study,
+    run_study,
+    wait_for_running,
+)
 from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed
 from hpo_summarize.study.storage import build_storage, default_storage_url
 from hpo_summarize.study.trials import (
@@ -12,6 +18,7 @@ from hpo_summarize.study.trials import (
 )
 
 __all__ = [
+    "StudyCallback",
     "TrialError",
     "best_trials",
     "build_pruner",
@@ -26,4 +33,5 @@ __all__ = [
     "open_study",
     "require_complete",
     "run_study",
+    "wait_for_running",
 ]

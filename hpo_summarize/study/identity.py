@@ -30,7 +30,10 @@ def identity_of(recipe: Recipe, texts: Iterable[str]) -> dict[str, Any]:
     for section in _SECTIONS:
         flat |= _flatten(section, content[section])
     flat |= {f"data.{key}": content["data"][key] for key in _DATA_KEYS}
-    flat |= {f"search.{key}": content["search"][key] for key in ("objective", "direction")}
+    flat |= {
+        f"search.{key}": content["search"][key] for key in ("objective", "direction", "decode")
+    }
+    flat |= _flatten("search.epoch_eval", content["search"]["epoch_eval"])
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")

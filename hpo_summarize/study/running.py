@@ -45,7 +45,7 @@ def open_study(
     study_name: str,
     storage: str,
     directions: Sequence[str],
-    baseline: Mapping[str, Any] | None = None,
+    baselines: Sequence[Mapping[str, Any]] = (),
     worker: int = 0,
 ) -> optuna.Study:
     """Creates a study, or opens the one of this name to go on with it.
@@ -57,7 +57,7 @@ def open_study(
         study_name: Name in the storage.
         storage: URL of the storage.
         directions: `"maximize"` or `"minimize"` for each objective.
-        baseline: Values of the first trial of a new study.
+        baselines: Values of the first trials of a new study.
         worker: Number of this worker among those that start together.
 
     Raises:
@@ -72,8 +72,8 @@ def open_study(
             f"the study '{study_name}' in {redact_url(storage)} was made with the directions "
             f"{known}, and now {list(directions)} are asked for; choose another --study_name"
         )
-    if baseline is not None:
-        _begin_with(study, baseline, created)
+    if baselines:
+        _begin_with(study, baselines, created)
     study.pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
     build = functools.partial(build_sampler, worker=worker, **search.sampler.model_dump())
     study.sampler = SeededAtFirstTrial(study, build)
@@ -92,15 +92,16 @@ def _create_or_load(
     return study, True
 
 
-def _begin_with(study: optuna.Study, baseline: Mapping[str, Any], created: bool) -> None:
-    """Queues the baseline as trial 0; a worker that did not create the study waits for it."""
+def _begin_with(study: optuna.Study, baselines: Sequence[Mapping[str, Any]], created: bool) -> None:
+    """Queues the baselines; a worker that did not create the study waits for the first of them."""
     deadline = time.monotonic() + _BASELINE_SECONDS
     while not created and not study.get_trials(deepcopy=False):
         if time.monotonic() > deadline:
             break  # The creator died before it could queue the baseline.
         time.sleep(0.1)
     if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(dict(baseline))
+        for baseline in baselines:
+            study.enqueue_trial(dict(baseline))
 
 
 def run_study(
@@ -144,6 +145,15 @@ def run_study(
                 time.sleep(_WAIT_SECONDS)
                 put_back_orphans(study)
             interrupt.check()
+
+
+def wait_for_running(study: optuna.Study) -> None:
+    """Waits until no worker is at a trial of a study; those of dead workers are put back."""
+    while True:
+        put_back_orphans(study)
+        if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            return
+        time.sleep(_WAIT_SECONDS)
 
 
 def _optimize(

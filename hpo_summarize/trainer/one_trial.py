@@ -20,9 +20,10 @@ from hpo_summarize.arguments import with_values, within_device
 from hpo_summarize.attributes import FAILURE
 from hpo_summarize.callbacks import OptunaPruningCallback
 from hpo_summarize.errors import HpoError
-from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
+from hpo_summarize.trainer.measuring import MeasuringTrainer
 from hpo_summarize.trainer.trial_run import (
     OUT_OF_MEMORY,
+    TrialBeaten,
     TrialEnd,
     TrialFailed,
     TrialPlan,
@@ -31,13 +32,11 @@ from hpo_summarize.trainer.trial_run import (
 )
 
 
-class TrialTrainer(SoundSeq2SeqTrainer):
+class TrialTrainer(MeasuringTrainer):
     """Trains a trial from its plan, with arguments of its own and nothing left of it afterwards."""
 
-    compute_objective: Any
     hp_name: Callable[[Any], str] | None
     _catch: tuple[type[Exception], ...] = (Exception,)
-    _run: TrialRun | None = None
     # Per-device batches for training and evaluation, once larger ones ran out of memory.
     _largest_per_device: tuple[int, int] | None = None
 
@@ -82,9 +81,9 @@ class TrialTrainer(SoundSeq2SeqTrainer):
                 self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
                 if not run.epochs:
                     self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
-                return TrialEnd(best=run.best_epoch())
+                return TrialEnd(best=self._measure(run))
         except optuna.TrialPruned as pruned:
-            return TrialEnd(message=str(pruned))
+            return TrialEnd(message=str(pruned), beaten=isinstance(pruned, TrialBeaten))
         except self._catch as error:
             end = TrialEnd(message=failure_reason(error), failed=True)
             if self.args.world_size > 1 and not isinstance(error, TrialFailed):

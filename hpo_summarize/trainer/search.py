@@ -21,7 +21,7 @@ from transformers.trainer_utils import (
 )
 
 from hpo_summarize import names
-from hpo_summarize.attributes import BEST_EPOCH, CONTINUES, FAILURE
+from hpo_summarize.attributes import BEATEN, BEST_EPOCH, CONTINUES, EPOCH_VALUE, FAILURE
 from hpo_summarize.distributed import on_main
 from hpo_summarize.errors import HpoError
 from hpo_summarize.study import (
@@ -157,10 +157,14 @@ class SummarizationTrainer(TrialTrainer):
         end = self._train_trial(trial, plan)
         if end.best is not None:
             trial.set_user_attr(BEST_EPOCH, end.best.epoch)
+            if end.best.epoch_value is not None:
+                trial.set_user_attr(EPOCH_VALUE, end.best.epoch_value)
             slim(Path(self._get_output_dir(trial)), self.state.best_model_checkpoint)
             return end.best.value
         if end.failed:
             trial.set_user_attr(FAILURE, end.message)
+        if end.beaten:
+            trial.set_user_attr(BEATEN, end.message)
         if plan.n_objectives > 1:
             raise TrialError(end.message)
         raise optuna.TrialPruned(end.message)
@@ -188,6 +192,16 @@ class SummarizationTrainer(TrialTrainer):
                 self._train_trial(FollowedTrial(plan.params, plan.number), plan)
             except HpoError:
                 pass  # The main process meets the same error, and tells when to stop.
+
+    def load_trial(self, params: Mapping[str, Any], checkpoint: Path) -> None:
+        """Gives the trainer the model of a trial that has kept its weights.
+
+        Args:
+            params: What was sampled for it.
+            checkpoint: Folder with the weights.
+        """
+        self.model = self.model_wrapped = self.call_model_init(FollowedTrial(dict(params)))
+        self._load_from_checkpoint(str(checkpoint))
 
     def _plan(self, trial: optuna.Trial) -> TrialPlan:
         """Samples everything, and takes over what an interrupted trial has left."""

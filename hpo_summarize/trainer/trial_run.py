@@ -24,10 +24,22 @@ class Epoch:
     Attributes:
         epoch: Finished epochs, with a fraction where an evaluation came in the middle of one.
         value: The objective, or a tuple of them.
+        epoch_value: Where `value` was measured again in full: what it was before.
     """
 
     epoch: float
     value: Value
+    epoch_value: Value | None = None
+
+    @property
+    def first(self) -> float:
+        """The objective, or the first one."""
+        return as_tuple(self.value)[0]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every objective is a finite number."""
+        return all(math.isfinite(value) for value in as_tuple(self.value))
 
 
 @dataclass
@@ -54,11 +66,16 @@ class TrialRun:
         Raises:
             TrialFailed: No evaluation gave a finite number.
         """
-        finite = [e for e in self.epochs if all(math.isfinite(v) for v in as_tuple(e.value))]
+        finite = [epoch for epoch in self.epochs if epoch.is_finite]
         if not finite:
             raise TrialFailed("the objective was never a finite number")
         sign = 1 if self.plan.maximize else -1
-        return max(finite, key=lambda epoch: sign * as_tuple(epoch.value)[0])
+        return max(finite, key=lambda epoch: sign * epoch.first)
+
+    def latest_is_best(self) -> bool:
+        """Whether the last evaluation is the best one so far."""
+        latest = self.epochs[-1]
+        return latest.is_finite and self.best_epoch() is latest
 
 
 @dataclass(frozen=True)
@@ -92,15 +109,21 @@ class TrialEnd:
         best: The best epoch of a trial that came to its end.
         message: Why it did not.
         failed: It ended in an error, and was not pruned.
+        beaten: It was trained to its end, and could not be among the best.
     """
 
     best: Epoch | None = None
     message: str = ""
     failed: bool = False
+    beaten: bool = False
 
 
 class TrialFailed(Exception):
     """A trial cannot go on, for a reason that lies in its values."""
+
+
+class TrialBeaten(optuna.TrialPruned):
+    """A trial was trained to its end, and cannot be among the best."""
 
 
 def frozen(value: float | Sequence[float]) -> Value:

@@ -1,0 +1,246 @@
+"""The second stage of `decode: staged`: decoding alone is searched, on the best trained models.
+
+A trial of this stage is one evaluation of a model that the first stage has trained and kept. The
+rows are decoded in the same shuffled order in every trial, and each row's score is reported at its
+place in that order. A trial ends early where a signed-rank test on the rows so far says that it is
+worse than the best one (Optuna's `WilcoxonPruner`).
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from hpo_summarize.attributes import (
+    BEST_EPOCH,
+    FAILURE,
+    OBJECTIVES,
+    STAGE,
+    TRAINED_TRIAL,
+    VALUES,
+)
+from hpo_summarize.data import Dialogues
+from hpo_summarize.distributed import on_main
+from hpo_summarize.errors import StudyError
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.space import SearchSpace, build_space
+from hpo_summarize.study import StudyCallback, TrialError, best_trials, open_study, run_study
+from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.trainer.trial_run import failure_reason
+
+# Of the rows a trial decodes so many parts, with a look at the pruner after each; a part has at
+# least so many rows, since the test says little about fewer.
+_N_PARTS = 8
+_MIN_ROWS = 8
+_P_THRESHOLD = 0.1  # Optuna's default: a trial is worse with this probability of an error.
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trained model of the first stage.
+
+    Attributes:
+        number: Of its trial.
+        params: What was sampled for it.
+        epoch: The epoch that its weights are of.
+        checkpoint: Folder with the weights.
+    """
+
+    number: int
+    params: dict[str, Any]
+    epoch: float
+    checkpoint: Path
+
+
+def find_finalists(
+    study: optuna.Study, folder_of: Callable[[FrozenTrial], Path], count: int
+) -> list[Finalist]:
+    """The best trials of the first stage whose weights are here, at most `count`, best first.
+
+    Raises:
+        StudyError: There are no weights of any of them.
+    """
+    sign = 1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
+    best = sorted(
+        best_trials(study, count), key=lambda trial: (-sign * trial.values[0], trial.number)
+    )
+    found = []
+    for trial in best[:count]:
+        checkpoints = sorted(folder_of(trial).glob("checkpoint-*"))
+        if len(checkpoints) == 1:
+            epoch = trial.user_attrs[BEST_EPOCH]
+            found.append(Finalist(trial.number, dict(trial.params), epoch, checkpoints[0]))
+    if not found:
+        numbers = ", ".join(str(trial.number) for trial in best[:count])
+        raise StudyError(
+            f"decoding cannot be searched: the weights of the best trials ({numbers}) are not in "
+            f"{folder_of(best[0]).parent}; run this where they are, or give all machines one folder"
+        )
+    return found
+
+
+class DecodingSearch:
+    """Searches the decoding of finalists in a study of its own, beside that of the first stage.
+
+    Args:
+        experiment: The parts of the recipe.
+        trainer: Has the trials of the first stage; decodes on every process of a group alike.
+        finalists: Trained models, best first.
+        study_name: Of the first stage. The second one is called `NAME.decoding.` and the numbers of
+            the finalists, so that other finalists begin another study.
+        storage: URL of both studies.
+        worker: Number of this process among those that search together.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        trainer: SummarizationTrainer,
+        finalists: Sequence[Finalist],
+        study_name: str,
+        storage: str,
+        worker: int = 0,
+    ) -> None:
+        self.recipe = experiment.recipe
+        self.finalists = {finalist.number: finalist for finalist in finalists}
+        numbers = "-".join(str(number) for number in sorted(self.finalists))
+        self.study_name = f"{study_name}.decoding.{numbers}"
+        self._experiment, self._trainer = experiment, trainer
+        self._storage, self._worker = storage, worker
+        self._loaded: int | None = None
+
+    @functools.cached_property
+    def space(self) -> SearchSpace:
+        """The decoding part of the recipe's space."""
+        return build_space(self.recipe, self._experiment.facts, stage="decoding")
+
+    @functools.cached_property
+    def study(self) -> optuna.Study:
+        """The study; a new one begins with the recipe's own decoding on each finalist."""
+        search = self.recipe.search
+        baseline = self.space.baseline()
+        choice = [{TRAINED_TRIAL: number} for number in self.finalists]
+        study = open_study(
+            search,
+            self.study_name,
+            self._storage,
+            [search.direction] * len(search.objectives),
+            baselines=[{**baseline, **(one if len(choice) > 1 else {})} for one in choice],
+            worker=self._worker,
+        )
+        if search.pruner is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.pruner = optuna.pruners.WilcoxonPruner(p_threshold=_P_THRESHOLD)
+        study.set_user_attr(OBJECTIVES, search.objectives)
+        study.set_user_attr(STAGE, "decoding")
+        return study
+
+    def run(self, timeout: float | None, callbacks: Sequence[StudyCallback]) -> None:
+        """Runs trials up to the recipe's number; on the main process of a group.
+
+        Args:
+            timeout: Seconds after which no new trial starts; None: none.
+            callbacks: Called after each trial, as in `Study.optimize`.
+        """
+        try:
+            run_study(
+                self.study,
+                self.objective,
+                self.recipe.search.staged.n_trials,
+                timeout=timeout,
+                callbacks=callbacks,
+            )
+        except KeyboardInterrupt:
+            raise  # The processes that follow are interrupted, too, and listen no more.
+        except BaseException:
+            on_main(lambda: None)
+            raise
+        on_main(lambda: None)
+
+    def follow(self) -> None:
+        """Decodes with the main process of the group, until it has no more trials."""
+        while (part := on_main(lambda: None)) is not None:
+            self._decode(*part)
+
+    def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """Decodes the validation split with a trial's values and returns its mean scores.
+
+        Raises:
+            optuna.TrialPruned: It is worse than the best one, or failed (its attribute `failure`
+                holds the reason).
+        """
+        finalist, values = self._sample(trial)
+        trial.set_user_attr(TRAINED_TRIAL, finalist.number)
+        trial.set_user_attr(BEST_EPOCH, finalist.epoch)
+        trial.set_user_attr(VALUES, {**finalist.params, **values})
+        try:
+            return self._evaluate(trial, finalist, values)
+        except optuna.TrialPruned:
+            raise
+        except Exception as error:
+            reason = failure_reason(error)
+            trial.set_user_attr(FAILURE, reason)
+            self._loaded = None
+            if len(self.recipe.search.objectives) > 1:
+                raise TrialError(reason) from None
+            raise optuna.TrialPruned(reason) from None
+
+    def _sample(self, trial: optuna.Trial) -> tuple[Finalist, dict[str, Any]]:
+        numbers = sorted(self.finalists)
+        number = numbers[0]
+        if len(numbers) > 1:
+            number = trial.suggest_categorical(TRAINED_TRIAL, numbers)
+        return self.finalists[number], self.space.sample(trial)
+
+    def _evaluate(
+        self, trial: optuna.Trial, finalist: Finalist, values: Mapping[str, Any]
+    ) -> float | tuple[float, ...]:
+        names = self.recipe.search.objectives
+        scores: list[dict[str, float]] = []
+        for part in _parts(len(self._validation), self.recipe.data.seed):
+            step = (finalist, dict(values), part)
+            on_main(lambda step=step: step)  # type: ignore[misc]
+            summaries = self._decode(*step)
+            references = [self._validation.references[row] for row in part]
+            new = self._experiment.rouge.score_rows(summaries, references)
+            if len(names) == 1:
+                for place, score in enumerate(new, start=len(scores)):
+                    trial.report(score[names[0]], place)
+            scores += new
+            if len(names) == 1 and len(scores) < len(self._validation) and trial.should_prune():
+                raise optuna.TrialPruned(f"worse than the best after {len(scores)} dialogues")
+        means = tuple(fmean(score[name] for score in scores) for name in names)
+        return means if len(means) > 1 else means[0]
+
+    @property
+    def _validation(self) -> Dialogues:
+        return self._experiment.splits[1]
+
+    def _decode(
+        self, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
+    ) -> list[str]:
+        if self._loaded != finalist.number:
+            self._trainer.load_trial(finalist.params, finalist.checkpoint)
+            self._loaded = finalist.number
+        generation = {**self.recipe.generation.model_dump(), **values}
+        data = self._trainer.eval_dataset.select(rows)
+        return self._experiment.decode(self._trainer.summarise(data, generation))
+
+
+def _parts(n_rows: int, seed: int) -> Iterator[list[int]]:
+    """All rows in shuffled parts, the same ones for the same seed."""
+    order = list(range(n_rows))
+    random.Random(seed).shuffle(order)
+    size = max(-(-n_rows // _N_PARTS), _MIN_ROWS)
+    for start in range(0, n_rows, size):
+        yield order[start : start + size]

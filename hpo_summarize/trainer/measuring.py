@@ -1,0 +1,161 @@
+"""What a trial is worth: a cheap look after every epoch, and one full evaluation at its end."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import EvalPrediction, GenerationConfig
+from transformers.trainer_utils import unwrap_peft_model
+
+from hpo_summarize import names
+from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.distributed import on_main
+from hpo_summarize.study.finals import why_beaten
+from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
+from hpo_summarize.trainer.trial_run import Epoch, TrialBeaten, TrialFailed, TrialRun, frozen
+
+
+@dataclass(frozen=True)
+class EpochEvaluation:
+    """A cheaper evaluation for the epochs of a trial, by which trials are compared and pruned.
+
+    Attributes:
+        dataset: Rows that are decoded after each epoch.
+        compute_metrics: Scores them, as the trainer's own does its evaluation set.
+        generation: Fields of the generation config that take the place of the trial's own.
+        covers_all: Whether `dataset` has all rows of the evaluation set.
+        n_best: A trial that cannot be among so many of the best is not measured in full.
+    """
+
+    dataset: Dataset
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    generation: Mapping[str, Any]
+    covers_all: bool
+    n_best: int = 1
+
+
+class MeasuringTrainer(SoundSeq2SeqTrainer):
+    """Measures the epochs of a trial by `epoch_evaluation`, and its best epoch in full.
+
+    Attributes:
+        epoch_evaluation: None: every epoch is measured in full, and nothing is measured again.
+    """
+
+    compute_objective: Any
+    eval_dataset: Any
+    epoch_evaluation: EpochEvaluation | None = None
+    _run: TrialRun | None = None
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluates an epoch of a trial in the cheap way."""
+        if self._run is None or self.epoch_evaluation is None:
+            return super()._evaluate(*args, **kwargs)
+        with self._looking_cheaply(self.epoch_evaluation):
+            return super()._evaluate(*args, **kwargs)
+
+    @contextmanager
+    def _looking_cheaply(self, cheap: EpochEvaluation) -> Iterator[None]:
+        own, self.eval_dataset = self.eval_dataset, cheap.dataset
+        metric = self._without_padding_index(cheap.compute_metrics)
+        try:
+            with self._decoding_with(cheap.generation, metric):
+                yield
+        finally:
+            self.eval_dataset = own
+
+    @contextmanager
+    def _decoding_with(self, generation: Mapping[str, Any], metric: Any) -> Iterator[None]:
+        base, own = unwrap_peft_model(self.model), self.compute_metrics
+        config = base.generation_config
+        base.generation_config = _with_fields(config, generation)
+        self.compute_metrics = metric
+        try:
+            yield
+        finally:
+            base.generation_config = config
+            self.compute_metrics = own
+
+    def summarise(self, dataset: Dataset, generation: Mapping[str, Any]) -> np.ndarray:
+        """Token ids of shape `(rows, tokens)`, padded at the end, from the model as it is.
+
+        Args:
+            dataset: Rows as in the evaluation set.
+            generation: Fields of the generation config that take the place of the model's own.
+        """
+        with self._decoding_with(generation, metric=None):
+            ids = self.predict(dataset).predictions
+        owner: Any = self.processing_class or unwrap_peft_model(self.model).config
+        return np.where(ids == -100, owner.pad_token_id, ids)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Keeps the checkpoint of the epoch with the best objective of a trial.
+
+        The parent goes by `metric_for_best_model`, which may be another metric or direction.
+        """
+        if self._run is None:
+            return super()._determine_best_metric(metrics, trial)
+        if not self._run.latest_is_best():
+            return False
+        self.state.best_metric = self._run.epochs[-1].first
+        self.state.best_global_step = self.state.global_step
+        return True
+
+    def _measure(self, run: TrialRun) -> Epoch:
+        """The best epoch of a trained trial with the value of the trial.
+
+        Raises:
+            TrialBeaten: It cannot be among the best any more and is not measured in full.
+            TrialFailed: The value is not a finite number.
+        """
+        best, cheap = run.best_epoch(), self.epoch_evaluation
+        if cheap is None:
+            return best
+        if self._is_full(cheap):
+            return dataclasses.replace(best, epoch_value=best.value)
+        if run.plan.n_objectives == 1:
+            trial: Any = run.trial  # On the main process, the only one that asks, one of a study.
+            reason = on_main(lambda: why_beaten(trial.study, best.first, cheap.n_best))
+            if reason is not None:
+                raise TrialBeaten(reason)
+        best = self._bring_back(run, best)
+        value = frozen(self.compute_objective(self.evaluate()))
+        measured = dataclasses.replace(best, value=value, epoch_value=best.value)
+        if not measured.is_finite:
+            raise TrialFailed("the objective was not a finite number in the full evaluation")
+        return measured
+
+    def _is_full(self, cheap: EpochEvaluation) -> bool:
+        """Whether the cheap evaluation of this trial leaves nothing out."""
+        own = unwrap_peft_model(self.model).generation_config
+        # A field that is None has its default in `generate`.
+        return cheap.covers_all and all(
+            (getattr(own, name, None) or names.defaults().get(name)) == value
+            for name, value in cheap.generation.items()
+        )
+
+    def _bring_back(self, run: TrialRun, best: Epoch) -> Epoch:
+        """Gives the model the weights of an epoch again; without checkpoints only the last has any.
+
+        Returns:
+            The epoch whose weights the model has now.
+        """
+        if best is run.epochs[-1]:
+            return best
+        if self.state.best_model_checkpoint is None:
+            return run.epochs[-1]
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        return best
+
+
+def _with_fields(config: GenerationConfig, fields: Mapping[str, Any]) -> GenerationConfig:
+    changed = copy.deepcopy(config)
+    changed.update(**fields)
+    clear_idle_flags(changed)
+    return changed

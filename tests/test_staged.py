@@ -1,0 +1,215 @@
+"""decode: staged: training first with cheap decoding, then decoding alone on the best models."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from recipe_files import BASE, load, messages
+
+from hpo_summarize import OptunaOptimizer
+from hpo_summarize.attributes import BEST_EPOCH, TRAINED_TRIAL, VALUES
+from hpo_summarize.errors import RecipeError, StudyError
+from hpo_summarize.study import build_storage
+
+SPACE = {
+    "learning_rate": {"type": "float", "low": 1e-3, "high": 3e-2, "log": True},
+    "lora_r": {"type": "categorical", "choices": [2, 4]},
+    "num_beams": {"type": "categorical", "choices": [1, 2, 4]},
+    "length_penalty": {"type": "float", "low": 0.5, "high": 2.0},
+}
+Make = Callable[..., OptunaOptimizer]
+
+
+@pytest.fixture
+def make_optimizer(checkpoint: Path, csv_path: Path, tmp_path: Path) -> Make:
+    def make(n_trials: int = 3, n_decoding: int = 5, **search: Any) -> OptunaOptimizer:
+        staged = {"n_models": 2, "n_trials": n_decoding}
+        fixed = {"n_trials": n_trials, "pruner": {"name": "median"}, "study_name": "s"}
+        recipe = {
+            "model": {"name": str(checkpoint)},
+            "lora": {"r": 4, "alpha": 8},
+            "data": {
+                "train": str(csv_path),
+                "validation_fraction": 0.75,
+                "max_dialogue_tokens": 100,
+                "max_summary_tokens": 30,
+            },
+            "training": {"num_epochs": 2, "batch_size": 4, "learning_rate": 1e-2},
+            "generation": {"num_beams": 4, "max_new_tokens": 12},
+            "search": {**fixed, "decode": "staged", "staged": staged, **search},
+            "space": SPACE,
+            "output_dir": str(tmp_path / "out"),
+        }
+        return OptunaOptimizer(recipe)
+
+    return make
+
+
+def second_study(optimizer: OptunaOptimizer) -> optuna.Study:
+    storage = build_storage(f"sqlite:///{optimizer.output_dir / 'study.db'}")
+    (name,) = [n for n in optuna.get_all_study_names(storage) if n.startswith("s.decoding.")]
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def finished(make_optimizer: Make) -> OptunaOptimizer:
+    optimizer = make_optimizer()
+    optimizer.optimize()
+    return optimizer
+
+
+def test_the_first_stage_trains_with_cheap_decoding_and_the_second_searches_the_rest(
+    finished: OptunaOptimizer,
+) -> None:
+    first, second = finished.study.trials, second_study(finished).trials
+    assert len(first) == 3
+    assert all(set(trial.params) == {"learning_rate", "lora_r"} for trial in first)
+    assert len(second) == 5
+    assert all(
+        trial.params.keys() <= {"num_beams", "length_penalty", TRAINED_TRIAL} for trial in second
+    )
+    best = sorted(first, key=lambda trial: -trial.value)[:2]
+    assert [trial.params[TRAINED_TRIAL] for trial in second[:2]] == [t.number for t in best]
+    assert [trial.params["num_beams"] for trial in second[:2]] == [4, 4], "the recipe's own"
+
+
+def test_the_best_parameters_are_those_of_both_stages(finished: OptunaOptimizer) -> None:
+    content = read_json(finished.output_dir / "best_params.json")
+    best = second_study(finished).best_trial
+    trained = finished.study.trials[best.user_attrs[TRAINED_TRIAL]]
+    assert content["best_value"] == best.value == finished.get_best_value()
+    assert content["best_trial_number"] == trained.number
+    assert content["best_epoch"] == trained.user_attrs[BEST_EPOCH]
+    decoding = {k: v for k, v in best.params.items() if k != TRAINED_TRIAL}
+    assert content["best_params"] == trained.params | decoding == finished.get_best_params()
+    assert (content["n_trials"], content["n_decoding_trials"]) == (3, 5)
+    stats = read_json(finished.output_dir / "study_stats.json")
+    assert stats["best_value"] == stats["decoding"]["best_value"] == best.value
+    assert stats["decoding"]["n_trials"] == 5
+
+
+def test_a_value_of_the_second_stage_is_that_of_the_kept_weights(finished: OptunaOptimizer) -> None:
+    best = second_study(finished).best_trial
+    trained = finished.study.trials[best.user_attrs[TRAINED_TRIAL]]
+    folder = finished.output_dir / "trials" / "s" / f"trial-{trained.number}"
+    (checkpoint,) = folder.glob("checkpoint-*")
+    finished.trainer.load_trial(trained.params, checkpoint)
+    decoding = {k: v for k, v in best.params.items() if k != TRAINED_TRIAL}
+    data = finished.trainer.eval_dataset
+    summaries = finished.experiment.decode(finished.trainer.summarise(data, decoding))
+    references = finished.experiment.splits[1].references
+    scores = finished.experiment.score(summaries, references)
+    assert best.value == pytest.approx(scores["rougeL"], abs=1e-12)
+
+
+def test_files_and_pages_show_both_stages(finished: OptunaOptimizer) -> None:
+    folder = finished.output_dir
+    with (folder / "decoding_trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["number"]) for row in rows] == [0, 1, 2, 3, 4]
+    assert {"params_learning_rate", "params_num_beams", "trained_trial"} <= set(rows[0])
+    assert not [column for column in rows[0] if column.startswith("epoch_")]
+    assert (folder / "decoding" / "optimization_history.html").exists()
+    report = (folder / "report.html").read_text()
+    assert "Trials: decoding" in report
+    assert "Optimization history: decoding" in report
+    kept = {path.name for path in (folder / "trials" / "s").iterdir()}
+    assert kept == {f"trial-{number}" for number in {int(row["trained_trial"]) for row in rows}}
+
+
+def test_every_row_has_its_place_in_every_trial(finished: OptunaOptimizer) -> None:
+    rows = len(finished.experiment.splits[1])
+    complete = [t for t in second_study(finished).trials if t.state.name == "COMPLETE"]
+    assert all(sorted(trial.intermediate_values) == list(range(rows)) for trial in complete)
+    for trial in complete:
+        assert sum(trial.intermediate_values.values()) / rows == pytest.approx(trial.value)
+
+
+def test_a_decoding_that_is_worse_on_the_first_rows_is_pruned(make_optimizer: Make) -> None:
+    optimizer = make_optimizer(n_trials=2, n_decoding=4)
+    optimizer.optimize()
+    study = second_study(optimizer)
+    rows = len(optimizer.experiment.splits[1])
+    good = optuna.trial.create_trial(
+        value=0.95,
+        params=study.trials[0].params,
+        distributions=study.trials[0].distributions,
+        intermediate_values={place: 0.95 for place in range(rows)},
+        user_attrs={VALUES: {}, BEST_EPOCH: 1, TRAINED_TRIAL: 0},
+    )
+    study.add_trial(good)
+    again = make_optimizer(n_trials=2, n_decoding=6)
+    again.optimize()
+    last = second_study(again).trials[-1]
+    assert last.state.name == "PRUNED"
+    assert len(last.intermediate_values) < rows
+
+
+def test_the_same_command_goes_on_in_the_second_stage(make_optimizer: Make) -> None:
+    make_optimizer(n_decoding=3).optimize()
+    before = second_study(make_optimizer()).trials
+    make_optimizer(n_decoding=5).optimize()
+    after = second_study(make_optimizer()).trials
+    assert len(after) == 5
+    assert [trial.values for trial in after[:3]] == [trial.values for trial in before]
+
+
+def test_several_objectives_end_in_a_pareto_front_of_the_second_stage(make_optimizer: Make) -> None:
+    optimizer = make_optimizer(objective=["rouge1", "rougeL"], pruner=None)
+    optimizer.optimize()
+    content = read_json(optimizer.output_dir / "best_params.json")
+    entry, *_ = content["pareto_front"]
+    assert set(entry["values"]) == {"rouge1", "rougeL"}
+    assert {"learning_rate", "num_beams"} <= set(entry["params"])
+    assert all(trial.state.name == "COMPLETE" for trial in second_study(optimizer).trials)
+
+
+STAGED = BASE + """
+search: {decode: staged}
+space:
+  learning_rate: {type: float, low: 1e-5, high: 1e-3, log: true}
+  num_beams: {type: categorical, choices: [1, 2, 4]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("space={learning_rate: {type: float, low: 1.0, high: 2.0}}", "search.decode", "num_beams"),
+        ("space={num_beams: {type: int, low: 1, high: 4}}", "search.decode", "learning_rate"),
+        (
+            "space.weight_decay={type: float, low: 0, high: 1, when: {num_beams: 4}}",
+            "space.weight_decay.when.num_beams",
+            "different stages",
+        ),
+        ("training.save_strategy=no", "training.save_strategy", "weights of the first"),
+        ("search.staged.n_model=4", "search.staged.n_model", "did you mean 'n_models'"),
+        ("search.decode=stagd", "search.decode", "did you mean 'staged'"),
+        ("search.epoch_eval.samples=some", "search.epoch_eval.samples", "whole number"),
+    ],
+)
+def test_a_recipe_that_cannot_be_searched_in_stages_is_refused(
+    override: str, key: str, message: str
+) -> None:
+    load(STAGED)
+    with pytest.raises(RecipeError) as error:
+        load(STAGED, override)
+    assert message in messages(error)[key]
+
+
+def test_weights_that_are_not_here_are_said_to_be_missing(make_optimizer: Make) -> None:
+    optimizer = make_optimizer(n_trials=1)
+    optimizer.prepare()
+    optimizer.study.tell(optimizer.study.ask(), 0.5)
+    with pytest.raises(StudyError, match=r"weights of the best trials \(0\) are not in"):
+        optimizer.optimize()
