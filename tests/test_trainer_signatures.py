@@ -8,6 +8,7 @@ import pytest
 from transformers import Seq2SeqTrainer
 
 from hpo_summarize.trainer import SoundSeq2SeqTrainer, SummarizationTrainer
+from hpo_summarize.trainer.evaluation import GeneratingTrainer
 from hpo_summarize.trainer.one_trial import TrialTrainer
 
 PARENT_SIGNATURES = {
@@ -48,7 +49,7 @@ PARENT_SIGNATURES = {
 
 
 def overridden() -> set[str]:
-    classes = (SoundSeq2SeqTrainer, TrialTrainer, SummarizationTrainer)
+    classes = (GeneratingTrainer, SoundSeq2SeqTrainer, TrialTrainer, SummarizationTrainer)
     own = {name for one in classes for name in vars(one)}
     return {name for name in own if callable(getattr(Seq2SeqTrainer, name, None))} - {
         "__init__",
