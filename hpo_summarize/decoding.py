@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from hpo_summarize import names
 
-_LENGTH_BY_DEFAULT = 20  # Of `generate`.
+_NEW_TOKENS_BY_DEFAULT = 20  # Of `generate`, where neither limit is set.
 
 
 def clear_idle_flags(config: GenerationConfig, values: Mapping[str, Any] | None = None) -> None:
@@ -64,4 +64,6 @@ def most_new_tokens(config: GenerationConfig) -> int:
     """Most tokens that are generated for a row of an encoder-decoder."""
     if config.max_new_tokens is not None:
         return config.max_new_tokens
-    return (config.max_length or _LENGTH_BY_DEFAULT) - 1  # The start token counts there.
+    if config.max_length is not None:
+        return config.max_length - 1  # The start token counts there.
+    return _NEW_TOKENS_BY_DEFAULT

@@ -44,8 +44,8 @@ class GeneratingTrainer(Seq2SeqTrainer):
     same ones for the same seed.
 
     What the parent's loop alone can do goes through it: iterable data sets, a `prediction_step` of
-    a subclass, `batch_eval_metrics`, `preprocess_logits_for_metrics`, losses in `include_for_metrics`,
-    `eval_do_concat_batches=False`, DeepSpeed and FSDP.
+    a subclass, `batch_eval_metrics`, `preprocess_logits_for_metrics`, losses in
+    `include_for_metrics`, `eval_do_concat_batches=False`, DeepSpeed and FSDP.
     """
 
     model: Any
@@ -85,6 +85,9 @@ class GeneratingTrainer(Seq2SeqTrainer):
     def _can_share_out(self, dataloader: Any) -> bool:
         """Whether the rows can be read in another order, and nothing asks for the parent's."""
         args, dataset = self.args, dataloader.dataset
+        if not isinstance(dataset, Sized) or isinstance(dataset, IterableDataset):
+            return False
+        first = dataset[0] if len(dataset) else None  # type: ignore[index]
         return (
             args.predict_with_generate
             and self.model.config.is_encoder_decoder
@@ -93,12 +96,9 @@ class GeneratingTrainer(Seq2SeqTrainer):
             and self.preprocess_logits_for_metrics is None
             and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
             and type(self).prediction_step is GeneratingTrainer.prediction_step
-            and isinstance(dataset, Sized)
-            and not isinstance(dataset, IterableDataset)
-            and len(dataset) > 0
             and isinstance(get_sampler(dataloader), SequentialSampler)
-            and isinstance(dataset[0], Mapping)
-            and "input_ids" in dataset[0]
+            and isinstance(first, Mapping)
+            and "input_ids" in first
         )
 
     def _loss_is_read(self, dataloader: Any) -> bool:
