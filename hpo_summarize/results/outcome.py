@@ -18,6 +18,7 @@ from hpo_summarize.attributes import (
     BEST_EPOCH,
     FAILURE,
     INTERRUPTED,
+    MAX_NEW_TOKENS,
     OBJECTIVES,
     SURPLUS,
     VALUES,
@@ -92,12 +93,14 @@ class Outcome:
         objectives: Name of each objective.
         directions: `"maximize"` or `"minimize"` for each objective.
         trials: All trials by number. They belong to the study: to be read only.
+        max_new_tokens: Most tokens of a summary, where a trial does not say it; None: not recorded.
     """
 
     name: str
     objectives: list[str]
     directions: list[str]
     trials: list[FrozenTrial]
+    max_new_tokens: int | None = None
 
     @property
     def several(self) -> bool:
@@ -168,7 +171,8 @@ def read_study(study: optuna.Study) -> Outcome:
     names = objective_names(study.user_attrs.get(OBJECTIVES), len(directions))
     wanted = [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
     trials = sorted(wanted, key=lambda trial: trial.number)
-    return Outcome(redact_url(study.study_name), names, directions, trials)
+    length = study.user_attrs.get(MAX_NEW_TOKENS)
+    return Outcome(redact_url(study.study_name), names, directions, trials, length)
 
 
 def objective_names(recorded: Sequence[str] | None, count: int) -> list[str]:

@@ -63,6 +63,8 @@ def describe_best(outcome: Outcome) -> dict[str, Any]:
     """The content of `best_params.json`: the best trial, or the Pareto front."""
     content = _describe_front(outcome) if outcome.several else _describe_single(outcome)
     content |= {"n_trials": outcome.n_finished, "study_name": outcome.name}
+    if outcome.max_new_tokens is not None:
+        content["max_new_tokens"] = outcome.max_new_tokens
     return content if outcome.best else {**content, "message": outcome.why_no_result()}
 
 
