@@ -15,4 +15,5 @@ VALUES = "values"  # All its hyperparameters, where they are more than the sampl
 # Of a study.
 IDENTITY = "identity"  # The settings that every run of it must share.
 STAGE = "stage"  # "decoding" for the second stage of a staged search.
+MAX_NEW_TOKENS = "max_new_tokens"  # Most tokens of a summary where a trial does not say it.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hpo_summarize.arguments import training_fields
-from hpo_summarize.data import Dialogues, from_dataset, load_splits, tokenize
+from hpo_summarize.data import Dialogues, from_dataset, load_splits, output_length, tokenize
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.model import (
     build_model,
@@ -30,9 +30,11 @@ from hpo_summarize.model import (
     load_config,
     load_tokenizer,
     model_facts,
+    positions,
     train_tokenizer,
 )
 from hpo_summarize.recipe import Recipe
+from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.rouge import Rouge
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.trainer import EpochEvaluation, SummarizationTrainer
@@ -111,6 +113,29 @@ class Experiment:
         except ImportError as error:
             raise RecipeError([Problem("rouge.tokenizer", str(error))]) from None
 
+    @functools.cached_property
+    def max_new_tokens(self) -> int:
+        """Most tokens of a generated summary, where the trial does not say it.
+
+        The recipe's number; without one, what nearly all training references need
+        (`data.output_length`), as far as the model has positions. A search sets it to what its
+        study began with.
+        """
+        given = self.recipe.generation.max_new_tokens
+        if given is not None:
+            return given
+        usual = output_length(self.splits[0], self.tokenizer, self.recipe.data)
+        least = possible_values("min_new_tokens", self.recipe.model_dump())
+        wanted = max(usual, *(value for value in least if value is not None), 1)
+        return min(wanted, positions(self.model_config) or wanted)
+
+    @property
+    def decided_recipe(self) -> Recipe:
+        """The recipe with `max_new_tokens` as a number."""
+        decided = {"max_new_tokens": self.max_new_tokens}
+        generation = self.recipe.generation.model_copy(update=decided)
+        return self.recipe.model_copy(update={"generation": generation})
+
     def tokenize(self, split: Dialogues) -> Dataset:
         """Token ids of a split, for the trainer."""
         return tokenize(split, self.tokenizer, self.recipe.data)
@@ -188,7 +213,7 @@ class Experiment:
 
     def _build_model(self, trial: Any = None) -> Any:
         values: Mapping[str, Any] = {} if trial is None else trial.params
-        return build_model(self.recipe, self.tokenizer, values)
+        return build_model(self.decided_recipe, self.tokenizer, values)
 
 
 def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArguments:

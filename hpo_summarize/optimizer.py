@@ -14,7 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from optuna.trial import FrozenTrial
 
-from hpo_summarize.attributes import OBJECTIVES
+from hpo_summarize.attributes import MAX_NEW_TOKENS, OBJECTIVES
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.distributed import on_main
 from hpo_summarize.errors import HpoError, Problem, RecipeError
@@ -112,8 +112,13 @@ class OptunaOptimizer:
             baselines=[self.experiment.space.baseline()],
             worker=self.worker.number,
         )
+        recorded = study.user_attrs.get(MAX_NEW_TOKENS)
+        if recorded is not None and self.recipe.generation.max_new_tokens is None:
+            self.experiment.max_new_tokens = recorded
         texts = (text for split in self.experiment.splits for text in split.texts())
-        check_identity(study, identity_of(self.recipe, texts))
+        check_identity(study, identity_of(self.experiment.decided_recipe, texts))
+        if recorded is None:
+            study.set_user_attr(MAX_NEW_TOKENS, self.experiment.max_new_tokens)
         if study.user_attrs.get(OBJECTIVES) != search.objectives:
             study.set_user_attr(OBJECTIVES, search.objectives)
         return study
@@ -142,9 +147,10 @@ class OptunaOptimizer:
         on_main(lambda: _make_writable(self.output_dir))
         experiment = self.experiment
         _ = experiment.space, experiment.rouge, experiment.splits, experiment.tokenizer
-        on_main(lambda: bool(self.study))
+        experiment.max_new_tokens = on_main(lambda: self.study.user_attrs[MAX_NEW_TOKENS])
         _ = self.trainer
-        recipe = self.recipe
+        searched = MAX_NEW_TOKENS in self.recipe.space
+        recipe = self.recipe if searched else experiment.decided_recipe
         if recipe.search.storage:
             shown = redact_url(recipe.search.storage)
             recipe = _with_settings(recipe, {"storage": shown}, None)

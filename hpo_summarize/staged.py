@@ -232,9 +232,9 @@ class DecodingSearch:
         if self._loaded != finalist.number:
             self._trainer.load_trial(finalist.params, finalist.checkpoint)
             self._loaded = finalist.number
-        generation = {**self.recipe.generation.model_dump(), **values}
+        fixed = self._experiment.decided_recipe.generation.model_dump()
         data = self._trainer.eval_dataset.select(rows)
-        return self._experiment.decode(self._trainer.summarise(data, generation))
+        return self._experiment.decode(self._trainer.summarise(data, {**fixed, **values}))
 
 
 def _parts(n_rows: int, seed: int) -> Iterator[list[int]]:

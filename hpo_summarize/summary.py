@@ -26,6 +26,11 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     print(f"search   {' and '.join(search.objectives)}, {search.direction}")
     if len(search.objectives) > 1:
         print("         several objectives: no trial is pruned, and the result is a Pareto front")
+    if recipe.generation.max_new_tokens is None and "max_new_tokens" not in recipe.space:
+        print(
+            f"length   summaries of at most {experiment.max_new_tokens} tokens, a tenth more than"
+        )
+        print("         99.5% of the training ones; generation.max_new_tokens sets another limit")
     for line in experiment.space.explain():
         print(f"         {line}")
     if search.decode == "staged":

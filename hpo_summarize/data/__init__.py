@@ -8,7 +8,7 @@ from hpo_summarize.data.splits import (
     read_dialogues,
     split,
 )
-from hpo_summarize.data.tokens import from_dataset, tokenize
+from hpo_summarize.data.tokens import from_dataset, output_length, tokenize
 
 __all__ = [
     "Dialogues",
@@ -16,6 +16,7 @@ __all__ = [
     "count_repeated",
     "from_dataset",
     "load_splits",
+    "output_length",
     "read_dialogues",
     "split",
     "tokenize",

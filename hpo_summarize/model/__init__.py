@@ -1,7 +1,13 @@
 """Tokenizer and model of a recipe: a fresh model for every trial, built from its values."""
 
 from hpo_summarize.model.build import build_model
-from hpo_summarize.model.config import check_is_seq2seq, check_lengths, load_config, model_facts
+from hpo_summarize.model.config import (
+    check_is_seq2seq,
+    check_lengths,
+    load_config,
+    model_facts,
+    positions,
+)
 from hpo_summarize.model.depth import spread_layers, with_depth
 from hpo_summarize.model.tokenizer import add_tokens, load_tokenizer, train_tokenizer
 
@@ -13,6 +19,7 @@ __all__ = [
     "load_config",
     "load_tokenizer",
     "model_facts",
+    "positions",
     "spread_layers",
     "train_tokenizer",
     "with_depth",

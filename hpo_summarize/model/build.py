@@ -144,8 +144,12 @@ def _set_fixed_decoding(
 ) -> None:
     """The checkpoint's own decoding, with what the recipe fixes in its place."""
     config = model.generation_config
-    config.update(**recipe.generation.model_dump())
-    config.max_length = None  # The checkpoint's limit, often 20, beside our max_new_tokens.
+    fixed = recipe.generation.model_dump()
+    if fixed["max_new_tokens"] is None:
+        del fixed["max_new_tokens"]  # The limit stays the checkpoint's.
+    else:
+        config.max_length = None  # The checkpoint's limit, often 20, beside our max_new_tokens.
+    config.update(**fixed)
     if config.min_new_tokens is not None:
         config.min_length = None
     if config.pad_token_id is None:

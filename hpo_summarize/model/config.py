@@ -143,13 +143,19 @@ def check_output_length(
     Raises:
         ModelError: `max_new_tokens`, or its highest value in the space, is above the model's limit.
     """
-    _check_length(config, "generation.max_new_tokens", generation.max_new_tokens)
+    if generation.max_new_tokens is not None:
+        _check_length(config, "generation.max_new_tokens", generation.max_new_tokens)
     if parameter := space.get("max_new_tokens"):
         _check_length(config, "space.max_new_tokens", _highest(parameter))
 
 
+def positions(config: PretrainedConfig) -> int | None:
+    """How many tokens the model can read or write; None for T5 and others without a limit."""
+    return getattr(config, "max_position_embeddings", None)
+
+
 def _check_length(config: PretrainedConfig, key: str, length: float) -> None:
-    limit = getattr(config, "max_position_embeddings", None)  # T5 has no such limit.
+    limit = positions(config)
     if limit is not None and length > limit:
         raise ModelError(
             f"{key} is {length:g}, and the model has {limit} positions; set it to {limit} or less"

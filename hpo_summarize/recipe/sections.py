@@ -165,9 +165,14 @@ class TrainingSection(OpenSection):
 
 
 class GenerationSection(OpenSection):
-    """Fixed decoding values; other keys are fields of `GenerationConfig`."""
+    """Fixed decoding values; other keys are fields of `GenerationConfig`.
 
-    max_new_tokens: int = Field(default=100, ge=1)
+    Attributes:
+        max_new_tokens: Most tokens of a generated summary; null: a tenth more than 99.5% of the
+            training references need, decided once a study.
+    """
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
 
 
 class RougeSection(Section):

@@ -18,6 +18,7 @@ from hpo_summarize.attributes import (
     BEST_EPOCH,
     FAILURE,
     INTERRUPTED,
+    MAX_NEW_TOKENS,
     OBJECTIVES,
     STAGE,
     SURPLUS,
@@ -100,6 +101,7 @@ class Outcome:
         directions: `"maximize"` or `"minimize"` for each objective.
         trials: All trials by number. They belong to the study: to be read only.
         is_decoding: Whether this is the second stage of a staged search.
+        max_new_tokens: Most tokens of a summary, where a trial does not say it; None: not recorded.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Outcome:
     directions: list[str]
     trials: list[FrozenTrial]
     is_decoding: bool = False
+    max_new_tokens: int | None = None
 
     @property
     def several(self) -> bool:
@@ -177,8 +180,14 @@ def read_study(study: optuna.Study) -> Outcome:
     names = objective_names(study.user_attrs.get(OBJECTIVES), len(directions))
     wanted = [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
     trials = sorted(wanted, key=lambda trial: trial.number)
-    is_decoding = study.user_attrs.get(STAGE) == "decoding"
-    return Outcome(redact_url(study.study_name), names, directions, trials, is_decoding)
+    return Outcome(
+        redact_url(study.study_name),
+        names,
+        directions,
+        trials,
+        is_decoding=study.user_attrs.get(STAGE) == "decoding",
+        max_new_tokens=study.user_attrs.get(MAX_NEW_TOKENS),
+    )
 
 
 def objective_names(recorded: Sequence[str] | None, count: int) -> list[str]:

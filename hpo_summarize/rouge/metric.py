@@ -10,8 +10,8 @@ from typing import Any
 
 import datasets
 import evaluate
-from rouge_score.rouge_scorer import RougeScorer
 
+from hpo_summarize.rouge.counting import MEASURES, score_tokens
 from hpo_summarize.rouge.tokenizers import (
     AUTO,
     TOKENIZERS,
@@ -20,7 +20,6 @@ from hpo_summarize.rouge.tokenizers import (
     has_letters_beyond_ascii,
 )
 
-MEASURES = ("rouge1", "rouge2", "rougeL")
 _OVER_REFERENCES = ("mean", "max")
 
 # One text, or several, a row.
@@ -30,7 +29,7 @@ References = Sequence[str] | Sequence[Sequence[str]]
 class Rouge(evaluate.Metric):
     """ROUGE F1 of summaries in any language; without network and without files.
 
-    The counting is that of the `rouge_score` package, which by itself keeps the letters a to z and
+    The figures are those of the `rouge_score` package, which by itself keeps the letters a to z and
     the digits only: two equal Korean sentences get 0 there. Here the tokenizer fits the text:
 
     | tokenizer | a token is |
@@ -142,16 +141,14 @@ class Rouge(evaluate.Metric):
         return {name: fmean(score[name] for score in scores) for name in MEASURES}
 
     def _score_row(self, prediction: str, references: list[str]) -> dict[str, float]:
-        if self._best_reference:
-            best = self._scorer.score_multi(references, prediction)
-            return {name: float(best[name].fmeasure) for name in MEASURES}
-        scores = [self._scorer.score(reference, prediction) for reference in references]
-        return {name: fmean(score[name].fmeasure for score in scores) for name in MEASURES}
+        tokens = self._tokenizer.tokenize(prediction)
+        scores = [score_tokens(self._tokenizer.tokenize(text), tokens) for text in references]
+        over = max if self._best_reference else fmean
+        return {name: over(score[name] for score in scores) for name in MEASURES}
 
     def _use(self, name: str) -> None:
         self.tokenizer_name = name
         self._tokenizer = RememberingTokenizer(name)
-        self._scorer = RougeScorer(list(MEASURES), tokenizer=self._tokenizer)
 
     def _settle_tokenizer(self, references: list[list[str]]) -> None:
         if self.tokenizer_name not in (AUTO, "default"):

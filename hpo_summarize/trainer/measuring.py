@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import EvalPrediction, GenerationConfig
+from transformers import EvalPrediction
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize import names
-from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.decoding import with_settings
 from hpo_summarize.distributed import on_main
 from hpo_summarize.study.finals import why_beaten
 from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
@@ -74,7 +73,7 @@ class MeasuringTrainer(SoundSeq2SeqTrainer):
     def _decoding_with(self, generation: Mapping[str, Any], metric: Any) -> Iterator[None]:
         base, own = unwrap_peft_model(self.model), self.compute_metrics
         config = base.generation_config
-        base.generation_config = _with_fields(config, generation)
+        base.generation_config = with_settings(config, generation)[0]
         self.compute_metrics = metric
         try:
             yield
@@ -152,10 +151,3 @@ class MeasuringTrainer(SoundSeq2SeqTrainer):
             return run.epochs[-1]
         self._load_from_checkpoint(self.state.best_model_checkpoint)
         return best
-
-
-def _with_fields(config: GenerationConfig, fields: Mapping[str, Any]) -> GenerationConfig:
-    changed = copy.deepcopy(config)
-    changed.update(**fields)
-    clear_idle_flags(changed)
-    return changed

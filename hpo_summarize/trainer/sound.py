@@ -13,7 +13,6 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainingArguments,
 )
@@ -21,15 +20,16 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.trainer.evaluation import GeneratingTrainer
 
 
-class SoundSeq2SeqTrainer(Seq2SeqTrainer):
+class SoundSeq2SeqTrainer(GeneratingTrainer):
     """`Seq2SeqTrainer` without the faults of its loss, its decoding and its memory.
 
     The loss of an encoder-decoder model is the mean over all tokens of an optimizer step, whatever
     the number of accumulated batches and processes; the key-value cache is on in generation;
     predictions reach `compute_metrics` without -100; evaluation keeps the order of the data set; a
-    new model is built when the old one is gone.
+    new model is built when the old one is gone. `GeneratingTrainer` says how texts are generated.
     """
 
     model: Any
@@ -141,22 +141,6 @@ class SoundSeq2SeqTrainer(Seq2SeqTrainer):
     def _get_eval_sampler(self, eval_dataset: Sized) -> Sampler | None:
         """Keeps the order of the data set, by which predictions and references are paired."""
         return SequentialSampler(eval_dataset)
-
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Takes back the parent's default for `max_length`, with which every batch would warn."""
-        outputs = super().prediction_step(*args, **kwargs)
-        config = unwrap_peft_model(self.model).generation_config
-        if config.max_new_tokens is not None:
-            config.max_length = None
-        return outputs
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Leaves out the rows that were repeated to give every process as many as the others.
-
-        The parent keeps them: 5 examples became 8 predictions on 2 processes.
-        """
-        self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*args, **kwargs)
 
     def _without_padding_index(
         self, compute_metrics: Callable[..., dict[str, float]]

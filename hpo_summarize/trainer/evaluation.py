@@ -1,0 +1,194 @@
+"""Evaluation with generated text: each row decoded once, in batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import get_sampler
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from transformers import EvalPrediction, GenerationConfig, Seq2SeqTrainer
+from transformers.trainer_utils import (
+    EvalLoopOutput,
+    denumpify_detensorize,
+    unwrap_peft_model,
+)
+
+from hpo_summarize.decoding import most_new_tokens, with_settings
+from hpo_summarize.trainer.batches import plan_batches, put_in_order
+from hpo_summarize.trainer.beam_cache import beam_cache
+
+_IGNORED = -100  # Label of a position that does not count.
+
+_FROM_LABELS = ("decoder_input_ids", "decoder_attention_mask")
+
+# The arrays of one batch by name: "predictions", "labels", "inputs".
+Arrays = dict[str, np.ndarray]
+
+
+class GeneratingTrainer(Seq2SeqTrainer):
+    """`Seq2SeqTrainer` whose evaluations with `predict_with_generate` waste no time.
+
+    The texts are those of the parent's loop. Rows are decoded longest first, in batches of like
+    length (`plan_batches`), the cross-attention cache stays in its place (`beam_cache`), several
+    processes share the rows and each row has one prediction, and the loss, for which the parent
+    runs the decoder a second time, is measured only where somebody reads it: `eval_loss` is left
+    out where `metric_for_best_model` names a metric that is not a loss.
+
+    Predictions end in the padding token and are as wide as the longest one. Sampled texts
+    (`do_sample`) depend on which rows share a batch, so they are others than the parent's, and the
+    same ones for the same seed.
+
+    What the parent's loop alone can do goes through it: iterable data sets, a `prediction_step` of
+    a subclass, `batch_eval_metrics`, `preprocess_logits_for_metrics`, losses in
+    `include_for_metrics`, `eval_do_concat_batches=False`, DeepSpeed and FSDP.
+    """
+
+    model: Any
+    compute_metrics: Any
+    control: Any
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Generates for every row of `dataloader.dataset`; returns what the parent's loop does."""
+        # The parent keeps the rows that were repeated to give every process as many as the others:
+        # 5 examples became 8 predictions on 2 processes.
+        self.gather_function = self.accelerator.gather_for_metrics
+        rest = (ignore_keys, metric_key_prefix)
+        if prediction_loss_only is None:
+            prediction_loss_only = self.args.prediction_loss_only
+        if prediction_loss_only or not self._can_share_out(dataloader):
+            return super().evaluation_loop(dataloader, description, prediction_loss_only, *rest)
+        # The parent makes the model ready and measures the loss, of no rows where nobody reads it.
+        rows: Any = dataloader if self._loss_is_read(dataloader) else []
+        measured = super().evaluation_loop(rows, description, True, *rest).metrics
+        found = self._generate_all(dataloader)
+        labels = found.get("labels")
+        metrics = {}
+        if self.compute_metrics is not None and labels is not None:
+            inputs = found.get("inputs")
+            metrics = self.compute_metrics(EvalPrediction(found["predictions"], labels, inputs))
+        metrics = _with_prefix(denumpify_detensorize(metrics), metric_key_prefix)
+        predictions = found["predictions"]
+        return EvalLoopOutput(predictions, labels, {**metrics, **measured}, len(predictions))
+
+    def _can_share_out(self, dataloader: Any) -> bool:
+        """Whether the rows can be read in another order, and nothing asks for the parent's."""
+        args, dataset = self.args, dataloader.dataset
+        if not isinstance(dataset, Sized) or isinstance(dataset, IterableDataset):
+            return False
+        first = dataset[0] if len(dataset) else None  # type: ignore[index]
+        return (
+            args.predict_with_generate
+            and self.model.config.is_encoder_decoder
+            and not (args.batch_eval_metrics or "loss" in args.include_for_metrics)
+            and args.eval_do_concat_batches
+            and self.preprocess_logits_for_metrics is None
+            and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+            and type(self).prediction_step is GeneratingTrainer.prediction_step
+            and isinstance(get_sampler(dataloader), SequentialSampler)
+            and isinstance(first, Mapping)
+            and "input_ids" in first
+        )
+
+    def _loss_is_read(self, dataloader: Any) -> bool:
+        """Whether the best model, a scheduler, early stopping or an objective may ask for it."""
+        metric = self.args.metric_for_best_model
+        return "labels" in dataloader.dataset[0] and (metric is None or metric.endswith("loss"))
+
+    def _generate_all(self, dataloader: Any) -> dict[str, np.ndarray]:
+        """The outputs of all rows, in the order of the data set, on every process."""
+        args, dataset = self.args, dataloader.dataset
+        lengths = [len(dataset[row]["input_ids"]) for row in range(len(dataset))]
+        with self._decoding_of_evaluation() as (config, others):
+            batches = plan_batches(
+                lengths,
+                args.per_device_eval_batch_size,
+                most_new_tokens(config),
+                args.process_index,
+                args.world_size,
+            )
+            loader: DataLoader = DataLoader(
+                dataset,
+                batch_sampler=batches,
+                collate_fn=dataloader.collate_fn,
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+            )
+            self.callback_handler.eval_dataloader = loader
+            parts = [
+                (rows, self._generate(inputs, config, others))
+                for rows, inputs in zip(batches, loader, strict=True)
+            ]
+        if args.world_size > 1:
+            parts = gather_object(parts)
+        return self._in_order(parts, len(dataset))
+
+    @contextmanager
+    def _decoding_of_evaluation(self) -> Iterator[tuple[GenerationConfig, dict[str, Any]]]:
+        """Gives the model the arguments of `evaluate` as its own decoding for a while.
+
+        As arguments of `generate` they would stand beside settings of the model that cannot act
+        with them, such as the length penalty of its beams beside `num_beams=1`.
+        """
+        base = unwrap_peft_model(self.model)
+        own = base.generation_config
+        config, others = with_settings(own, getattr(self, "_gen_kwargs", {}))
+        base.generation_config = config
+        try:
+            yield config, others
+        finally:
+            base.generation_config = own
+
+    def _generate(
+        self, inputs: dict[str, Any], config: GenerationConfig, others: dict[str, Any]
+    ) -> Arrays:
+        """Decodes one batch; `others` are arguments of `generate` that are no settings."""
+        inputs = dict(self._prepare_inputs(inputs))
+        labels, prefix = inputs.pop("labels", None), inputs.get("decoder_input_ids")
+        arrays: dict[str, torch.Tensor | None] = {"labels": labels}
+        if prefix is not None and labels is not None and prefix.shape == labels.shape:
+            # Made from the labels by the collator: to go on from them would give the solution away.
+            inputs = {key: value for key, value in inputs.items() if key not in _FROM_LABELS}
+        if "inputs" in self.args.include_for_metrics:
+            arrays["inputs"] = inputs["input_ids"]
+        cache = beam_cache(unwrap_peft_model(self.model), config)
+        if cache is not None:
+            others = {"past_key_values": cache, **others}
+        arrays["predictions"] = self.model.generate(**inputs, **others)
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        return {key: array.cpu().numpy() for key, array in arrays.items() if array is not None}
+
+    def _in_order(self, parts: list[tuple[list[int], Arrays]], count: int) -> dict[str, np.ndarray]:
+        paddings = dict.fromkeys(("labels", "inputs"), _IGNORED) | {"predictions": self._pad_id()}
+        return {
+            name: put_in_order([(rows, arrays[name]) for rows, arrays in parts], count, padding)
+            for name, padding in paddings.items()
+            if name in parts[0][1]
+        }
+
+    def _pad_id(self) -> int:
+        owner = self.processing_class or unwrap_peft_model(self.model).config
+        return owner.pad_token_id
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes back the parent's default for `max_length`, with which every batch would warn."""
+        outputs = super().prediction_step(*args, **kwargs)
+        config = unwrap_peft_model(self.model).generation_config
+        if config.max_new_tokens is not None:
+            config.max_length = None
+        return outputs
+
+
+def _with_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k if k.startswith(f"{prefix}_") else f"{prefix}_{k}": v for k, v in metrics.items()}
