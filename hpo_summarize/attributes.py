@@ -6,9 +6,11 @@ FAILURE = "failure"  # Why it ended in an error.
 INTERRUPTED = "interrupted"  # The run ended in the middle of it; it does not count.
 CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.
 WORKER = "worker"  # Host, process and start of the process that runs it.
-SURPLUS = "surplus"  # Two workers began the last trial at once, and this one came second.
+SURPLUS = "surplus"  # Two workers began or queued a trial at once, and this one came second.
+ENDED_RUN = "ended_run"  # An error of the set-up that ended the run in the middle of it.
 VALUES = "values"  # All its hyperparameters, where they are more than the sampled ones.
 
 # Of a study.
 IDENTITY = "identity"  # The settings that every run of it must share.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.
+FITTING_BATCHES = "fitting_batches"  # Per-device sizes, one attribute for each kind of device.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -20,10 +21,11 @@ DRIVER = str(REPOSITORY / "tests" / "ddp_driver.py")
 
 
 def launch(
-    mode: str, processes: int, checkpoint: Path, csv: Path, out: Path
+    mode: str, processes: int, checkpoint: Path, csv: Path, out: Path, *launcher: str
 ) -> subprocess.CompletedProcess[str]:
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     options = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else []
+    options += launcher
     start = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     environment["MASTER_PORT"] = "0"
@@ -101,7 +103,49 @@ def test_an_error_on_one_process_ends_the_launch_with_a_clear_line(
     assert "the same command goes on" in done.stderr
     assert time.monotonic() - start < 120
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
-    assert study.trials[0].state.name == "COMPLETE"
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    assert study.trials[1].user_attrs["failure"] == "RuntimeError: the test breaks this process"
+
+
+@pytest.mark.parametrize("ranks", ["1", "0,1"])
+def test_out_of_memory_ends_the_launch_and_the_same_command_goes_on_with_half_the_batch(
+    ranks: str, checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    arguments = (f"memory:{ranks}", 2, checkpoint, csv_path, tmp_path / "out")
+    url = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
+    if ranks == "1":
+        done = launch(*arguments)
+        assert done.returncode != 0
+        assert "process 1, trial 0: out of memory" in done.stderr
+        assert "the same command goes on with this trial, with 2 examples at once" in done.stderr
+        trials = optuna.load_study(study_name="s", storage=url).trials
+        assert [trial.state.name for trial in trials] == ["FAIL", "WAITING"]
+        assert "failure" not in trials[0].user_attrs
+        assert trials[1].user_attrs["continues"] == 0
+        again = launch(*arguments)
+    else:
+        again = launch(*arguments, "--max_restarts", "1")
+    assert again.returncode == 0, again.stderr
+    trials = optuna.load_study(study_name="s", storage=url).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", *3 * ["COMPLETE"]]
+    assert trials[1].params == trials[0].params
+    # 24 rows, 3 epochs; the effective batch stays 2 x 4.
+    assert result(tmp_path / "out")["batches"] == 3 * [[2, 2, 9]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
+def test_the_trial_is_put_back_when_the_other_process_dies_first(
+    number: signal.Signals, checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    process, out = start_search(checkpoint, csv_path, tmp_path)
+    (other,) = (p for p in psutil.Process(process.pid).children() if p.environ()["RANK"] == "1")
+    other.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    trials = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}").trials
+    assert not [trial for trial in trials if "failure" in trial.user_attrs]
+    assert [trial.state.name for trial in trials][-2:] == ["FAIL", "WAITING"]
+    assert trials[-1].user_attrs["continues"] == len(trials) - 2
 
 
 RECIPE = """
@@ -119,9 +163,10 @@ output_dir: {output}
 """
 
 
-def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
+def start_search(
     checkpoint: Path, csv_path: Path, tmp_path: Path
-) -> None:
+) -> tuple[subprocess.Popen[str], Path]:
+    """Starts a search on two processes; returns when its first trial has ended."""
     recipe = tmp_path / "ddp.yaml"
     out = tmp_path / "out"
     recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=out))
@@ -139,6 +184,13 @@ def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     deadline = time.monotonic() + 120
     while not (out / "all_trials.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
+    return process, out
+
+
+def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    process, out = start_search(checkpoint, csv_path, tmp_path)
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -148,6 +200,6 @@ def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     study = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}")
     states = {trial.state.name for trial in study.trials}
     assert "COMPLETE" in states
-    # Ranks that built different models could not have trained; the last trial was cut off.
-    assert not [trial for trial in study.trials[:-1] if "failure" in trial.user_attrs]
+    # Ranks that built different models could not have trained.
+    assert not [trial for trial in study.trials if "failure" in trial.user_attrs]
     assert "RUNNING" not in states
