@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class OptunaOptimizer:
         self.recipe = _with_settings(recipe, given, output_dir)
         self.output_dir = Path(self.recipe.output_dir)
         self.worker = worker or Worker()
-        self.writer = Writer(self.output_dir, eligible=PartialState().is_main_process)
+        eligible = PartialState().is_main_process
+        self.writer = Writer(self.output_dir, eligible, self.worker)
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
@@ -143,9 +145,7 @@ class OptunaOptimizer:
             self.trainer.follow()
             return None
         search = self.recipe.search
-        progress = SearchProgress(
-            self.study, search.n_trials, search.objectives, self.writer.is_here
-        )
+        progress = SearchProgress(self.study, search.n_trials, search.objectives, self.writer)
         self.trainer.add_callback(progress)
         try:
             self.trainer.hyperparameter_search(
@@ -161,9 +161,9 @@ class OptunaOptimizer:
             )
         finally:
             self.trainer.remove_callback(progress)
-            if self.writer.is_here():
-                self.save_results(self.output_dir)
-                self.plot_optimization_history(self.output_dir)
+            # Every worker, and not the writer alone: it may be gone before the last trial ends.
+            progress.print_finished()
+            self._write_pages()
         return self.study
 
     def create_search_space(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
@@ -204,7 +204,16 @@ class OptunaOptimizer:
 
     def _write_after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if self.writer.is_here():
-            self.save_results(self.output_dir)
+            with self.writer.turn():
+                self.save_results(self.output_dir)
+
+    def _write_pages(self) -> None:
+        """Writes everything, unless another worker has done so since anything changed."""
+        states = Counter(trial.state.name for trial in self.study.get_trials(deepcopy=False))
+        with self.writer.once(f"pages of {sorted(states.items())}") as is_new:
+            if is_new:
+                self.save_results(self.output_dir)
+                self.plot_optimization_history(self.output_dir)
 
     def _best_trial(self) -> FrozenTrial:
         require_complete(self.study)
