@@ -8,12 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from search_process import SEARCH, end_of, start_group
 
 from hpo_summarize.errors import LaunchError
 from hpo_summarize.workers import Worker, Writer, launch_note, separate_workers
@@ -173,23 +174,15 @@ output_dir: {output}
 """
 
 
-def launch_two(
+def run_two(
     checkpoint: Path, csv_path: Path, tmp_path: Path, *options: str
-) -> tuple[subprocess.CompletedProcess[str], optuna.Study, Path]:
-    """Runs two workers under one launcher."""
-    out, recipe = tmp_path / "out", tmp_path / "two.yaml"
+) -> tuple[list[int | None], str, optuna.Study, Path]:
+    """Runs two workers of one launch; their exit statuses, output, study and folder."""
+    out, recipe, log = tmp_path / "out", tmp_path / "two.yaml", tmp_path / "log"
     recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=out))
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
-    launcher += ["--num_processes", "2", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*launcher, str(REPOSITORY / "scripts" / "search.py"), str(recipe), *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
-        timeout=180,
-    )
+    ends = end_of(start_group(SEARCH, log, str(recipe), *options))
     study = optuna.load_study(study_name="two", storage=f"sqlite:///{out / 'study.db'}")
-    return done, study, out
+    return ends, log.read_text(), study, out
 
 
 def printed_trials(output: str) -> list[int]:
@@ -199,8 +192,19 @@ def printed_trials(output: str) -> list[int]:
 def test_two_processes_of_a_launch_share_the_trials_and_write_whole_files(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
-    done, study, out = launch_two(checkpoint, csv_path, tmp_path)
+    out, recipe = tmp_path / "out", tmp_path / "two.yaml"
+    recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=out))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
+    options = ["--num_processes", "2", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*launcher, *options, str(SEARCH), str(recipe)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        timeout=180,
+    )
     assert done.returncode == 0, done.stderr
+    study = optuna.load_study(study_name="two", storage=f"sqlite:///{out / 'study.db'}")
     finished = [trial for trial in study.trials if trial.state.is_finished() and trial.values]
     assert len(finished) == 7
     assert not [t for t in study.trials if not t.state.is_finished()]
@@ -219,14 +223,12 @@ def test_what_ends_after_the_timeout_and_after_the_writer_is_printed_and_written
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     # One worker has the short trial 0 and is over at once; the other's lasts longer.
-    longer = "space.num_epochs={type: int, low: 1, high: 60}"
-    done, study, out = launch_two(
-        checkpoint, csv_path, tmp_path, "--timeout", "0.5", longer, "search.sampler.seed=3"
-    )
-    assert done.returncode == 0, done.stderr
+    longer = "space.num_epochs={type: int, low: 1, high: 25}"
+    ends, output, study, out = run_two(checkpoint, csv_path, tmp_path, "--timeout", "0.5", longer)
+    assert ends == [0, 0], output
     finished = [trial.number for trial in study.trials if trial.state.is_finished()]
     assert len(finished) >= 2
-    assert printed_trials(done.stdout) == finished
+    assert printed_trials(output) == finished
     assert list(pd.read_csv(out / "all_trials.csv")["number"]) == finished
     stats = json.loads((out / "study_stats.json").read_text())
     assert (stats["n_trials"], stats["n_running"]) == (len(finished), 0)
@@ -234,17 +236,56 @@ def test_what_ends_after_the_timeout_and_after_the_writer_is_printed_and_written
     assert (out / "report.html").stat().st_mtime >= last.datetime_complete.timestamp()
 
 
-@pytest.mark.parametrize("bad", ["learning_rate=1e30"])
+NAN = "the training loss is not a finite number"
+FIXED = ("search.sampler={name: random, seed: 1}", "training.learning_rate=1e30")
+SPACE = "space={weight_decay: {type: float, low: 0.0, high: 0.1}}"
+
+
 def test_three_failures_in_a_row_end_both_workers_with_the_reason(
-    bad: str, checkpoint: Path, csv_path: Path, tmp_path: Path
+    checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
-    space = "space={weight_decay: {type: float, low: 0.0, high: 0.1}}"
-    done, study, out = launch_two(checkpoint, csv_path, tmp_path, f"training.{bad}", space)
-    reason = "the training loss is not a finite number"
-    assert done.returncode != 0
-    assert f"3 trials in a row failed with the same reason: {reason}" in done.stderr
+    ends, output, study, out = run_two(checkpoint, csv_path, tmp_path, *FIXED, SPACE)
+    assert ends == [1, 1], output
+    assert output.count(f"3 trials in a row failed with the same reason: {NAN}") == 2
     reasons = [t.user_attrs["failure"] for t in study.trials if "failure" in t.user_attrs]
-    assert 3 <= len(reasons) < 7
-    assert set(reasons) == {reason}
+    assert 3 <= len(reasons) <= 5
+    assert set(reasons) == {NAN}
     assert not [t for t in study.trials if t.state.name == "RUNNING"]
-    assert json.loads((out / "study_stats.json").read_text())["failures"] == {reason: len(reasons)}
+    assert json.loads((out / "study_stats.json").read_text())["failures"] == {NAN: len(reasons)}
+    assert printed_trials(output) == [t.number for t in study.trials if "failure" in t.user_attrs]
+
+
+def test_a_loss_that_is_not_a_number_ends_one_trial_of_two_workers(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    # Trial 0 fails: the recipe's own learning rate is not among those that are searched.
+    rates = "space={learning_rate: {type: categorical, choices: [1e-3, 1e30]}}"
+    options = (rates, "training.learning_rate=1e30", "search.sampler={name: brute_force, seed: 1}")
+    ends, output, study, _ = run_two(checkpoint, csv_path, tmp_path, *options, "--n_trials", "2")
+    assert ends == [0, 0], output
+    fates = {t.params["learning_rate"]: t.user_attrs.get("failure") for t in study.trials[:2]}
+    assert fates == {1e30: NAN, 1e-3: None}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk too small for one checkpoint, mounted where the trials are written."""
+    folder = tmp_path / "out" / "trials"
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk needs root and the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_both_workers_with_the_reason_and_whole_results(
+    checkpoint: Path, csv_path: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    ends, output, study, out = run_two(checkpoint, csv_path, tmp_path)
+    assert ends == [1, 1], output
+    assert len(re.findall("(?i)3 trials in a row .*no space left on device", output)) == 2
+    assert not [t for t in study.trials if t.state.name == "RUNNING"]
+    failed = [t.number for t in study.trials if "failure" in t.user_attrs]
+    assert list(pd.read_csv(out / "all_trials.csv")["number"]) == failed
+    assert "</html>" in (out / "report.html").read_text()
