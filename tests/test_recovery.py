@@ -12,12 +12,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo_summarize.attributes import CONTINUES, ENDED_RUN, INTERRUPTED, SURPLUS, WORKER
+from hpo_summarize.attributes import CONTINUES, ENDED_RUN, FAILURE, INTERRUPTED, SURPLUS, WORKER
 from hpo_summarize.errors import HpoError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.study import finished_trials, open_study, recovery, run_study
 from hpo_summarize.study.heartbeats import GRACE_SECONDS, BeatingJournal, beating
-from hpo_summarize.study.recovery import put_back, put_back_orphans, this_worker
+from hpo_summarize.study.recovery import fail, put_back, put_back_orphans, this_worker
 
 ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0.0}
 
@@ -107,6 +107,22 @@ def test_an_error_of_the_set_up_is_not_tried_again_by_itself(open_again: Open) -
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert not [trial for trial in trials if CONTINUES in trial.user_attrs]
     assert trials[0].user_attrs[ENDED_RUN].startswith("the set-up of postgresql://me:***@db")
+
+
+@pytest.mark.parametrize(("directions", "state"), [(1, "PRUNED"), (2, "FAIL")])
+def test_a_trial_that_another_process_has_broken_counts_and_is_not_tried_again(
+    directions: int, state: str, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 's'}"
+    study = open_study(SearchSection(), "study", url, directions * ["maximize"])
+    recovery.sign(study.ask())
+    fail(study, 0, "RuntimeError: broken")
+    fail(study, 0, "it comes too late")
+    (trial,) = study.trials
+    assert (trial.state.name, trial.user_attrs[FAILURE]) == (state, "RuntimeError: broken")
+    assert len(finished_trials(study)) == 1
+    assert put_back_orphans(study) == []
+    assert len(study.trials) == 1
 
 
 def files_of(study: optuna.Study) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from postgres import PASSWORD, Server, running_server
-from search_process import SEARCH
+from search_process import SEARCH, end_of, start_search
 
 from hpo_summarize.study import build_storage
 
@@ -85,8 +85,9 @@ def test_a_storage_that_refuses_the_password_does_not_give_it_away(
     recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=tmp_path / "out"))
     host = server.url().partition("@")[2]
     url = f"postgresql+psycopg://nobody@{host}?password={PASSWORD}"
-    assert start(tmp_path, recipe, url).wait(timeout=180) == 2, (tmp_path / "log").read_text()
-    assert "password=***" in (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    assert end_of([start_search(log, str(recipe), "--storage", url)]) == [2], log.read_text()
+    assert "password=***" in log.read_text()
     assert files_with_secrets(tmp_path) == []
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from filelock import FileLock
 from search_process import SEARCH, end_of, start_group
 
 from hpo_summarize.errors import LaunchError
@@ -160,6 +161,27 @@ def test_one_process_is_the_writer_and_the_next_one_becomes_it_when_that_is_kill
 def said_by_another(folder: Path) -> str:
     process = hold(folder)
     return process.communicate()[0].strip()
+
+
+def test_a_turn_that_never_comes_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo_summarize.workers._TURN_SECONDS", 0.1)
+    vanished = FileLock(tmp_path / ".turn.lock")
+    vanished.acquire()
+    with Writer(tmp_path).once("a line") as is_new:
+        assert is_new
+    with Writer(tmp_path).once("a line") as is_new:
+        assert not is_new
+    vanished.release()
+
+
+def test_what_one_worker_of_a_launch_has_done_is_new_to_the_next_launch(tmp_path: Path) -> None:
+    for worker, expected in ((Worker(0, 2), True), (Worker(1, 2), False), (Worker(), True)):
+        with Writer(tmp_path, worker=worker).once("the result") as is_new:
+            assert is_new == expected
+    with Writer(tmp_path, eligible=False).once("another") as is_new:
+        assert not is_new
 
 
 RECIPE = """

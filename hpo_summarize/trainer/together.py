@@ -30,10 +30,18 @@ class GroupTrainer(TrialTrainer):
             except KeyboardInterrupt:
                 raise  # They are interrupted, too, and listen no more.
             except Exception:
-                on_main(lambda: None)
+                self._dismiss()
                 raise
             else:
-                on_main(lambda: None)
+                self._dismiss()
+
+    @staticmethod
+    def _dismiss() -> None:
+        try:
+            on_main(lambda: None)
+        except RuntimeError as error:
+            if not is_lost_peer(error):  # Who is gone already need not be told.
+                raise
 
     def follow(self) -> None:
         """Trains the trials that the main process of the group runs, until it has no more.
