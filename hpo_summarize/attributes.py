@@ -8,7 +8,8 @@ FAILURE = "failure"  # Why it ended in an error.
 INTERRUPTED = "interrupted"  # The run ended in the middle of it; it does not count.
 CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.
 WORKER = "worker"  # Host, process and start of the process that runs it.
-SURPLUS = "surplus"  # Two workers began the last trial at once, and this one came second.
+SURPLUS = "surplus"  # Two workers began or queued a trial at once, and this one came second.
+ENDED_RUN = "ended_run"  # An error of the set-up that ended the run in the middle of it.
 TRAINED_TRIAL = "trained_trial"  # Whose weights a trial of the decoding stage decodes with.
 VALUES = "values"  # All its hyperparameters, where they are more than the sampled ones.
 
@@ -17,3 +18,4 @@ IDENTITY = "identity"  # The settings that every run of it must share.
 STAGE = "stage"  # "decoding" for the second stage of a staged search.
 MAX_NEW_TOKENS = "max_new_tokens"  # Most tokens of a summary where a trial does not say it.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.
+FITTING_BATCHES = "fitting_batches"  # Per-device sizes, one attribute for each kind of device.

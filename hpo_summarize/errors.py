@@ -57,6 +57,12 @@ class ModelError(HpoError):
     exit_status = 2
 
 
+class LaunchError(HpoError):
+    """The processes were started in a way in which they cannot work."""
+
+    exit_status = 2
+
+
 class StudyError(HpoError):
     """The study cannot be opened, or does not fit the recipe."""
 

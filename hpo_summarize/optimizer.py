@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ class OptunaOptimizer:
         self.recipe = _with_settings(recipe, given, output_dir)
         self.output_dir = Path(self.recipe.output_dir)
         self.worker = worker or Worker()
-        self.writer = Writer(self.output_dir, eligible=PartialState().is_main_process)
+        eligible = PartialState().is_main_process
+        self.writer = Writer(self.output_dir, eligible, self.worker)
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
@@ -186,16 +188,12 @@ class OptunaOptimizer:
                 on_main(lambda: None)  # The other processes of the group wait for the second stage.
             raise
         finally:
-            if self.writer.is_here():
-                self.save_results(self.output_dir)
-                self.plot_optimization_history(self.output_dir)
+            self._write_pages()
         return self.study
 
     def _search_training(self) -> None:
         search = self.recipe.search
-        progress = SearchProgress(
-            self.study, search.n_trials, search.objectives, self.writer.is_here
-        )
+        progress = SearchProgress(self.study, search.n_trials, search.objectives, self.writer)
         self.trainer.add_callback(progress)
         staged = search.decode == "staged"
         share = 1 - _DECODING_SHARE if staged else 1
@@ -213,6 +211,8 @@ class OptunaOptimizer:
             )
         finally:
             self.trainer.remove_callback(progress)
+            # Every worker, and not the writer alone: it may be gone before the last trial ends.
+            progress.print_finished()
 
     def _search_decoding(self, start: float) -> None:
         search = self.recipe.search
@@ -220,11 +220,12 @@ class OptunaOptimizer:
         finalists = find_finalists(self.study, self._folder_of, search.staged.n_models)
         self._decoding = self._decoding_search(finalists)
         study = self._decoding.study
-        progress = SearchProgress(
-            study, search.staged.n_trials, search.objectives, self.writer.is_here
-        )
+        progress = SearchProgress(study, search.staged.n_trials, search.objectives, self.writer)
         rest = search.timeout and max(start + search.timeout - time.monotonic(), 0)
-        self._decoding.run(rest, [progress.on_trial_end, self._write_after_trial])
+        try:
+            self._decoding.run(rest, [progress.on_trial_end, self._write_after_trial])
+        finally:
+            progress.print_finished()
 
     def _decoding_search(self, finalists: Sequence[Finalist]) -> DecodingSearch:
         return DecodingSearch(
@@ -282,7 +283,18 @@ class OptunaOptimizer:
 
     def _write_after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if self.writer.is_here():
-            self.save_results(self.output_dir)
+            with self.writer.turn():
+                self.save_results(self.output_dir)
+
+    def _write_pages(self) -> None:
+        """Writes everything, unless another worker has done so since anything changed."""
+        studies = {self.study, self.final_study}
+        trials = [trial for study in studies for trial in study.get_trials(deepcopy=False)]
+        states = Counter(trial.state.name for trial in trials)
+        with self.writer.once(f"pages of {sorted(states.items())}") as is_new:
+            if is_new:
+                self.save_results(self.output_dir)
+                self.plot_optimization_history(self.output_dir)
 
     def _best_trial(self) -> FrozenTrial:
         require_complete(self.study)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TextIO
 
 import optuna
@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hpo_summarize.attributes import BEATEN, BEST_EPOCH, FAILURE, INTERRUPTED, TRAINED_TRIAL
 from hpo_summarize.study import best_trials, finished_trials
+from hpo_summarize.workers import Writer
 
 
 class SearchProgress(TrainerCallback):
@@ -22,7 +23,8 @@ class SearchProgress(TrainerCallback):
         study: The study that is searched.
         n_trials: Finished trials wanted.
         objectives: Names of the metrics that are searched for, the first of them is shown.
-        is_writer: Says whether this process prints; of several workers one does, for all of them.
+        writer: Says whether this process prints; of several workers one does, for all of them.
+            None: it does.
         stream: Where to print; default standard output, as it is when a line is printed.
     """
 
@@ -31,13 +33,13 @@ class SearchProgress(TrainerCallback):
         study: optuna.Study,
         n_trials: int,
         objectives: list[str],
-        is_writer: Callable[[], bool] = lambda: True,
+        writer: Writer | None = None,
         stream: TextIO | None = None,
     ) -> None:
         self._study = study
         self._n_trials = n_trials
         self._objective = objectives[0]
-        self._is_writer = is_writer
+        self._writer = writer
         self._stream = stream
         self._start = time.monotonic()
         self._printed = {trial.number for trial in finished_trials(study)}
@@ -68,12 +70,23 @@ class SearchProgress(TrainerCallback):
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Prints a line for every trial that has finished since; a callback of the study."""
         self._latest = None
-        if not self._is_writer():
-            return
-        new = [t for t in finished_trials(study) if t.number not in self._printed]
-        for finished in new:
-            self._printed.add(finished.number)
-            self._print_trial(finished)
+        if self._is_writer():
+            self.print_finished()
+
+    def print_finished(self) -> None:
+        """Prints a line for every finished trial that no worker of this launch has printed yet."""
+        new = [t for t in finished_trials(self._study) if t.number not in self._printed]
+        for trial in new:
+            self._printed.add(trial.number)
+            with self._once(f"trial {trial.number} of {self._study.study_name}") as is_new:
+                if is_new:
+                    self._print_trial(trial)
+
+    def _is_writer(self) -> bool:
+        return self._writer is None or self._writer.is_here()
+
+    def _once(self, what: str) -> AbstractContextManager[bool]:
+        return nullcontext(True) if self._writer is None else self._writer.once(what)
 
     def _print_trial(self, trial: FrozenTrial) -> None:
         seconds = trial.duration.total_seconds() if trial.duration else 0

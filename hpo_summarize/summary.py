@@ -45,8 +45,12 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
 
 def print_result(optimizer: OptunaOptimizer) -> None:
     """Prints the best trial or the Pareto front, and where the results are."""
-    if not optimizer.writer.is_here():
-        return
+    with optimizer.writer.once("result") as is_new:
+        if is_new:
+            _print_best(optimizer)
+
+
+def _print_best(optimizer: OptunaOptimizer) -> None:
     study, names = optimizer.final_study, optimizer.recipe.search.objectives
     best = best_trials(study)
     several = len(study.directions) > 1

@@ -17,6 +17,7 @@ from datasets import Dataset
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BartForConditionalGeneration,
     DataCollatorForSeq2Seq,
     Seq2SeqTrainingArguments,
     TrainerCallback,
@@ -51,6 +52,31 @@ class BreakOn(TrainerCallback):
             raise RuntimeError("the test breaks this process")
 
 
+class OutOfMemoryOn(BartForConditionalGeneration):
+    """Runs out of memory in training with more than 2 examples at once, on some processes."""
+
+    ranks = (0, 1)
+
+    def forward(
+        self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, **kwargs: Any
+    ) -> Any:
+        here = PartialState().process_index in self.ranks
+        if here and self.training and input_ids.shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return super().forward(input_ids, attention_mask, labels=labels, **kwargs)
+
+
+class NoteBatches(TrainerCallback):
+    """Keeps the per-device batch, the accumulation and the steps of every whole training."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, int]] = []
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        sizes = (args.per_device_train_batch_size, args.gradient_accumulation_steps)
+        self.seen.append((*sizes, state.global_step))
+
+
 def load_rows(path: str) -> list[dict[str, str]]:
     import pandas as pd
 
@@ -76,8 +102,12 @@ def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -
         references = [row["summary"] for row in rows[:N_EVAL]]
         return Rouge().compute(predictions=texts, references=references)
 
+    kind, _, detail = mode.partition(":")
+    OutOfMemoryOn.ranks = tuple(map(int, detail.split(","))) if kind == "memory" else ()
+    model_class = OutOfMemoryOn if kind == "memory" else AutoModelForSeq2SeqLM
+
     def model_init() -> Any:
-        return AutoModelForSeq2SeqLM.from_pretrained(checkpoint, dropout=0.0)
+        return model_class.from_pretrained(checkpoint, dropout=0.0)
 
     fields = {
         "output_dir": str(out / "runs"),
@@ -136,7 +166,7 @@ def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
         trainer.add_callback(BreakOn(int(detail)))
 
     def space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        choices = [1e-2] if trial.number != 1 else [bad]
+        choices = [1e-2] if trial.number != 1 or kind == "memory" else [bad]
         return {"learning_rate": trial.suggest_categorical(f"rate_{choices[0]}", choices)}
 
     if not PartialState().is_main_process:
@@ -145,8 +175,14 @@ def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
         return
     pruner = PruneAt(int(detail)) if kind == "prune" else optuna.pruners.NopPruner()
     study = optuna.create_study(
-        storage=f"sqlite:///{out / 'study.db'}", study_name="s", direction="maximize", pruner=pruner
+        storage=f"sqlite:///{out / 'study.db'}",
+        study_name="s",
+        direction="maximize",
+        pruner=pruner,
+        load_if_exists=True,
     )
+    batches = NoteBatches()
+    trainer.add_callback(batches)
     try:
         trainer.hyperparameter_search(
             space,
@@ -163,6 +199,7 @@ def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
     states = [trial.state.name for trial in study.trials]
     steps = [trial.last_step for trial in study.trials]
     result = {"states": states, "steps": steps, "world_size": world_size}
+    result["batches"] = batches.seen
     result["failures"] = [trial.user_attrs.get("failure") for trial in study.trials]
     (out / "result.json").write_text(json.dumps(result))
 

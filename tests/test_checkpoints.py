@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from hpo_summarize.trainer.checkpoints import evaluations, read_state, slim, take_over
-from hpo_summarize.trainer.search import FollowedTrial
+from hpo_summarize.trainer.together import FollowedTrial
 from hpo_summarize.trainer.trial_run import TrialFailed, TrialPlan, TrialRun
 
 
@@ -35,6 +35,15 @@ def test_the_last_whole_checkpoint_is_taken_over_and_half_ones_are_deleted(tmp_p
     assert not old.exists()
     assert sorted(path.name for path in new.iterdir()) == ["checkpoint-4", "checkpoint-8"]
     assert (read_state(taken) or {})["best_model_checkpoint"] == str(new / "checkpoint-4")
+
+
+def test_a_checkpoint_that_was_slimmed_already_is_not_gone_on_with(tmp_path: Path) -> None:
+    old, new = tmp_path / "trial-1", tmp_path / "trial-5"
+    best = make_checkpoint(old, 4)
+    make_checkpoint(old, 8)
+    slim(old, str(best))
+    assert take_over(old, new) is None
+    assert list(new.iterdir()) == []
 
 
 def test_a_trial_without_a_folder_starts_from_the_beginning(tmp_path: Path) -> None:

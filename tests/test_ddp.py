@@ -14,21 +14,31 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from conftest import REPOSITORY
+from search_process import REPOSITORY, SEARCH, end_of, start_group
 
-DRIVER = str(REPOSITORY / "tests" / "ddp_driver.py")
+DRIVER = REPOSITORY / "tests" / "ddp_driver.py"
 
 
 def launch(
-    mode: str, processes: int, checkpoint: Path, csv: Path, out: Path
+    mode: str, processes: int, checkpoint: Path, csv: Path, out: Path, *launcher: str
 ) -> subprocess.CompletedProcess[str]:
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     options = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else []
+    options += launcher
     start = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     environment["MASTER_PORT"] = "0"
     return subprocess.run(
-        [*start, "--main_process_port", "0", DRIVER, mode, str(checkpoint), str(csv), str(out)],
+        [
+            *start,
+            "--main_process_port",
+            "0",
+            str(DRIVER),
+            mode,
+            str(checkpoint),
+            str(csv),
+            str(out),
+        ],
         capture_output=True,
         text=True,
         env=environment,
@@ -101,7 +111,37 @@ def test_an_error_on_one_process_ends_the_launch_with_a_clear_line(
     assert "the same command goes on" in done.stderr
     assert time.monotonic() - start < 120
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
-    assert study.trials[0].state.name == "COMPLETE"
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    assert study.trials[1].user_attrs["failure"] == "RuntimeError: the test breaks this process"
+
+
+@pytest.mark.parametrize("ranks", ["1", "0,1"])
+def test_out_of_memory_ends_the_launch_and_the_same_command_goes_on_with_half_the_batch(
+    ranks: str, checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    arguments = (f"memory:{ranks}", str(checkpoint), str(csv_path), str(tmp_path / "out"))
+    url = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
+    if ranks == "1":
+        log = tmp_path / "log"
+        (tmp_path / "out").mkdir()
+        assert end_of(start_group(DRIVER, log, *arguments)) == [1, 1]
+        assert "process 1, trial 0: out of memory" in log.read_text()
+        assert "goes on with this trial, with 2 examples at once" in log.read_text()
+        trials = optuna.load_study(study_name="s", storage=url).trials
+        assert [trial.state.name for trial in trials] == ["FAIL", "WAITING"]
+        assert "failure" not in trials[0].user_attrs
+        assert trials[1].user_attrs["continues"] == 0
+        assert end_of(start_group(DRIVER, log, *arguments)) == [0, 0], log.read_text()
+    else:
+        # The default way of the processes to find each other gives a restart the old addresses.
+        options = ("--rdzv_backend", "c10d", "--max_restarts", "1")
+        done = launch(f"memory:{ranks}", 2, checkpoint, csv_path, tmp_path / "out", *options)
+        assert done.returncode == 0, done.stderr
+    trials = optuna.load_study(study_name="s", storage=url).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", *3 * ["COMPLETE"]]
+    assert trials[1].params == trials[0].params
+    # 24 rows, 3 epochs; the effective batch stays 2 x 4.
+    assert result(tmp_path / "out")["batches"] == 3 * [[2, 2, 9]]
 
 
 RECIPE = """
@@ -119,6 +159,35 @@ output_dir: {output}
 """
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
+def test_the_trial_is_put_back_when_the_other_process_dies_first(
+    number: signal.Signals, checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    recipe, out, log = tmp_path / "ddp.yaml", tmp_path / "out", tmp_path / "log"
+    recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=out))
+    main, other = start_group(SEARCH, log, str(recipe))
+    wait_for(out / "all_trials.csv")
+    assert other.pid is not None and main.pid is not None
+    os.kill(other.pid, number)
+    other.join()
+    if number == signal.SIGINT:  # The signal is for all, and comes to the main one a moment later.
+        time.sleep(0.5)
+        os.kill(main.pid, number)
+    status, _ = end_of([main, other])
+    assert status == (130 if number == signal.SIGINT else 1), log.read_text()
+    assert "the same command goes on" in log.read_text()
+    trials = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}").trials
+    assert not [trial for trial in trials if "failure" in trial.user_attrs]
+    assert [trial.state.name for trial in trials][-2:] == ["FAIL", "WAITING"]
+    assert trials[-1].user_attrs["continues"] == len(trials) - 2
+
+
 def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -127,18 +196,15 @@ def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=out))
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
     options = ["--num_processes", "2", "--main_process_port", "0"]
-    script = [str(REPOSITORY / "scripts" / "search.py"), str(recipe)]
     process = subprocess.Popen(
-        [*launcher, *options, *script],
+        [*launcher, *options, str(SEARCH), str(recipe)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
-    while not (out / "all_trials.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(out / "all_trials.csv")
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -148,6 +214,6 @@ def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     study = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}")
     states = {trial.state.name for trial in study.trials}
     assert "COMPLETE" in states
-    # Ranks that built different models could not have trained; the last trial was cut off.
-    assert not [trial for trial in study.trials[:-1] if "failure" in trial.user_attrs]
+    # Ranks that built different models could not have trained.
+    assert not [trial for trial in study.trials if "failure" in trial.user_attrs]
     assert "RUNNING" not in states

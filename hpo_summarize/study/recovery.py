@@ -6,6 +6,7 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,15 @@ import psutil
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import CONTINUES, INTERRUPTED, WORKER
+from hpo_summarize.attributes import (
+    CONTINUES,
+    ENDED_RUN,
+    FAILURE,
+    INTERRUPTED,
+    SURPLUS,
+    WORKER,
+)
+from hpo_summarize.study.heartbeats import BeatingJournal
 
 # A trial gets its worker's name right after it is made; one without a name for longer is orphaned.
 _NAMELESS_SECONDS = 30
@@ -47,19 +56,23 @@ def sign(trial: Trial) -> None:
 
 
 def put_back_orphans(study: optuna.Study) -> list[int]:
-    """Puts back the running trials whose process on this machine is gone.
+    """Puts back the trials whose worker died: while it ran them, or while it put them back.
 
-    Those of other machines are put back when the storage has heartbeats and theirs has stopped.
+    A worker of this machine is dead when its process is gone, one of another machine when it has
+    given no sign of life for the grace period.
 
     Returns:
-        The numbers of the trials of this machine that were put back.
+        The numbers of the trials that were put back, but for those of other machines in a database.
     """
     if is_heartbeat_enabled(study._storage):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [trial.number for trial in running if _is_orphan(trial) and abandon(study, trial)]
+    trials = study.get_trials(deepcopy=False)
+    for trial in _left_out(trials):
+        put_back(study, trial)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    return [t.number for t in running if _is_orphan(study, t) and abandon(study, t)]
 
 
 def put_back_own(study: optuna.Study) -> None:
@@ -94,6 +107,17 @@ def abandon(study: optuna.Study, trial: FrozenTrial) -> bool:
     return changed
 
 
+def fail(study: optuna.Study, number: int, reason: str) -> None:
+    """Ends a running trial as one that failed by its own values; it counts, and is not put back."""
+    trial = study.get_trials(deepcopy=False)[number]
+    if trial.state.is_finished():
+        return
+    study._storage.set_trial_user_attr(trial._trial_id, FAILURE, reason)
+    # As a pruned trial it is known to the sampler; with several objectives Optuna cannot prune.
+    state = TrialState.PRUNED if len(study.directions) == 1 else TrialState.FAIL
+    study.tell(number, state=state)
+
+
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queues the values of an interrupted trial, once; who takes them goes on with its checkpoint.
 
@@ -103,6 +127,49 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
         return
     queued = trial.system_attrs.get("fixed_params", {})  # Not all of them may be sampled yet.
     study.enqueue_trial({**queued, **trial.params}, user_attrs={CONTINUES: trial.number})
+    # Another worker may have come at the same instant; the trial that was queued first stays.
+    trials = study.get_trials(deepcopy=False)
+    for other in trials:
+        if other.state == TrialState.WAITING and is_double(other, trials):
+            _withdraw(study, other)
+
+
+def is_double(trial: FrozenTrial | Trial, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether an earlier trial goes on with the same interrupted one."""
+    number = trial.user_attrs.get(CONTINUES)
+    return number is not None and any(
+        other.user_attrs.get(CONTINUES) == number for other in trials[: trial.number]
+    )
+
+
+def _withdraw(study: optuna.Study, trial: FrozenTrial) -> None:
+    with suppress(optuna.exceptions.UpdateFinishedTrialError):  # Another worker was faster.
+        study._storage.set_trial_user_attr(trial._trial_id, SURPLUS, True)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def _left_out(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that were interrupted, and whose worker died before it could queue their values.
+
+    Heartbeats fail a trial without marking it; an error that ended the run leaves its own mark.
+    """
+    continued, now = _continued(trials), datetime.now()
+    marks = {FAILURE, SURPLUS, ENDED_RUN}
+    return [
+        trial
+        for trial in trials
+        if trial.state == TrialState.FAIL
+        and trial.number not in continued
+        and (INTERRUPTED in trial.user_attrs or WORKER in trial.user_attrs)
+        and not marks & trial.user_attrs.keys()
+        and not _is_just_ended(trial, now)
+    ]
+
+
+def _is_just_ended(trial: FrozenTrial, now: datetime) -> bool:
+    """Whether its worker, if it lives, is still about to queue its values."""
+    ended = trial.datetime_complete
+    return ended is not None and abs(now - ended) < timedelta(seconds=_PUTTING_BACK_SECONDS)
 
 
 def n_being_put_back(trials: Sequence[FrozenTrial]) -> int:
@@ -114,8 +181,8 @@ def n_being_put_back(trials: Sequence[FrozenTrial]) -> int:
     return sum(
         INTERRUPTED in trial.user_attrs
         and trial.number not in continued
-        and trial.datetime_complete is not None
-        and abs(now - trial.datetime_complete) < timedelta(seconds=_PUTTING_BACK_SECONDS)
+        and SURPLUS not in trial.user_attrs
+        and _is_just_ended(trial, now)
         for trial in trials
     )
 
@@ -124,13 +191,14 @@ def _continued(trials: Sequence[FrozenTrial]) -> set[int]:
     return {t.user_attrs[CONTINUES] for t in trials if CONTINUES in t.user_attrs}
 
 
-def _is_orphan(trial: FrozenTrial) -> bool:
+def _is_orphan(study: optuna.Study, trial: FrozenTrial) -> bool:
     worker = trial.user_attrs.get(WORKER)
     if worker is None:
         start = trial.datetime_start or datetime.now()
         return datetime.now() - start > timedelta(seconds=_NAMELESS_SECONDS)
     if worker["host"] != _host():
-        return False
+        storage = study._storage
+        return isinstance(storage, BeatingJournal) and storage.is_silent(worker, this_worker())
     try:
         process = psutil.Process(worker["pid"])
         # A dead process that its parent has not asked about yet still has its number.

@@ -12,17 +12,20 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import FAILURE, SURPLUS
+from hpo_summarize.attributes import ENDED_RUN, FAILURE, SURPLUS
 from hpo_summarize.errors import SearchFailed, StudyError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
+from hpo_summarize.study.heartbeats import beating
 from hpo_summarize.study.interrupts import DeferredInterrupt
 from hpo_summarize.study.recovery import (
+    is_double,
     n_being_put_back,
     put_back_interrupted,
     put_back_orphans,
     put_back_own,
     sign,
+    this_worker,
 )
 from hpo_summarize.study.sampling import SeededAtFirstTrial, build_pruner, build_sampler
 from hpo_summarize.study.storage import build_storage, retry_first_start
@@ -132,7 +135,7 @@ def run_study(
         if interrupt.pending or not may_begin():
             study.stop()
 
-    with DeferredInterrupt() as interrupt:
+    with DeferredInterrupt() as interrupt, beating(study, this_worker()):
         stops = [stop_when_taken, _stop_after_same_failures]
         put_back_orphans(study)
         while len(finished_trials(study)) < n_trials:
@@ -187,6 +190,9 @@ def _taken(study: optuna.Study) -> int:
 def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) -> Objective:
     def run(trial: Trial) -> float | Sequence[float]:
         sign(trial)
+        if is_double(trial, trial.study.get_trials(deepcopy=False)):
+            trial.set_user_attr(SURPLUS, True)
+            raise TrialError("another worker has queued and begun the same trial")
         if _comes_too_late(trial, n_trials):
             trial.set_user_attr(SURPLUS, True)
             trial.study.stop()
@@ -196,6 +202,11 @@ def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) 
                 return objective(trial)
         except KeyboardInterrupt:
             put_back_interrupted(trial)
+            raise
+        except (optuna.TrialPruned, TrialError):
+            raise
+        except Exception as error:  # The next run would end in the same way with the same values.
+            trial.set_user_attr(ENDED_RUN, redact_url(str(error)))
             raise
 
     return run

@@ -13,22 +13,20 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._file import get_lock_file
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from hpo_summarize.errors import StudyError
 from hpo_summarize.redact import redact_url
+from hpo_summarize.study.heartbeats import GRACE_SECONDS, HEARTBEAT_SECONDS, BeatingJournal
 from hpo_summarize.study.recovery import put_back
 
 T = TypeVar("T")
 JOURNAL = "journal://"
 
-# Seconds. The grace period is 10 heartbeats, so that a worker that is only slow keeps its trial,
-# and a locked SQLite file gives up before a trial would be taken for dead.
-HEARTBEAT_SECONDS = 30
-GRACE_SECONDS = 10 * HEARTBEAT_SECONDS
+# Seconds.
 _SQLITE_BUSY_SECONDS = 60
 _CONNECT_SECONDS = 10
 _JOURNAL_LOCK_SECONDS = 10
@@ -130,11 +128,12 @@ def _use_write_ahead_log(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
 
-def _open_journal(path: Path) -> JournalStorage:
+def _open_journal(path: Path) -> BeatingJournal:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
     lock = JournalFileOpenLock(str(path), grace_period=_JOURNAL_LOCK_SECONDS)
-    return JournalStorage(MendingJournal(str(path), lock))
+    folder = path.with_name(f"{path.name}.workers")
+    return BeatingJournal(MendingJournal(str(path), lock), folder)
 
 
 class MendingJournal(JournalFileBackend):

@@ -33,12 +33,21 @@ def take_over(old: Path, new: Path) -> Path | None:
     old.rename(new)
     whole = []
     for checkpoint in new.glob("checkpoint-*"):
-        if read_state(checkpoint) is None:
-            shutil.rmtree(checkpoint)  # The Trainer writes its state last: this one is half.
+        if not _is_whole(checkpoint):
+            shutil.rmtree(checkpoint)
         else:
             whole.append(checkpoint)
             _point_to_folder(checkpoint)
     return max(whole, key=_step) if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a training can go on from here as if nothing had happened.
+
+    The Trainer writes its state last, and `slim` takes the optimizer's away first. Without that the
+    Trainer would go on, too, with a fresh optimizer, and come to another value.
+    """
+    return read_state(checkpoint) is not None and any(checkpoint.glob("optimizer*"))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any] | None:
@@ -68,6 +77,8 @@ def slim(folder: Path, best: str | None) -> None:
     keep = folder / Path(best).name if best else (checkpoints[-1] if checkpoints else None)
     for checkpoint in checkpoints:
         if checkpoint != keep:
+            # First: whatever is left of it, if this process is killed here, is not whole.
+            (checkpoint / _STATE).unlink(missing_ok=True)
             shutil.rmtree(checkpoint)
     if keep is not None:
         for path in (path for pattern in _FOR_RESUMING for path in keep.glob(pattern)):

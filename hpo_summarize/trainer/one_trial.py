@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +15,9 @@ from optuna.trial import FrozenTrial
 
 from hpo_summarize import names
 from hpo_summarize.arguments import with_values, within_device
-from hpo_summarize.attributes import FAILURE
 from hpo_summarize.callbacks import OptunaPruningCallback
-from hpo_summarize.errors import HpoError
+from hpo_summarize.trainer.device_batches import Sizes, halved, remember
+from hpo_summarize.trainer.group_failure import Failure, Group
 from hpo_summarize.trainer.measuring import MeasuringTrainer
 from hpo_summarize.trainer.trial_run import (
     OUT_OF_MEMORY,
@@ -37,8 +35,7 @@ class TrialTrainer(MeasuringTrainer):
 
     hp_name: Callable[[Any], str] | None
     _catch: tuple[type[Exception], ...] = (Exception,)
-    # Per-device batches for training and evaluation, once larger ones ran out of memory.
-    _largest_per_device: tuple[int, int] | None = None
+    _group: Group | None = None  # Where several processes train together.
 
     def _train_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
         """Trains one trial, on every process of the group alike.
@@ -48,21 +45,16 @@ class TrialTrainer(MeasuringTrainer):
         """
         while True:
             end = self._try_trial(trial, plan)
-            if end.message != OUT_OF_MEMORY or not self._halve_batches(plan):
+            smaller = halved(self._sizes(plan)) if end.message == OUT_OF_MEMORY else None
+            if smaller is None:
                 return end
+            if isinstance(trial, optuna.Trial):
+                remember(trial.study, smaller)
             # From the start: the checkpoint of an earlier run may have been rotated away.
             shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
-            plan = dataclasses.replace(plan, checkpoint=None, epochs=())
+            plan = dataclasses.replace(plan, fitting=smaller, checkpoint=None, epochs=())
 
-    def _halve_batches(self, plan: TrialPlan) -> bool:
-        """Remembers a smaller per-device batch for all that follows; False at the smallest."""
-        train, evaluation = self._per_device_sizes(plan)
-        if train == evaluation == 1:
-            return False
-        self._largest_per_device = (max(train // 2, 1), max(evaluation // 2, 1))
-        return True
-
-    def _per_device_sizes(self, plan: TrialPlan) -> tuple[int, int]:
+    def _sizes(self, plan: TrialPlan) -> Sizes:
         args = self._arguments_for(plan)
         return args.per_device_train_batch_size, args.per_device_eval_batch_size
 
@@ -70,10 +62,7 @@ class TrialTrainer(MeasuringTrainer):
         """The training arguments of a trial, within the batch sizes that fit on the device."""
         training = names.split_by_owner(plan.values)["training"]
         args = with_values(self.args, training, self.args.world_size)
-        if self._largest_per_device is not None:
-            train, evaluation = self._largest_per_device
-            args = within_device(args, train, evaluation)
-        return args
+        return args if plan.fitting is None else within_device(args, *plan.fitting)
 
     def _try_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
         try:
@@ -86,26 +75,11 @@ class TrialTrainer(MeasuringTrainer):
             return TrialEnd(message=str(pruned), beaten=isinstance(pruned, TrialBeaten))
         except self._catch as error:
             end = TrialEnd(message=failure_reason(error), failed=True)
-            if self.args.world_size > 1 and not isinstance(error, TrialFailed):
-                self._leave_group(trial, end.message)
+            if self._group is not None and not isinstance(error, TrialFailed):
+                smaller = halved(self._sizes(plan)) if end.message == OUT_OF_MEMORY else None
+                rank = self.args.process_index
+                self._group.leave(Failure(rank, plan.number, end.message, smaller), error)
             return end
-
-    def _leave_group(self, trial: optuna.trial.BaseTrial, reason: str) -> None:
-        """Ends this process at once after an error that the others do not know of.
-
-        They wait for it in the middle of an exchange, from where nothing can call them back; the
-        launcher ends them when this one is gone.
-        """
-        if isinstance(trial, optuna.Trial):
-            trial.set_user_attr(FAILURE, reason)
-            trial.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        print(
-            f"error: process {self.args.process_index}, trial {trial.number}: {reason}. "
-            "The launch ends here; the same command goes on with the next trial",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(HpoError.exit_status)
 
     @contextmanager
     def _set_up_for(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> Iterator[TrialRun]:

@@ -32,7 +32,8 @@ from hpo_summarize.study import (
     run_study,
 )
 from hpo_summarize.trainer.checkpoints import evaluations, slim, take_over
-from hpo_summarize.trainer.one_trial import TrialTrainer
+from hpo_summarize.trainer.device_batches import remembered
+from hpo_summarize.trainer.together import FollowedTrial, GroupTrainer
 from hpo_summarize.trainer.trial_run import (
     Epoch,
     TrialFailed,
@@ -43,7 +44,7 @@ from hpo_summarize.trainer.trial_run import (
 HpSpace = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
 
 
-class SummarizationTrainer(TrialTrainer):
+class SummarizationTrainer(GroupTrainer):
     """`Seq2SeqTrainer` with a sound `hyperparameter_search`, and a sound loss for BART and T5.
 
     Takes the arguments of `Seq2SeqTrainer`; `SoundSeq2SeqTrainer` says what differs outside of a
@@ -117,7 +118,7 @@ class SummarizationTrainer(TrialTrainer):
                 "leave them out, or leave study out"
             )
         self._release_model()
-        with _collecting_only_new_objects(), self._leading_the_group():
+        with _collecting_only_new_objects(), self._leading_the_group(study):
             run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
         require_complete(study)
         runs = [BestRun(str(t.number), _value(t), t.params) for t in best_trials(study)]
@@ -153,7 +154,8 @@ class SummarizationTrainer(TrialTrainer):
                 the sampler, which would come back to the same values otherwise.
         """
         plan = self._plan(trial)  # An error here is the main process's own.
-        on_main(lambda: plan)
+        with self._leaving_when_broken(plan.number):
+            on_main(lambda: plan)
         end = self._train_trial(trial, plan)
         if end.best is not None:
             trial.set_user_attr(BEST_EPOCH, end.best.epoch)
@@ -168,30 +170,6 @@ class SummarizationTrainer(TrialTrainer):
         if plan.n_objectives > 1:
             raise TrialError(end.message)
         raise optuna.TrialPruned(end.message)
-
-    @contextmanager
-    def _leading_the_group(self) -> Iterator[None]:
-        """Tells the processes that follow when there is no trial any more."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise  # They are interrupted, too, and listen no more.
-        except Exception:
-            on_main(lambda: None)
-            raise
-        else:
-            on_main(lambda: None)
-
-    def follow(self) -> None:
-        """Trains the trials that the main process of the group runs, until it has no more.
-
-        What every other process does while the main one is in `hyperparameter_search`.
-        """
-        while (plan := on_main(_only_on_main)) is not None:
-            try:
-                self._train_trial(FollowedTrial(plan.params, plan.number), plan)
-            except HpoError:
-                pass  # The main process meets the same error, and tells when to stop.
 
     def load_trial(self, params: Mapping[str, Any], checkpoint: Path) -> None:
         """Gives the trainer the model of a trial that has kept its weights.
@@ -209,10 +187,8 @@ class SummarizationTrainer(TrialTrainer):
         self._refuse_idle_names(values)
         folder = Path(self._get_output_dir(trial))
         shutil.rmtree(folder, ignore_errors=True)
-        number, checkpoint = trial.user_attrs.get(CONTINUES), None
-        if number is not None:
-            earlier = trial.study.get_trials(deepcopy=False)[number]
-            checkpoint = take_over(Path(self._get_output_dir(earlier)), folder)
+        left = self._folder_of_interrupted(trial)
+        checkpoint = take_over(left, folder) if left else None
         epochs = [
             Epoch(metrics["epoch"], frozen(self.compute_objective(dict(metrics))))
             for metrics in (evaluations(checkpoint) if checkpoint else ())
@@ -229,7 +205,22 @@ class SummarizationTrainer(TrialTrainer):
             maximize=directions[0] == optuna.study.StudyDirection.MAXIMIZE,
             checkpoint=str(checkpoint) if checkpoint else None,
             epochs=tuple(epochs),
+            fitting=remembered(trial.study),
         )
+
+    def _folder_of_interrupted(self, trial: optuna.Trial) -> Path | None:
+        """What the trial that this one goes on with has left, or the one before that.
+
+        A trial may be interrupted again before it could take over what there was.
+        """
+        trials = trial.study.get_trials(deepcopy=False)
+        number = trial.user_attrs.get(CONTINUES)
+        while number is not None:
+            folder = Path(self._get_output_dir(trials[number]))
+            if folder.is_dir():
+                return folder
+            number = trials[number].user_attrs.get(CONTINUES)
+        return None
 
     def _probe_space(self) -> None:
         """Refuses names that cannot act before the first trial is made."""
@@ -277,19 +268,6 @@ def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 5),
         "batch_size": trial.suggest_categorical("batch_size", [4, 8, 16, 32, 64]),
     }
-
-
-class FollowedTrial(optuna.trial.FixedTrial):
-    """A trial of another process; a plain `FixedTrial` has no `params` before it is asked."""
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """What the main process sampled."""
-        return dict(self._params)
-
-
-def _only_on_main() -> None:
-    raise AssertionError("the main process decides, and this is called on the others alone")
 
 
 def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from hpo_summarize.errors import HpoError
+from hpo_summarize.trainer.device_batches import Sizes
 
 Value = float | tuple[float, ...]
 OUT_OF_MEMORY = "out of memory"
@@ -90,6 +91,7 @@ class TrialPlan:
         maximize: The direction of the first objective.
         checkpoint: Where an interrupted trial goes on; None: from the start.
         epochs: The evaluations that it has behind it.
+        fitting: Per-device batches for training and evaluation, once larger ones ran out of memory.
     """
 
     number: int
@@ -99,6 +101,7 @@ class TrialPlan:
     maximize: bool
     checkpoint: str | None = None
     epochs: tuple[Epoch, ...] = ()
+    fitting: Sizes | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,181 @@
+"""Trials whose worker died are found, whatever it died at, and tried again once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo_summarize.attributes import CONTINUES, ENDED_RUN, FAILURE, INTERRUPTED, SURPLUS, WORKER
+from hpo_summarize.errors import HpoError
+from hpo_summarize.recipe import SearchSection
+from hpo_summarize.study import finished_trials, open_study, recovery, run_study
+from hpo_summarize.study.heartbeats import GRACE_SECONDS, BeatingJournal, beating
+from hpo_summarize.study.recovery import fail, put_back, put_back_orphans, this_worker
+
+ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0.0}
+
+pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+Open = Callable[[], optuna.Study]
+
+
+@pytest.fixture(params=["sqlite", "journal"])
+def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens the study as another worker would."""
+    url = {"sqlite": "sqlite:///", "journal": "journal://"}[request.param] + str(tmp_path / "s")
+    return lambda: open_study(SearchSection(), "study", url, ["maximize"])
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Open:
+    url = f"journal://{tmp_path / 'study.log'}"
+    return lambda: open_study(SearchSection(), "study", url, ["maximize"])
+
+
+def draw(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1)
+
+
+def lose(study: optuna.Study, marked: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Fails a trial as a worker or a heartbeat does, and dies before its values are queued."""
+    trial = study.ask()
+    draw(trial)
+    recovery.sign(trial)
+    if marked:
+        trial.set_user_attr(INTERRUPTED, True)
+    study.tell(trial, state=TrialState.FAIL)
+    monkeypatch.setattr(recovery, "_PUTTING_BACK_SECONDS", 0)  # As if that were long ago.
+    return trial.params
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_values_that_a_dead_worker_could_not_queue_are_tried_again_once(
+    marked: bool, open_again: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = lose(open_again(), marked, monkeypatch)
+    run_study(open_again(), draw, 3)
+    study = open_again()
+    assert len(finished_trials(study)) == 3
+    heirs = [trial for trial in study.trials if trial.user_attrs.get(CONTINUES) == 0]
+    assert [(heir.params, heir.state.name) for heir in heirs] == [(params, "COMPLETE")]
+
+
+def test_two_workers_that_queue_the_same_trial_at_once_leave_one(
+    open_again: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_again()
+    lose(study, True, monkeypatch)
+    dead = study.trials[0]
+    # The other one looked before this one has queued, and queues after it.
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "_continued", lambda trials: set())
+        put_back(study, dead)
+        put_back(open_again(), dead)
+    waiting = open_again().get_trials(states=(TrialState.WAITING,))
+    assert [trial.number for trial in waiting] == [1]
+    run_study(study, draw, 2)
+    assert [trial.number for trial in finished_trials(study)] == [1, 3]
+
+
+def test_a_trial_that_two_workers_have_queued_is_begun_by_one(
+    open_again: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_again()
+    params = lose(study, True, monkeypatch)
+    for _ in range(2):
+        study.enqueue_trial(params, user_attrs={CONTINUES: 0})
+    run_study(study, draw, 2)
+    assert [t.number for t in study.trials if SURPLUS in t.user_attrs] == [2]
+    assert [trial.number for trial in finished_trials(study)] == [1, 3]
+
+
+def test_an_error_of_the_set_up_is_not_tried_again_by_itself(open_again: Open) -> None:
+    def broken(trial: optuna.Trial) -> float:
+        draw(trial)
+        raise HpoError("the set-up of postgresql://me:secret@db is wrong")
+
+    with pytest.raises(HpoError, match="is wrong"):
+        run_study(open_again(), broken, 2)
+    run_study(open_again(), draw, 2)
+    trials = open_again().trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert not [trial for trial in trials if CONTINUES in trial.user_attrs]
+    assert trials[0].user_attrs[ENDED_RUN].startswith("the set-up of postgresql://me:***@db")
+
+
+@pytest.mark.parametrize(("directions", "state"), [(1, "PRUNED"), (2, "FAIL")])
+def test_a_trial_that_another_process_has_broken_counts_and_is_not_tried_again(
+    directions: int, state: str, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 's'}"
+    study = open_study(SearchSection(), "study", url, directions * ["maximize"])
+    recovery.sign(study.ask())
+    fail(study, 0, "RuntimeError: broken")
+    fail(study, 0, "it comes too late")
+    (trial,) = study.trials
+    assert (trial.state.name, trial.user_attrs[FAILURE]) == (state, "RuntimeError: broken")
+    assert len(finished_trials(study)) == 1
+    assert put_back_orphans(study) == []
+    assert len(study.trials) == 1
+
+
+def files_of(study: optuna.Study) -> list[Path]:
+    assert isinstance(study._storage, BeatingJournal)
+    return sorted(study._storage._folder.glob("*"))
+
+
+def beat_long_ago(study: optuna.Study, worker: dict[str, Any]) -> None:
+    """As if a worker had touched its file last before the grace period."""
+    assert isinstance(study._storage, BeatingJournal)
+    study._storage.beat(worker)
+    past = time.time() - GRACE_SECONDS - 60
+    os.utime(study._storage._file(worker), (past, past))
+
+
+def test_a_trial_of_a_silent_worker_on_another_machine_is_put_back_from_a_journal(
+    journal: Open,
+) -> None:
+    study = journal()
+    trial = study.ask()
+    draw(trial)
+    trial.set_user_attr(WORKER, ELSEWHERE)
+    # Never seen: it may have been started a moment ago.
+    assert put_back_orphans(journal()) == []
+    assert put_back_orphans(journal()) == []
+    beat_long_ago(study, ELSEWHERE)
+    run_study(journal(), draw, 2)
+    trials = journal().trials
+    assert [t.state.name for t in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[1].params == trials[0].params
+    assert trials[1].user_attrs[CONTINUES] == 0
+
+
+def test_a_worker_at_a_journal_gives_signs_of_life_until_it_ends(
+    journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo_summarize.study.heartbeats.HEARTBEAT_SECONDS", 0.05)
+    study, other = journal(), {**this_worker(), "host": "here"}
+    trial = study.ask()
+    trial.set_user_attr(WORKER, other)
+    with beating(study, other):
+        beat_long_ago(study, other)
+        time.sleep(0.5)
+        assert put_back_orphans(journal()) == []
+        assert files_of(study)
+        # A clock that is a day off, on either machine, changes nothing.
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        assert put_back_orphans(journal()) == []
+    beat_long_ago(study, other)
+    assert put_back_orphans(journal()) == [0]
+
+
+def test_a_worker_that_ends_leaves_no_file(journal: Open) -> None:
+    study = journal()
+    run_study(study, draw, 2)
+    assert files_of(study) == []
