@@ -77,7 +77,7 @@ class OptunaOptimizer:
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
-        self.experiment = Experiment(self.recipe, datasets)
+        self.experiment = Experiment(self.recipe, datasets, share_base=True)
         self.study_name = self.recipe.search.study_name or "study"
 
     @functools.cached_property

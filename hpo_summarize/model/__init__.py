@@ -3,9 +3,11 @@
 from hpo_summarize.model.build import build_model
 from hpo_summarize.model.config import check_is_seq2seq, check_lengths, load_config, model_facts
 from hpo_summarize.model.depth import spread_layers, with_depth
+from hpo_summarize.model.pretrained import PretrainedBase, unshare
 from hpo_summarize.model.tokenizer import add_tokens, load_tokenizer, train_tokenizer
 
 __all__ = [
+    "PretrainedBase",
     "add_tokens",
     "build_model",
     "check_is_seq2seq",
@@ -15,5 +17,6 @@ __all__ = [
     "model_facts",
     "spread_layers",
     "train_tokenizer",
+    "unshare",
     "with_depth",
 ]
