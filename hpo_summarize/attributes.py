@@ -12,3 +12,4 @@ VALUES = "values"  # All its hyperparameters, where they are more than the sampl
 # Of a study.
 IDENTITY = "identity"  # The settings that every run of it must share.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.
+EXHAUSTED = "exhausted"  # Every combination of its space was tried.

@@ -20,6 +20,7 @@ from hpo_summarize.errors import HpoError, Problem, RecipeError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.study import (
@@ -28,6 +29,7 @@ from hpo_summarize.study import (
     default_storage_url,
     identity_of,
     open_study,
+    prune_after,
     require_complete,
 )
 from hpo_summarize.trainer import SummarizationTrainer
@@ -85,6 +87,7 @@ class OptunaOptimizer:
         """The trainer of all trials."""
         folder = self.output_dir / "trials" / self.study_name
         trainer = self.experiment.build_trainer(folder, *self.experiment.splits)
+        trainer.prune_after = prune_after(self.recipe.search.pruner)
         trainer.set_up_search(self.create_search_space, self._compute_objective, _folder_name)
         return trainer
 
@@ -99,6 +102,7 @@ class OptunaOptimizer:
             [search.direction] * len(search.objectives),
             baseline=self.experiment.space.baseline(),
             worker=self.worker.number,
+            n_epochs=max(possible_values("num_epochs", self.recipe.model_dump())),
         )
         texts = (text for split in self.experiment.splits for text in split.texts())
         check_identity(study, identity_of(self.recipe, texts))

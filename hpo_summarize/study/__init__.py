@@ -1,8 +1,9 @@
 """Optuna studies. The only folder that makes a study."""
 
 from hpo_summarize.study.identity import check_identity, identity_of
+from hpo_summarize.study.pruning import build_pruner, prune_after
 from hpo_summarize.study.running import TrialError, open_study, run_study
-from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed
+from hpo_summarize.study.sampling import build_sampler, derive_seed
 from hpo_summarize.study.storage import build_storage, default_storage_url
 from hpo_summarize.study.trials import (
     best_trials,
@@ -24,6 +25,7 @@ __all__ = [
     "finished_trials",
     "identity_of",
     "open_study",
+    "prune_after",
     "require_complete",
     "run_study",
 ]

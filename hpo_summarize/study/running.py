@@ -12,11 +12,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import FAILURE, SURPLUS
+from hpo_summarize.attributes import EXHAUSTED, FAILURE, SURPLUS
 from hpo_summarize.errors import SearchFailed, StudyError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.interrupts import DeferredInterrupt
+from hpo_summarize.study.pruning import build_pruner
 from hpo_summarize.study.recovery import (
     n_being_put_back,
     put_back_interrupted,
@@ -24,7 +25,7 @@ from hpo_summarize.study.recovery import (
     put_back_own,
     sign,
 )
-from hpo_summarize.study.sampling import SeededAtFirstTrial, build_pruner, build_sampler
+from hpo_summarize.study.sampling import SeededAtFirstTrial, build_sampler
 from hpo_summarize.study.storage import build_storage, retry_first_start
 from hpo_summarize.study.trials import counts, finished_trials
 
@@ -47,6 +48,7 @@ def open_study(
     directions: Sequence[str],
     baseline: Mapping[str, Any] | None = None,
     worker: int = 0,
+    n_epochs: float | None = None,
 ) -> optuna.Study:
     """Creates a study, or opens the one of this name to go on with it.
 
@@ -59,6 +61,7 @@ def open_study(
         directions: `"maximize"` or `"minimize"` for each objective.
         baseline: Values of the first trial of a new study.
         worker: Number of this worker among those that start together.
+        n_epochs: Most epochs that a trial can have.
 
     Raises:
         StudyError: The storage cannot be reached, or its study has other directions.
@@ -74,7 +77,8 @@ def open_study(
         )
     if baseline is not None:
         _begin_with(study, baseline, created)
-    study.pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
+    pruner = search.pruner.model_dump() if search.pruner else {"name": "none"}
+    study.pruner = build_pruner(n_epochs=n_epochs, **pruner)
     build = functools.partial(build_sampler, worker=worker, **search.sampler.model_dump())
     study.sampler = SeededAtFirstTrial(study, build)
     return study
@@ -114,7 +118,8 @@ def run_study(
 
     Trials of earlier runs and of other workers count; several workers on one storage do `n_trials`
     together. A running trial is never cut off by the timeout. An interrupt (Ctrl-C) ends the run at
-    once; the values of a trial that was cut off, by that or by a crash, are tried again first.
+    once; the values of a trial that was cut off, by that or by a crash, are tried again first. With
+    `brute_force` it ends sooner where every combination was tried.
 
     Raises:
         SearchFailed: Three trials in a row failed with the same reason.
@@ -134,7 +139,7 @@ def run_study(
     with DeferredInterrupt() as interrupt:
         stops = [stop_when_taken, _stop_after_same_failures]
         put_back_orphans(study)
-        while len(finished_trials(study)) < n_trials:
+        while len(finished_trials(study)) < n_trials and not _is_exhausted(study):
             if may_begin():
                 _optimize(study, _guarded(objective, n_trials, interrupt), [*callbacks, *stops])
             elif deadline is not None and time.monotonic() >= deadline:
@@ -144,6 +149,12 @@ def run_study(
                 time.sleep(_WAIT_SECONDS)
                 put_back_orphans(study)
             interrupt.check()
+
+
+def _is_exhausted(study: optuna.Study) -> bool:
+    """Whether the space has no further combination, and none was put back to be tried again."""
+    waiting = (TrialState.WAITING,)
+    return EXHAUSTED in study.user_attrs and not study.get_trials(deepcopy=False, states=waiting)
 
 
 def _optimize(

@@ -34,6 +34,7 @@ from hpo_summarize.trainer.trial_run import (
 class TrialTrainer(SoundSeq2SeqTrainer):
     """Trains a trial from its plan, with arguments of its own and nothing left of it afterwards."""
 
+    prune_after: float = 0.0  # See `OptunaPruningCallback`.
     compute_objective: Any
     hp_name: Callable[[Any], str] | None
     _catch: tuple[type[Exception], ...] = (Exception,)
@@ -123,7 +124,9 @@ class TrialTrainer(SoundSeq2SeqTrainer):
         self._use_arguments(args)
         reports = any(isinstance(callback, OptunaPruningCallback) for callback in own_callbacks)
         if plan.n_objectives == 1 and not reports:
-            self.add_callback(OptunaPruningCallback(trial, self.compute_objective))
+            self.add_callback(
+                OptunaPruningCallback(trial, self.compute_objective, self.prune_after)
+            )
         try:
             yield self._run
         finally:
