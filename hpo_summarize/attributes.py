@@ -8,8 +8,10 @@ CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.
 WORKER = "worker"  # Host, process and start of the process that runs it.
 SURPLUS = "surplus"  # Two workers began the last trial at once, and this one came second.
 VALUES = "values"  # All its hyperparameters, where they are more than the sampled ones.
+EARLIER = "earlier"  # Study and number of the trial that it is a copy of; it does not count.
 
 # Of a study.
 IDENTITY = "identity"  # The settings that every run of it must share.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.
 EXHAUSTED = "exhausted"  # Every combination of its space was tried.
+WARM_START = "warm_start"  # Which earlier study its first trials were copied from.

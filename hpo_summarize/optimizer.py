@@ -31,6 +31,7 @@ from hpo_summarize.study import (
     open_study,
     prune_after,
     require_complete,
+    warm_start_of,
 )
 from hpo_summarize.trainer import SummarizationTrainer
 from hpo_summarize.workers import Worker, Writer
@@ -94,18 +95,21 @@ class OptunaOptimizer:
     @functools.cached_property
     def study(self) -> optuna.Study:
         """The study in its storage, with the recipe's values waiting as trial 0 where it is new."""
-        search = self.recipe.search
+        search, space = self.recipe.search, self.experiment.space
+        texts = (text for split in self.experiment.splits for text in split.texts())
+        identity = identity_of(self.recipe, texts)
         study = open_study(
             search,
             self.study_name,
             search.storage or default_storage_url(self.output_dir),
             [search.direction] * len(search.objectives),
-            baseline=self.experiment.space.baseline(),
+            baseline=space.baseline(),
+            more_baselines=[space.baseline(given) for given in search.baselines],
             worker=self.worker.number,
             n_epochs=max(possible_values("num_epochs", self.recipe.model_dump())),
+            warm_start=warm_start_of(self.recipe, identity, space.sample),
         )
-        texts = (text for split in self.experiment.splits for text in split.texts())
-        check_identity(study, identity_of(self.recipe, texts))
+        check_identity(study, identity)
         if study.user_attrs.get(OBJECTIVES) != search.objectives:
             study.set_user_attr(OBJECTIVES, search.objectives)
         return study
@@ -123,10 +127,9 @@ class OptunaOptimizer:
         _ = experiment.space, experiment.rouge, experiment.splits, experiment.tokenizer
         on_main(lambda: bool(self.study))
         _ = self.trainer
-        recipe = self.recipe
-        if recipe.search.storage:
-            shown = redact_url(recipe.search.storage)
-            recipe = _with_settings(recipe, {"storage": shown}, None)
+        urls = {key: getattr(self.recipe.search, key) for key in ("storage", "warm_start")}
+        shown = {key: redact_url(url) for key, url in urls.items() if url}
+        recipe = _with_settings(self.recipe, shown, None)
         if self.writer.is_here():
             (self.output_dir / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
 

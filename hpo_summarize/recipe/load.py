@@ -26,6 +26,9 @@ DEBUG_SETTINGS: dict[str, Any] = {
     "training.num_epochs": 1,
     "search.n_trials": 2,
     "search.storage": None,
+    "search.baselines": [],
+    "search.warm_start": None,
+    "search.warm_start_study": None,
 }
 
 

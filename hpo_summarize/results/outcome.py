@@ -16,11 +16,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo_summarize.attributes import (
     BEST_EPOCH,
+    EARLIER,
     FAILURE,
     INTERRUPTED,
     OBJECTIVES,
     SURPLUS,
     VALUES,
+    WARM_START,
     WORKER,
 )
 from hpo_summarize.redact import redact_url
@@ -91,13 +93,16 @@ class Outcome:
         name: Name of the study.
         objectives: Name of each objective.
         directions: `"maximize"` or `"minimize"` for each objective.
-        trials: All trials by number. They belong to the study: to be read only.
+        trials: All trials by number, without the copies of an earlier study's. They belong to the
+            study: to be read only.
+        warm_start: Which earlier study there are copies of, and how many.
     """
 
     name: str
     objectives: list[str]
     directions: list[str]
     trials: list[FrozenTrial]
+    warm_start: dict[str, Any] | None = None
 
     @property
     def several(self) -> bool:
@@ -166,9 +171,14 @@ def read_study(study: optuna.Study) -> Outcome:
     """Reads a study once, without copying its trials."""
     directions = [direction.name.lower() for direction in study.directions]
     names = objective_names(study.user_attrs.get(OBJECTIVES), len(directions))
-    wanted = [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
+    wanted = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if not trial.user_attrs.keys() & {SURPLUS, EARLIER}
+    ]
     trials = sorted(wanted, key=lambda trial: trial.number)
-    return Outcome(redact_url(study.study_name), names, directions, trials)
+    earlier = study.user_attrs.get(WARM_START)
+    return Outcome(redact_url(study.study_name), names, directions, trials, earlier)
 
 
 def objective_names(recorded: Sequence[str] | None, count: int) -> list[str]:

@@ -11,6 +11,7 @@ from hpo_summarize.study.trials import (
     finished_trials,
     require_complete,
 )
+from hpo_summarize.study.warm_start import warm_start_of
 
 __all__ = [
     "TrialError",
@@ -28,4 +29,5 @@ __all__ = [
     "prune_after",
     "require_complete",
     "run_study",
+    "warm_start_of",
 ]

@@ -28,6 +28,7 @@ from hpo_summarize.study.recovery import (
 from hpo_summarize.study.sampling import SeededAtFirstTrial, build_sampler
 from hpo_summarize.study.storage import build_storage, retry_first_start
 from hpo_summarize.study.trials import counts, finished_trials
+from hpo_summarize.study.warm_start import WarmStart
 
 Objective = Callable[[Trial], float | Sequence[float]]
 StudyCallback = Callable[[optuna.Study, FrozenTrial], None]
@@ -49,6 +50,8 @@ def open_study(
     baseline: Mapping[str, Any] | None = None,
     worker: int = 0,
     n_epochs: float | None = None,
+    more_baselines: Sequence[Mapping[str, Any]] = (),
+    warm_start: WarmStart | None = None,
 ) -> optuna.Study:
     """Creates a study, or opens the one of this name to go on with it.
 
@@ -62,9 +65,12 @@ def open_study(
         baseline: Values of the first trial of a new study.
         worker: Number of this worker among those that start together.
         n_epochs: Most epochs that a trial can have.
+        more_baselines: Values of the trials after that one.
+        warm_start: Earlier trials that a new study begins with.
 
     Raises:
-        StudyError: The storage cannot be reached, or its study has other directions.
+        StudyError: The storage cannot be reached, its study has other directions, or the earlier
+            trials cannot be taken.
     """
     study, created = retry_first_start(
         storage, lambda: _create_or_load(study_name, build_storage(storage), directions)
@@ -76,7 +82,7 @@ def open_study(
             f"{known}, and now {list(directions)} are asked for; choose another --study_name"
         )
     if baseline is not None:
-        _begin_with(study, baseline, created)
+        _begin_with(study, [baseline, *more_baselines], warm_start, created)
     pruner = search.pruner.model_dump() if search.pruner else {"name": "none"}
     study.pruner = build_pruner(n_epochs=n_epochs, **pruner)
     build = functools.partial(build_sampler, worker=worker, **search.sampler.model_dump())
@@ -96,15 +102,35 @@ def _create_or_load(
     return study, True
 
 
-def _begin_with(study: optuna.Study, baseline: Mapping[str, Any], created: bool) -> None:
-    """Queues the baseline as trial 0; a worker that did not create the study waits for it."""
+def _begin_with(
+    study: optuna.Study,
+    baselines: Sequence[Mapping[str, Any]],
+    warm_start: WarmStart | None,
+    created: bool,
+) -> None:
+    """Queues the baselines as the first trials; a worker that did not create the study waits."""
     deadline = time.monotonic() + _BASELINE_SECONDS
     while not created and not study.get_trials(deepcopy=False):
         if time.monotonic() > deadline:
-            break  # The creator died before it could queue the baseline.
+            break  # The creator died before it could queue the baselines.
         time.sleep(0.1)
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(dict(baseline))
+    if study.get_trials(deepcopy=False):
+        if warm_start is not None:
+            warm_start.check_begun(study)
+        return
+    earlier = _read_earlier(study, warm_start)
+    for values in baselines:
+        study.enqueue_trial(dict(values), skip_if_exists=True)
+    study.add_trials(earlier)
+
+
+def _read_earlier(study: optuna.Study, warm_start: WarmStart | None) -> list[FrozenTrial]:
+    """The trials to begin with; a study that cannot have them leaves nothing of itself."""
+    try:
+        return [] if warm_start is None else warm_start.read(study)
+    except StudyError:
+        optuna.delete_study(study_name=study.study_name, storage=study._storage)
+        raise
 
 
 def run_study(
