@@ -16,7 +16,7 @@ from hpo_summarize.errors import HpoError, RecipeError, StudyError
 from hpo_summarize.recipe import debug_recipe, parse_recipe
 from hpo_summarize.results.drawable import copy_study
 from hpo_summarize.results.outcome import read_study
-from hpo_summarize.study import best_trials, finished_trials, run_study
+from hpo_summarize.study import best_trials, build_storage, finished_trials, run_study
 from hpo_summarize.summary import print_plan, print_result
 
 CANARY = "canary-2718"
@@ -37,7 +37,7 @@ def make(checkpoint: Path, csv_path: Path, tmp_path: Path) -> Any:
             "data": {"train": str(csv_path), "max_dialogue_tokens": 64, "max_summary_tokens": 24},
             "generation": {"max_new_tokens": 12},
             "training": {"num_epochs": 1, "batch_size": 16, "learning_rate": 0.001},
-            "search": {"n_trials": 3, "study_name": name},
+            "search": {"n_trials": 3, "study_name": name, "storage": url(tmp_path, name)},
             "space": SPACE,
             "output_dir": str(tmp_path / name),
         }
@@ -66,7 +66,7 @@ def search(optimizer: OptunaOptimizer, n_trials: int, offset: float = 0.0) -> op
 
 
 def url(tmp_path: Path, name: str = "old") -> str:
-    return f"sqlite:///{tmp_path / name / 'study.db'}"
+    return f"journal://{tmp_path / name / 'study.log'}"
 
 
 def copies(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -138,7 +138,7 @@ def test_a_resumed_study_takes_nothing_again_and_needs_the_earlier_one_no_more(
     search(make("old"), 5)
     settings = {"warm_start": url(tmp_path), "warm_start_study": "old"}
     search(make("new", search=settings), 2)
-    (tmp_path / "old" / "study.db").unlink()
+    (tmp_path / "old" / "study.log").unlink()
     study = search(make("new", search=settings), 4)
     assert (len(copies(study)), len(finished_trials(study))) == (5, 4)
     assert len(copies(search(make("new"), 4))) == 5  # Nor does it need the key.
@@ -200,7 +200,7 @@ def test_a_study_with_another_objective_direction_or_data_is_refused_with_the_di
         StudyError, match=f"(?s)another recipe.*{difference}.*Only the search space"
     ):
         _ = new.study
-    assert optuna.get_all_study_names(f"sqlite:///{new.output_dir / 'study.db'}") == []
+    assert optuna.get_all_study_names(build_storage(url(tmp_path, "new"))) == []
 
 
 def test_a_fixed_value_that_the_space_replaces_may_differ(make: Any, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_fixed_value_that_the_space_replaces_may_differ(make: Any, tmp_path: P
 def test_earlier_studies_that_cannot_be_used_are_refused(make: Any, tmp_path: Path) -> None:
     search(make("old"), 2)
     storage = url(tmp_path)
-    optuna.create_study(storage=storage, study_name="plain", direction="maximize")
+    optuna.create_study(storage=build_storage(storage), study_name="plain", direction="maximize")
     other = {"num_epochs": {"type": "int", "low": 1, "high": 2}}
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({"warm_start": storage}, {}, "holds 2 studies .*old, plain.*warm_start_study"),
@@ -247,7 +247,7 @@ def test_a_password_in_the_url_of_the_earlier_study_is_written_nowhere(
     texts = [capsys.readouterr().out, str(error.value)]
     assert "password=***" in texts[0]
     files = [path for path in new.output_dir.rglob("*") if path.is_file()]
-    assert {"recipe.yaml", "report.html", "study.db"} <= {path.name for path in files}
+    assert {"recipe.yaml", "report.html", "study.log"} <= {path.name for path in files}
     assert not any(CANARY in text for text in texts)
     assert not any(CANARY.encode() in path.read_bytes() for path in files)
 
@@ -289,7 +289,7 @@ def test_wrong_baselines_are_listed_before_a_study_is_made(make: Any) -> None:
     assert "must be 1 to 3, got 2.5" in found["search.baselines.0.num_beams"]
     assert "must be 1 to 3, got True" in found["search.baselines.1.num_beams"]
     assert "acts only while num_beams is above 1" in found["search.baselines.1.length_penalty"]
-    assert not (optimizer.output_dir / "study.db").exists()
+    assert not (optimizer.output_dir / "study.log").exists()
 
 
 def test_the_debug_form_runs_without_baselines_and_earlier_trials() -> None:
