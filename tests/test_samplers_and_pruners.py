@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from recipe_files import BASE, load
+from recipe_files import BASE, SHIPPED, load
 
 from hpo_summarize import OptunaPruningCallback, SummarizationTrainer
 from hpo_summarize.callbacks import report
@@ -180,6 +181,13 @@ def test_patient_wraps_the_pruner_that_the_recipe_names() -> None:
     assert isinstance(pruner._wrapped_pruner, optuna.pruners.PercentilePruner)
     alone: Any = build_pruner("patient", patience=2)
     assert alone._wrapped_pruner is None
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, *PRUNERS])
+def test_the_shipped_recipe_says_when_each_one_pays(name: str) -> None:
+    text = next(path for path in SHIPPED if path.name == "kobart.yaml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.lstrip().startswith("#")]
+    assert any(re.search(rf"\b{name}\b", line) for line in lines)
 
 
 # Never before a third.
