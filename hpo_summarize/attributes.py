@@ -12,6 +12,7 @@ SURPLUS = "surplus"  # Two workers began or queued a trial at once, and this one
 ENDED_RUN = "ended_run"  # An error of the set-up that ended the run in the middle of it.
 TRAINED_TRIAL = "trained_trial"  # Whose weights a trial of the decoding stage decodes with.
 VALUES = "values"  # All its hyperparameters, where they are more than the sampled ones.
+EARLIER = "earlier"  # Study and number of the trial that it is a copy of; it does not count.
 
 # Of a study.
 IDENTITY = "identity"  # The settings that every run of it must share.
@@ -19,3 +20,5 @@ STAGE = "stage"  # "decoding" for the second stage of a staged search.
 MAX_NEW_TOKENS = "max_new_tokens"  # Most tokens of a summary where a trial does not say it.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.
 FITTING_BATCHES = "fitting_batches"  # Per-device sizes, one attribute for each kind of device.
+EXHAUSTED = "exhausted"  # Every combination of its space was tried.
+WARM_START = "warm_start"  # Which earlier study its first trials were copied from.

@@ -31,9 +31,12 @@ class OptunaPruningCallback(TrainerCallback):
         trial: The trial; its study must have one objective.
         monitor: Name of the metric, for example `"eval_rougeL"` (the prefix may be left out), or a
             function from the metrics of an evaluation to the value to report.
+        prune_after: Share of the optimizer steps of the training, 0 to 1, before which the pruner
+            is not asked. By default it alone decides when it begins.
 
     Raises:
-        ValueError: The study of the trial has several objectives; Optuna cannot prune those.
+        ValueError: The study of the trial has several objectives, which Optuna cannot prune, or
+            `prune_after` is no share.
         MissingMetric: From the training, if an evaluation has no such metric.
         optuna.TrialPruned: From the training, if the pruner stops the trial.
 
@@ -50,6 +53,7 @@ class OptunaPruningCallback(TrainerCallback):
         self,
         trial: optuna.trial.BaseTrial,
         monitor: str | Callable[[Metrics], float] = "eval_rougeL",
+        prune_after: float = 0.0,
     ) -> None:
         study = getattr(trial, "study", None)
         if study is not None and len(study.directions) > 1:
@@ -57,8 +61,14 @@ class OptunaPruningCallback(TrainerCallback):
                 f"Optuna prunes only with one objective, and this study has "
                 f"{len(study.directions)}; train these trials without OptunaPruningCallback"
             )
+        if not 0 <= prune_after <= 1:
+            raise ValueError(
+                f"prune_after is a share of the training, from 0 to 1, and not {prune_after!r}; "
+                "give 1/3 for the first third of it"
+            )
         self._trial = trial
         self._monitor = monitor
+        self._prune_after = prune_after
         self._training = False
         self._last_step = 0
 
@@ -89,8 +99,12 @@ class OptunaPruningCallback(TrainerCallback):
             return
         self._last_step = step
         value = find_metric(metrics, self._monitor)
-        if on_main(lambda: report(self._trial, value, step)):
+        if on_main(lambda: report(self._trial, value, step, self._may_end(state))):
             raise optuna.TrialPruned(f"pruned after epoch {step} with a value of {value:.4g}")
+
+    def _may_end(self, state: TrainerState) -> bool:
+        """Whether enough steps are behind the training, whatever its number of epochs."""
+        return state.global_step >= (self._prune_after - _EPOCH_TOLERANCE) * state.max_steps
 
 
 def find_metric(metrics: Metrics, monitor: str | Callable[[Metrics], float]) -> float:
@@ -111,7 +125,10 @@ def find_metric(metrics: Metrics, monitor: str | Callable[[Metrics], float]) -> 
     )
 
 
-def report(trial: optuna.trial.BaseTrial, value: float, step: int) -> bool:
-    """Reports `value` at `step` and returns whether the pruner wants to stop the trial."""
+def report(trial: optuna.trial.BaseTrial, value: float, step: int, may_end: bool = True) -> bool:
+    """Reports `value` at `step` and returns whether the pruner wants to stop the trial.
+
+    It is not even asked where the trial may not end: some pruners keep what they have answered.
+    """
     trial.report(value, step)
-    return trial.should_prune()
+    return may_end and trial.should_prune()

@@ -24,6 +24,7 @@ from hpo_summarize.arguments import training_fields
 from hpo_summarize.data import Dialogues, from_dataset, load_splits, output_length, tokenize
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.model import (
+    PretrainedBase,
     build_model,
     check_is_seq2seq,
     check_lengths,
@@ -50,11 +51,20 @@ class Experiment:
         recipe: The checked recipe.
         datasets: Training and validation rows in the place of those that the recipe names, with
             its text columns, or with `input_ids` and `labels`.
+        share_base: Read the checkpoint once and put the adapters of every model on the same
+            weights, as a search does; no such model may be merged before `unshare`.
     """
 
-    def __init__(self, recipe: Recipe, datasets: tuple[Dataset, Dataset] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        datasets: tuple[Dataset, Dataset] | None = None,
+        share_base: bool = False,
+    ) -> None:
         self.recipe = recipe
         self._datasets = datasets
+        # Without adapters every weight is trained, and a second copy would only cost memory.
+        self._shares = share_base and recipe.lora is not None and recipe.model.name is not None
 
     @functools.cached_property
     def model_config(self) -> Any:
@@ -100,6 +110,11 @@ class Experiment:
         texts = [*train.dialogues, *(text for row in train.references for text in row)]
         size = (model.from_config or {}).get("vocab_size", _TRAINED_VOCABULARY)
         return train_tokenizer(texts, size, special_tokens)
+
+    @functools.cached_property
+    def base(self) -> PretrainedBase | None:
+        """The pretrained weights below the adapters of all models, where they are shared."""
+        return PretrainedBase(self.recipe.model, self.tokenizer) if self._shares else None
 
     @functools.cached_property
     def rouge(self) -> Rouge:
@@ -213,7 +228,7 @@ class Experiment:
 
     def _build_model(self, trial: Any = None) -> Any:
         values: Mapping[str, Any] = {} if trial is None else trial.params
-        return build_model(self.decided_recipe, self.tokenizer, values)
+        return build_model(self.decided_recipe, self.tokenizer, values, self.base)
 
 
 def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArguments:

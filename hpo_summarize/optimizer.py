@@ -22,6 +22,7 @@ from hpo_summarize.errors import HpoError, Problem, RecipeError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.results.outcome import values_of
@@ -32,8 +33,10 @@ from hpo_summarize.study import (
     default_storage_url,
     identity_of,
     open_study,
+    prune_after,
     require_complete,
     wait_for_running,
+    warm_start_of,
 )
 from hpo_summarize.trainer import SummarizationTrainer
 from hpo_summarize.workers import Worker, Writer
@@ -86,7 +89,7 @@ class OptunaOptimizer:
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
-        self.experiment = Experiment(self.recipe, datasets)
+        self.experiment = Experiment(self.recipe, datasets, share_base=True)
         self.study_name = self.recipe.search.study_name or "study"
         self._decoding: DecodingSearch | None = None
 
@@ -99,28 +102,33 @@ class OptunaOptimizer:
         trainer.epoch_evaluation = self.experiment.build_epoch_evaluation(
             validation, n_best=max(self.recipe.search.n_kept, 1)
         )
+        trainer.prune_after = prune_after(self.recipe.search.pruner)
         trainer.set_up_search(self.create_search_space, self._compute_objective, _folder_name)
         return trainer
 
     @functools.cached_property
     def study(self) -> optuna.Study:
         """The study in its storage, with the recipe's values waiting as trial 0 where it is new."""
-        search = self.recipe.search
+        search, space = self.recipe.search, self.experiment.space
+        texts = (text for split in self.experiment.splits for text in split.texts())
+        identity = identity_of(self.experiment.decided_recipe, texts)
         study = open_study(
             search,
             self.study_name,
             self._storage_url,
             [search.direction] * len(search.objectives),
-            baselines=[self.experiment.space.baseline()],
+            baselines=[space.baseline(), *(space.baseline(given) for given in search.baselines)],
             worker=self.worker.number,
+            n_epochs=max(possible_values("num_epochs", self.recipe.model_dump())),
+            warm_start=warm_start_of(self.recipe, identity, space.sample),
         )
         recorded = study.user_attrs.get(MAX_NEW_TOKENS)
-        if recorded is not None and self.recipe.generation.max_new_tokens is None:
-            self.experiment.max_new_tokens = recorded
-        texts = (text for split in self.experiment.splits for text in split.texts())
-        check_identity(study, identity_of(self.experiment.decided_recipe, texts))
         if recorded is None:
             study.set_user_attr(MAX_NEW_TOKENS, self.experiment.max_new_tokens)
+        elif self.recipe.generation.max_new_tokens is None:
+            self.experiment.max_new_tokens = recorded
+            identity[f"generation.{MAX_NEW_TOKENS}"] = recorded
+        check_identity(study, identity)
         if study.user_attrs.get(OBJECTIVES) != search.objectives:
             study.set_user_attr(OBJECTIVES, search.objectives)
         return study
@@ -153,9 +161,9 @@ class OptunaOptimizer:
         _ = self.trainer
         searched = MAX_NEW_TOKENS in self.recipe.space
         recipe = self.recipe if searched else experiment.decided_recipe
-        if recipe.search.storage:
-            shown = redact_url(recipe.search.storage)
-            recipe = _with_settings(recipe, {"storage": shown}, None)
+        urls = {key: getattr(recipe.search, key) for key in ("storage", "warm_start")}
+        shown = {key: redact_url(url) for key, url in urls.items() if url}
+        recipe = _with_settings(recipe, shown, None)
         if self.writer.is_here():
             (self.output_dir / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpo_summarize import names
-from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.errors import Problem, RecipeError, did_you_mean
 from hpo_summarize.recipe import CategoricalParameter, IntParameter, Parameter, Recipe
 from hpo_summarize.recipe.settings import is_among
+from hpo_summarize.recipe.values import is_number
 
 if TYPE_CHECKING:
     import optuna
@@ -59,13 +60,31 @@ class SearchSpace:
                 values[name] = _suggest(trial, name, parameter)
         return values
 
-    def baseline(self) -> dict[str, Any]:
-        """The values of trial 0: those that the recipe fixes, as far as they act together."""
-        values: dict[str, Any] = {}
+    def baseline(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The values of trial 0: those that the recipe fixes, as far as they act together.
+
+        Args:
+            given: Values to take in the place of those that the recipe fixes.
+        """
+        wanted, values = {**self._baseline, **(given or {})}, dict[str, Any]()
         for name in self.parameters:
             if self._acts(name, values):
-                values[name] = self._baseline[name]
+                values[name] = wanted[name]
         return values
+
+    def problems_of(self, given: Mapping[str, Any]) -> dict[str, str]:
+        """What is wrong with the values of a baseline, by name."""
+        found, values = {}, self.baseline(given)
+        for name, value in given.items():
+            if name not in self.parameters:
+                nearest = did_you_mean(name, self.parameters)
+                found[name] = f"is not searched (value {value!r}){nearest} Take it out"
+            elif not _contains(self.parameters[name], value):
+                found[name] = f"must be {_span(self.parameters[name])}, got {value!r}"
+            elif name not in values:
+                conditions = " and ".join(c.text for c in self._conditions[name])
+                found[name] = f"acts only while {conditions} (value {value!r}); take it out"
+        return found
 
     def explain(self) -> list[str]:
         """One line a parameter: its range, its condition and its value in trial 0."""
@@ -122,6 +141,11 @@ def build_space(
     space = SearchSpace(parameters, outside, baseline)
     missing = [n for n in space.parameters if n in names.MODEL_NAMES and n not in model_facts]
     problems = [Problem(f"space.{name}", _not_in_model(name, model_facts)) for name in missing]
+    problems += [
+        Problem(f"search.baselines.{number}.{name}", message)
+        for number, given in enumerate(recipe.search.baselines)
+        for name, message in space.problems_of(given).items()
+    ]
     if not space.parameters:
         problems.append(Problem("space", "nothing is left to search; add at least one parameter"))
     if problems:
@@ -177,6 +201,19 @@ def _suggest(trial: optuna.trial.BaseTrial, name: str, parameter: Parameter) -> 
     if isinstance(parameter, IntParameter):
         suggest = trial.suggest_int
     return suggest(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+
+
+def _contains(parameter: Parameter, value: Any) -> bool:
+    """Whether a trial can have the value."""
+    import optuna
+
+    if isinstance(parameter, CategoricalParameter):
+        return is_among(value, parameter.choices)
+    if not is_number(value):
+        return False
+    probe: Any = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    _suggest(probe, "value", parameter)
+    return bool(probe.distributions["value"]._contains(value))
 
 
 def _conditions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpo_summarize.attributes import BEST_EPOCH
+from hpo_summarize.attributes import BEST_EPOCH, WARM_START
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of, values_of
@@ -40,6 +40,13 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
             print(f"         {line}")
     if optimizer.worker.count > 1:
         print(f"workers  {optimizer.worker.count}, each with its own trials on its own device")
+    if earlier := optimizer.study.user_attrs.get(WARM_START):
+        taken, left_out = earlier["n_taken"], earlier["n_left_out"]
+        print(
+            f"earlier  {taken} of {taken + left_out} trials of '{earlier['study_name']}' in "
+            f"{earlier['storage']} teach this search"
+            + (left_out > 0) * "; the others do not fit it"
+        )
     print(f"study    {optimizer.study_name} in {storage}: {done} of {search.n_trials} trials done")
 
 

@@ -139,7 +139,7 @@ def test_misspelt_keys_of_every_level_are_listed_at_once_with_the_nearest_name()
         "search.sampler.n_start_trials": "'tpe' has no such argument (value 4); "
         "did you mean 'n_startup_trials'?",
         "search.pruner.name": "must be one of hyperband, median, none, patient, percentile, "
-        "successive_halving, threshold, got 'medain'; did you mean 'median'?",
+        "successive_halving, threshold, wilcoxon, got 'medain'; did you mean 'median'?",
         "space.learning_rat": "nothing in a model, its training or its decoding has this name; "
         "did you mean 'learning_rate'?",
         "space.do_sample": "type must be float, int or categorical, got 'categorcal'",

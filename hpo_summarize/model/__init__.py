@@ -9,9 +9,11 @@ from hpo_summarize.model.config import (
     positions,
 )
 from hpo_summarize.model.depth import spread_layers, with_depth
+from hpo_summarize.model.pretrained import PretrainedBase, unshare
 from hpo_summarize.model.tokenizer import add_tokens, load_tokenizer, train_tokenizer
 
 __all__ = [
+    "PretrainedBase",
     "add_tokens",
     "build_model",
     "check_is_seq2seq",
@@ -22,5 +24,6 @@ __all__ = [
     "positions",
     "spread_layers",
     "train_tokenizer",
+    "unshare",
     "with_depth",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -18,16 +18,32 @@ from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.errors import ModelError
 from hpo_summarize.model.config import check_can_act, check_output_length, load_config, set_dropout
 from hpo_summarize.model.depth import with_depth
-from hpo_summarize.model.source import find_place, loading_options, not_loaded
-from hpo_summarize.model.tokenizer import check_fits, n_rows, new_tokens
+from hpo_summarize.model.pretrained import (
+    PretrainedBase,
+    has_separate_head,
+    load_pretrained,
+    n_embeddings,
+    name_of,
+    unshare,
+)
+from hpo_summarize.model.source import not_loaded
+from hpo_summarize.model.tokenizer import n_rows, new_tokens
 from hpo_summarize.recipe import ModelSection, Recipe
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
+# Ways to begin the adapters that leave the weights below them alone; the others, PiSSA or OLoRA,
+# take out of those what they put into the adapters.
+_LEAVES_BASE = (True, False, "gaussian", "orthogonal", "mica")
+
+
 def build_model(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any]
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    values: Mapping[str, Any],
+    base: PretrainedBase | None = None,
 ) -> PreTrainedModel | PeftModel:
     """A fresh model: pretrained or random weights, depth, dropout, decoding and LoRA.
 
@@ -36,28 +52,40 @@ def build_model(
         tokenizer: Decides the size of the vocabulary and the ids of its special tokens.
         values: Values of a trial; names of other owners than `model` and `lora` are passed over,
             but for the decoding values that decide which others can act.
+        base: The weights of the recipe's checkpoint, for adapters; None: they are read from disk.
+            The model is the same to the bit, but what it does not train lies in the memory of
+            `base`: see `unshare` before merging.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, it and the tokenizer do not belong together, a
             value cannot act in it, or LoRA cannot be put on it.
     """
     parts = names.split_by_owner(values)
-    config = load_config(recipe.model)
+    config = load_config(recipe.model) if base is None else base.config()
     check_can_act(config, parts["model"])
     check_output_length(config, recipe.generation, recipe.space)
     set_dropout(config, parts["model"])
     depth = {name: parts["model"][name] for name in names.DEPTHS if name in parts["model"]}
-    model = _load(recipe.model, config, tokenizer)
-    old_rows = _n_embeddings(model)
+    if base is None:
+        model = _load(recipe.model, config, tokenizer)
+    else:
+        model, depth = base.build(config, depth), {}
+    old_rows = n_embeddings(model)
     if n_rows(tokenizer) > old_rows:
         model.resize_token_embeddings(n_rows(tokenizer), mean_resizing=True)
     if any(getattr(config, name) != layers for name, layers in depth.items()):
         model = with_depth(model, **depth)
     _set_fixed_decoding(model, recipe, tokenizer, parts["generation"])
-    if recipe.lora is not None:
-        new = new_tokens(recipe.model, tokenizer, old_rows)
-        return _with_lora(model, recipe, parts["lora"], new)
-    return model
+    if recipe.lora is None:
+        return model
+    settings = _lora_settings(recipe, parts["lora"])
+    new = base.new_tokens if base else new_tokens(recipe.model, tokenizer, old_rows)
+    if base and settings.get("init_lora_weights", True) not in _LEAVES_BASE:
+        unshare(model)
+    adapted = _with_lora(model, settings, new)
+    if base:
+        unshare(adapted, only_trained=True)
+    return adapted
 
 
 def _load(
@@ -69,55 +97,7 @@ def _load(
             return AutoModelForSeq2SeqLM.from_config(config)
         except Exception as error:
             raise not_loaded("model", section.from_config, error) from None
-    options = loading_options(section, section.name)
-    try:
-        model, info = AutoModelForSeq2SeqLM.from_pretrained(
-            find_place("model", section.name),
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
-        )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        raise not_loaded("model", section.name, error) from None
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(
-            f"model: '{section.name}' lacks {len(missing)} weights of its own configuration "
-            f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}), and random ones would "
-            "stand in their place; take a complete checkpoint"
-        )
-    check_fits(tokenizer, _n_embeddings(model))
-    _keep_separate_head(model)
-    return model
-
-
-def _n_embeddings(model: PreTrainedModel) -> int:
-    weights = cast(torch.Tensor, model.get_input_embeddings().weight)
-    return len(weights)
-
-
-def _keep_separate_head(model: PreTrainedModel) -> None:
-    """An output layer that was loaded with weights of its own, as in mT5 and FLAN-T5, keeps them.
-
-    Their class says that it is tied to the embeddings all the same, and transformers would put the
-    embeddings in its place when they get another size.
-    """
-    if not _has_separate_head(model):
-        return
-    own = f"{_name_of(model, model.get_output_embeddings())}.weight"
-    tied = model._tied_weights_keys or {}
-    model._tied_weights_keys = {key: to for key, to in tied.items() if key != own}
-    model.all_tied_weights_keys.pop(own, None)
-
-
-def _has_separate_head(model: PreTrainedModel) -> bool:
-    return model.get_output_embeddings().weight is not model.get_input_embeddings().weight
-
-
-def _name_of(model: PreTrainedModel, wanted: torch.nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+    return load_pretrained(section, config, tokenizer)
 
 
 def _take_ids(
@@ -157,22 +137,25 @@ def _set_fixed_decoding(
     clear_idle_flags(config, values)
 
 
-def _with_lora(
-    model: PreTrainedModel, recipe: Recipe, values: Mapping[str, Any], new: Sequence[int]
-) -> PeftModel:
-    from peft import LoraConfig, TaskType, get_peft_model
+def _lora_settings(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+    from peft import TaskType
 
     words = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
     section = recipe.lora.model_dump() if recipe.lora else {}
     fixed = {words.get(key, key): value for key, value in section.items()}
     sampled = {names.LORA_WORDS.get(name, name): value for name, value in values.items()}
-    settings = {"task_type": TaskType.SEQ_2_SEQ_LM, **fixed, **sampled}
+    return {"task_type": TaskType.SEQ_2_SEQ_LM, **fixed, **sampled}
+
+
+def _with_lora(model: PreTrainedModel, settings: dict[str, Any], new: Sequence[int]) -> PeftModel:
+    from peft import LoraConfig, get_peft_model
+
     if new and "trainable_token_indices" not in settings:
         # Their embeddings are new, and LoRA freezes the embeddings: they would stay as they are.
         settings["trainable_token_indices"] = list(new)
-        if _has_separate_head(model):
+        if has_separate_head(model):
             layers = (model.get_input_embeddings(), model.get_output_embeddings())
-            settings["trainable_token_indices"] = {_name_of(model, m): list(new) for m in layers}
+            settings["trainable_token_indices"] = {name_of(model, m): list(new) for m in layers}
     try:
         return get_peft_model(model, LoraConfig(**settings))
     except (torch.OutOfMemoryError, MemoryError):

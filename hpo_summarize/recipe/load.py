@@ -27,6 +27,9 @@ DEBUG_SETTINGS: dict[str, Any] = {
     "search.n_trials": 2,
     "search.staged": {"n_models": 2, "n_trials": 2},
     "search.storage": None,
+    "search.baselines": [],
+    "search.warm_start": None,
+    "search.warm_start_study": None,
 }
 
 

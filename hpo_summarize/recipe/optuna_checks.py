@@ -9,7 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hpo_summarize.errors import Problem, did_you_mean
-from hpo_summarize.recipe.registry import PRUNERS, SAMPLERS, TPE_DEFAULTS, optuna_class
+from hpo_summarize.recipe.registry import (
+    NEEDED_PACKAGES,
+    PRUNERS,
+    SAMPLERS,
+    TPE_DEFAULTS,
+    optuna_class,
+)
 from hpo_summarize.recipe.sections import SearchSection
 from hpo_summarize.recipe.values import type_problem
 
@@ -33,52 +39,81 @@ _AT_LEAST = {"n_ei_candidates": 1, "n_startup_trials": 0, "min_resource": 1, "ma
 def optuna_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     """Every argument of the sampler and the pruner that Optuna does not know or refuses."""
     search = parts.get("search", {})
-    for section, registry in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+    for section in ("sampler", "pruner"):
         given = search.get(section)
-        name = SearchSection.model_fields[section].default.name
         if isinstance(given, Mapping):
-            name = given.get("name", name)
-        if not isinstance(given, Mapping) or not isinstance(name, str):
-            continue  # The section itself reports it.
-        where = f"search.{section}"
-        if name not in registry:
-            nearest = did_you_mean(name, registry)
-            known = f"must be one of {', '.join(sorted(registry))}"
-            yield Problem(f"{where}.name", f"{known}, got {name!r}{nearest}")
-            continue
-        own = type(SearchSection.model_fields[section].default).model_fields
-        arguments = {k: v for k, v in given.items() if k not in own and isinstance(k, str)}
-        found = list(_argument_problems(section, name, arguments))
-        yield from found or _refusals(section, name, arguments)
+            default = SearchSection.model_fields[section].default.name
+            yield from _object_problems(section, f"search.{section}", {"name": default, **given})
     yield from _sampler_limits(parts)
 
 
-def _argument_problems(section: str, name: str, arguments: Mapping[str, Any]) -> Iterator[Problem]:
+def _object_problems(section: str, where: str, given: Mapping[str, Any]) -> Iterator[Problem]:
+    name, registry = given["name"], SAMPLERS if section == "sampler" else PRUNERS
+    if not isinstance(name, str):
+        return  # The section itself reports it.
+    if name not in registry:
+        nearest = did_you_mean(name, registry)
+        known = f"must be one of {', '.join(sorted(registry))}"
+        yield Problem(f"{where}.name", f"{known}, got {name!r}{nearest}")
+        return
+    package = NEEDED_PACKAGES.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        message = f"'{name}' needs the package {package}, which is not there"
+        yield Problem(f"{where}.name", f"{message}; pip install 'hpo_summarize[samplers]'")
+        return
+    own = type(SearchSection.model_fields[section].default).model_fields
+    arguments = {k: v for k, v in given.items() if k not in own and isinstance(k, str)}
+    if name == "patient":
+        yield from _wrapped_problems(f"{where}.wrapped", arguments.pop("wrapped", None))
+    found = list(_argument_problems(where, section, name, arguments))
+    yield from found or _refusals(where, section, name, arguments)
+
+
+def _wrapped_problems(where: str, wrapped: Any) -> Iterator[Problem]:
+    if isinstance(wrapped, Mapping) and isinstance(wrapped.get("name"), str):
+        yield from _object_problems("pruner", where, wrapped)
+    elif wrapped is not None:
+        yield Problem(
+            where, f"must be a pruner, such as {{name: median}}, got {wrapped!r}; or leave it out"
+        )
+
+
+def _argument_problems(
+    where: str, section: str, name: str, arguments: Mapping[str, Any]
+) -> Iterator[Problem]:
     accepted = inspect.signature(optuna_class(section, name)).parameters
     for key, value in arguments.items():
-        where = f"search.{section}.{key}"
         if key not in accepted:
             nearest = did_you_mean(key, accepted)
-            yield Problem(where, f"'{name}' has no such argument (value {value!r}){nearest}")
+            yield Problem(
+                f"{where}.{key}", f"'{name}' has no such argument (value {value!r}){nearest}"
+            )
             continue
         annotation = accepted[key].annotation
         kind = _TYPES.get(annotation, annotation) if isinstance(annotation, str) else annotation
         if isinstance(kind, str) and value is not None:
             yield Problem(
-                where, f"takes a Python object, got {value!r}; leave it out of the recipe"
+                f"{where}.{key}",
+                f"takes a Python object, got {value!r}; leave it out of the recipe",
             )
         elif not isinstance(kind, str) and (message := type_problem(value, kind)):
-            yield Problem(where, message)
+            yield Problem(f"{where}.{key}", message)
         elif isinstance(value, int) and value < _AT_LEAST.get(key, value):
-            yield Problem(where, f"must be at least {_AT_LEAST[key]}, got {value}")
+            yield Problem(f"{where}.{key}", f"must be at least {_AT_LEAST[key]}, got {value}")
     for key, parameter in accepted.items():
-        if parameter.default is parameter.empty and key not in arguments:
-            yield Problem(f"search.{section}.{key}", f"'{name}' needs this argument; add it")
+        # The recipe gives the pruner that `patient` wraps under another name, and may leave it out.
+        required = parameter.default is parameter.empty and key != "wrapped_pruner"
+        if required and key not in arguments:
+            yield Problem(f"{where}.{key}", f"'{name}' needs this argument; add it")
 
 
-def _refusals(section: str, name: str, arguments: Mapping[str, Any]) -> Iterator[Problem]:
+def _refusals(
+    where: str, section: str, name: str, arguments: Mapping[str, Any]
+) -> Iterator[Problem]:
     """Optuna's own checks of the values, which it makes when the object is made."""
-    defaults = TPE_DEFAULTS if name == "tpe" else {}
+    defaults: dict[str, Any] = TPE_DEFAULTS if name == "tpe" else {}
+    if name == "patient":
+        defaults = {"wrapped_pruner": None}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -86,7 +121,7 @@ def _refusals(section: str, name: str, arguments: Mapping[str, Any]) -> Iterator
     except Exception as error:  # Optuna raises ValueError, TypeError, ImportError and others.
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         yield Problem(
-            f"search.{section}",
+            where,
             f"Optuna refuses {dict(arguments)!r} for '{name}' ({first_line}); mend these arguments",
         )
 
@@ -108,7 +143,4 @@ def _cmaes_problems(search: Mapping[str, Any]) -> Iterator[Problem]:
     objective = search.get("objective")
     if isinstance(objective, list) and len(objective) > 1:
         message = f"'cmaes' takes one objective, got {objective!r}; use tpe or nsgaii"
-        yield Problem("search.sampler.name", message)
-    if importlib.util.find_spec("cmaes") is None:
-        message = "'cmaes' needs the package cmaes, which is not there; pip install cmaes"
         yield Problem("search.sampler.name", message)

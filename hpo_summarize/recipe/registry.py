@@ -26,7 +26,11 @@ PRUNERS = {
     "successive_halving": "SuccessiveHalvingPruner",
     "hyperband": "HyperbandPruner",
     "threshold": "ThresholdPruner",
+    "wilcoxon": "WilcoxonPruner",
 }
+
+# Packages that Optuna imports only when it draws, or asks, for the first time.
+NEEDED_PACKAGES = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy", "wilcoxon": "scipy"}
 
 
 def optuna_class(kind: str, name: str) -> Any:

@@ -240,6 +240,11 @@ class SearchSection(Section):
         staged: The second stage.
         storage: Storage URL; null: SQLite in the output folder.
         study_name: Null: the name of the recipe file.
+        baselines: Known good values by name, each the values of one trial after trial 0; what one
+            of them leaves out is as in trial 0.
+        warm_start: Storage URL of an earlier study of the same recipe but for its space, whose
+            finished trials teach the new one; they do not count, and are never its best.
+        warm_start_study: Name of that study; null: the only one of its storage.
         keep_trials: So many of the best trials keep their weights.
         parallel: What several processes of one launch do: `trials`, each its own ones on its own
             device; `ddp`, all of them train one trial together.
@@ -256,6 +261,9 @@ class SearchSection(Section):
     staged: StagedSection = StagedSection()
     storage: str | None = None
     study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    baselines: list[Annotated[dict[str, Scalar], Field(min_length=1)]] = []
+    warm_start: str | None = Field(default=None, min_length=1)
+    warm_start_study: str | None = Field(default=None, min_length=1)
     keep_trials: int = Field(default=1, ge=0)
     parallel: Literal["trials", "ddp"] = "trials"
 
@@ -269,6 +277,15 @@ class SearchSection(Section):
             nearest = did_you_mean(wrong[0], OBJECTIVES) if wrong else ""
             raise ValueError(f"{rule}, got {value!r}{nearest}")
         return value
+
+    @model_validator(mode="after")
+    def _study_of_storage(self) -> SearchSection:
+        if self.warm_start_study is not None and self.warm_start is None:
+            raise ValueError(
+                f"warm_start_study names a study ({self.warm_start_study!r}), and warm_start, the "
+                "URL of its storage, is not set; set it, or remove warm_start_study"
+            )
+        return self
 
     @property
     def n_kept(self) -> int:

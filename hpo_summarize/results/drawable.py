@@ -37,7 +37,11 @@ def copy_study(outcome: Outcome, objectives: Sequence[int]) -> optuna.Study:
     """
     directions = [StudyDirection[outcome.directions[index].upper()] for index in objectives]
     study = optuna.create_study(directions=directions)
-    study.add_trials([_copy_trial(trial, objectives) for trial in outcome.trials])
+    shown = {trial.number: trial for trial in outcome.trials}
+    # Optuna numbers trials as they come; what is not shown leaves its number to a waiting one.
+    place = optuna.trial.create_trial(state=TrialState.WAITING)
+    for number in range(max(shown, default=-1) + 1):
+        study.add_trial(_copy_trial(shown[number], objectives) if number in shown else place)
     return study
 
 

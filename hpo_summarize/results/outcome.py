@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo_summarize.attributes import (
     BEST_EPOCH,
+    EARLIER,
     FAILURE,
     INTERRUPTED,
     MAX_NEW_TOKENS,
@@ -24,6 +25,7 @@ from hpo_summarize.attributes import (
     SURPLUS,
     TRAINED_TRIAL,
     VALUES,
+    WARM_START,
     WORKER,
 )
 from hpo_summarize.redact import redact_url
@@ -99,9 +101,11 @@ class Outcome:
         name: Name of the study.
         objectives: Name of each objective.
         directions: `"maximize"` or `"minimize"` for each objective.
-        trials: All trials by number. They belong to the study: to be read only.
+        trials: All trials by number, without the copies of an earlier study's. They belong to the
+            study: to be read only.
         is_decoding: Whether this is the second stage of a staged search.
         max_new_tokens: Most tokens of a summary, where a trial does not say it; None: not recorded.
+        warm_start: Which earlier study there are copies of, and how many.
     """
 
     name: str
@@ -110,6 +114,7 @@ class Outcome:
     trials: list[FrozenTrial]
     is_decoding: bool = False
     max_new_tokens: int | None = None
+    warm_start: dict[str, Any] | None = None
 
     @property
     def several(self) -> bool:
@@ -178,7 +183,11 @@ def read_study(study: optuna.Study) -> Outcome:
     """Reads a study once, without copying its trials."""
     directions = [direction.name.lower() for direction in study.directions]
     names = objective_names(study.user_attrs.get(OBJECTIVES), len(directions))
-    wanted = [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
+    wanted = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if not trial.user_attrs.keys() & {SURPLUS, EARLIER}
+    ]
     trials = sorted(wanted, key=lambda trial: trial.number)
     return Outcome(
         redact_url(study.study_name),
@@ -187,6 +196,7 @@ def read_study(study: optuna.Study) -> Outcome:
         trials,
         is_decoding=study.user_attrs.get(STAGE) == "decoding",
         max_new_tokens=study.user_attrs.get(MAX_NEW_TOKENS),
+        warm_start=study.user_attrs.get(WARM_START),
     )
 
 

@@ -140,6 +140,7 @@ def describe_study(outcome: Outcome, decoding: Outcome | None = None) -> dict[st
         "n_waiting": counts[Fate.WAITING],
         **_best_in_short(final_stage(outcome, decoding)),
         "failures": outcome.failures,
+        **({"warm_start": outcome.warm_start} if outcome.warm_start else {}),
         "total_seconds": sum(seconds_of(trial) or 0.0 for trial in ended),
         "first_start": min((t.datetime_start for t in ended if t.datetime_start), default=None),
         "last_complete": max(

@@ -1,6 +1,7 @@
 """Optuna studies. The only folder that makes a study."""
 
 from hpo_summarize.study.identity import check_identity, identity_of
+from hpo_summarize.study.pruning import build_pruner, prune_after
 from hpo_summarize.study.running import (
     StudyCallback,
     TrialError,
@@ -8,7 +9,7 @@ from hpo_summarize.study.running import (
     run_study,
     wait_for_running,
 )
-from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed
+from hpo_summarize.study.sampling import build_sampler, derive_seed
 from hpo_summarize.study.storage import build_storage, default_storage_url
 from hpo_summarize.study.trials import (
     best_trials,
@@ -16,6 +17,7 @@ from hpo_summarize.study.trials import (
     finished_trials,
     require_complete,
 )
+from hpo_summarize.study.warm_start import warm_start_of
 
 __all__ = [
     "StudyCallback",
@@ -31,7 +33,9 @@ __all__ = [
     "finished_trials",
     "identity_of",
     "open_study",
+    "prune_after",
     "require_complete",
     "run_study",
     "wait_for_running",
+    "warm_start_of",
 ]

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo_summarize.attributes import EPOCH_VALUE
+from hpo_summarize.study.trials import counts
 
 # Before so many trials were measured in full, nobody knows how far the two values lie apart.
 MIN_FULL = 5
@@ -28,7 +29,7 @@ def why_beaten(study: optuna.Study, epoch_value: float, n_best: int) -> str | No
     full = [
         (sign * trial.values[0], sign * trial.user_attrs[EPOCH_VALUE], trial.number)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if EPOCH_VALUE in trial.user_attrs
+        if EPOCH_VALUE in trial.user_attrs and counts(trial)
     ]
     if len(full) < max(MIN_FULL, n_best):
         return None

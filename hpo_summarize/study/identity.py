@@ -51,17 +51,22 @@ def check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
     if known is None:
         study.set_user_attr(IDENTITY, dict(identity))
         return
-    keys = sorted(known.keys() | identity.keys())
-    changed = [key for key in keys if known.get(key) != identity.get(key)]
-    if not changed:
+    lines = differences(known, identity)
+    if not lines:
         return
-    lines = [f"  {k}: was {known.get(k)!r}, now {identity.get(k)!r}" for k in changed[:_SHOWN]]
-    lines += [f"  and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
     raise StudyError(
         f"the study '{study.study_name}' was made with another recipe, and its trials cannot be "
         "compared with new ones:\n" + "\n".join(lines) + "\nGo back to the recipe of the study, or "
         "begin another one with --study_name NAME"
     )
+
+
+def differences(known: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """One line for each setting that differs, the first eight of them; empty if none does."""
+    keys = sorted(known.keys() | identity.keys())
+    changed = [key for key in keys if known.get(key) != identity.get(key)]
+    lines = [f"  {k}: was {known.get(k)!r}, now {identity.get(k)!r}" for k in changed[:_SHOWN]]
+    return lines + ([f"  and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else [])
 
 
 def _flatten(prefix: str, value: Any) -> dict[str, Any]:

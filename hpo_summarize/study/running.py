@@ -12,12 +12,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import ENDED_RUN, FAILURE, SURPLUS
+from hpo_summarize.attributes import ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
 from hpo_summarize.errors import SearchFailed, StudyError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.heartbeats import beating
 from hpo_summarize.study.interrupts import DeferredInterrupt
+from hpo_summarize.study.pruning import build_pruner
 from hpo_summarize.study.recovery import (
     is_double,
     n_being_put_back,
@@ -27,9 +28,10 @@ from hpo_summarize.study.recovery import (
     sign,
     this_worker,
 )
-from hpo_summarize.study.sampling import SeededAtFirstTrial, build_pruner, build_sampler
+from hpo_summarize.study.sampling import SeededAtFirstTrial, build_sampler
 from hpo_summarize.study.storage import build_storage, retry_first_start
 from hpo_summarize.study.trials import counts, finished_trials
+from hpo_summarize.study.warm_start import WarmStart
 
 Objective = Callable[[Trial], float | Sequence[float]]
 StudyCallback = Callable[[optuna.Study, FrozenTrial], None]
@@ -50,6 +52,8 @@ def open_study(
     directions: Sequence[str],
     baselines: Sequence[Mapping[str, Any]] = (),
     worker: int = 0,
+    n_epochs: float | None = None,
+    warm_start: WarmStart | None = None,
 ) -> optuna.Study:
     """Creates a study, or opens the one of this name to go on with it.
 
@@ -62,9 +66,12 @@ def open_study(
         directions: `"maximize"` or `"minimize"` for each objective.
         baselines: Values of the first trials of a new study.
         worker: Number of this worker among those that start together.
+        n_epochs: Most epochs that a trial can have.
+        warm_start: Earlier trials that a new study begins with.
 
     Raises:
-        StudyError: The storage cannot be reached, or its study has other directions.
+        StudyError: The storage cannot be reached, its study has other directions, or the earlier
+            trials cannot be taken.
     """
     study, created = retry_first_start(
         storage, lambda: _create_or_load(study_name, build_storage(storage), directions)
@@ -76,8 +83,9 @@ def open_study(
             f"{known}, and now {list(directions)} are asked for; choose another --study_name"
         )
     if baselines:
-        _begin_with(study, baselines, created)
-    study.pruner = build_pruner(**search.pruner.model_dump() if search.pruner else {"name": "none"})
+        _begin_with(study, baselines, warm_start, created)
+    pruner = search.pruner.model_dump() if search.pruner else {"name": "none"}
+    study.pruner = build_pruner(n_epochs=n_epochs, **pruner)
     build = functools.partial(build_sampler, worker=worker, **search.sampler.model_dump())
     study.sampler = SeededAtFirstTrial(study, build)
     return study
@@ -95,16 +103,35 @@ def _create_or_load(
     return study, True
 
 
-def _begin_with(study: optuna.Study, baselines: Sequence[Mapping[str, Any]], created: bool) -> None:
-    """Queues the baselines; a worker that did not create the study waits for the first of them."""
+def _begin_with(
+    study: optuna.Study,
+    baselines: Sequence[Mapping[str, Any]],
+    warm_start: WarmStart | None,
+    created: bool,
+) -> None:
+    """Queues the baselines as the first trials; a worker that did not create the study waits."""
     deadline = time.monotonic() + _BASELINE_SECONDS
     while not created and not study.get_trials(deepcopy=False):
         if time.monotonic() > deadline:
-            break  # The creator died before it could queue the baseline.
+            break  # The creator died before it could queue the baselines.
         time.sleep(0.1)
-    if not study.get_trials(deepcopy=False):
-        for baseline in baselines:
-            study.enqueue_trial(dict(baseline))
+    if study.get_trials(deepcopy=False):
+        if warm_start is not None:
+            warm_start.check_begun(study)
+        return
+    earlier = _read_earlier(study, warm_start)
+    for values in baselines:
+        study.enqueue_trial(dict(values), skip_if_exists=True)
+    study.add_trials(earlier)
+
+
+def _read_earlier(study: optuna.Study, warm_start: WarmStart | None) -> list[FrozenTrial]:
+    """The trials to begin with; a study that cannot have them leaves nothing of itself."""
+    try:
+        return [] if warm_start is None else warm_start.read(study)
+    except StudyError:
+        optuna.delete_study(study_name=study.study_name, storage=study._storage)
+        raise
 
 
 def run_study(
@@ -118,7 +145,8 @@ def run_study(
 
     Trials of earlier runs and of other workers count; several workers on one storage do `n_trials`
     together. A running trial is never cut off by the timeout. An interrupt (Ctrl-C) ends the run at
-    once; the values of a trial that was cut off, by that or by a crash, are tried again first.
+    once; the values of a trial that was cut off, by that or by a crash, are tried again first. With
+    `brute_force` it ends sooner where every combination was tried.
 
     Raises:
         SearchFailed: Three trials in a row failed with the same reason.
@@ -138,7 +166,7 @@ def run_study(
     with DeferredInterrupt() as interrupt, beating(study, this_worker()):
         stops = [stop_when_taken, _stop_after_same_failures]
         put_back_orphans(study)
-        while len(finished_trials(study)) < n_trials:
+        while len(finished_trials(study)) < n_trials and not _is_exhausted(study):
             if may_begin():
                 _optimize(study, _guarded(objective, n_trials, interrupt), [*callbacks, *stops])
             elif deadline is not None and time.monotonic() >= deadline:
@@ -157,6 +185,12 @@ def wait_for_running(study: optuna.Study) -> None:
         if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             return
         time.sleep(_WAIT_SECONDS)
+
+
+def _is_exhausted(study: optuna.Study) -> bool:
+    """Whether the space has no further combination, and none was put back to be tried again."""
+    waiting = (TrialState.WAITING,)
+    return EXHAUSTED in study.user_attrs and not study.get_trials(deepcopy=False, states=waiting)
 
 
 def _optimize(

@@ -1,16 +1,17 @@
-"""Samplers and pruners by their short names."""
+"""Samplers by their short names."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
+from hpo_summarize.attributes import EXHAUSTED
 from hpo_summarize.recipe.registry import optuna_class
 
 
@@ -31,10 +32,31 @@ def build_sampler(
         arguments = {"multivariate": True, "group": True, **arguments}
     if name != "brute_force" or seed is not None:
         arguments["seed"] = derive_seed(seed, worker, finished)
+    if name == "brute_force":
+        return MarkingBruteForceSampler(**arguments)
     with warnings.catch_warnings():
         # `group` has been marked experimental since Optuna 2.8, and conditions need it.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna_class("sampler", name)(**arguments)
+
+
+class MarkingBruteForceSampler(optuna.samplers.BruteForceSampler):
+    """Writes into the study that every combination was tried; Optuna only stops the run at hand.
+
+    Without the mark the same command again would try one of them once more.
+    """
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Marks the study where the parent stops it."""
+        super().after_trial(study, trial, state, values)
+        if study._stop_flag:
+            study.set_user_attr(EXHAUSTED, True)
 
 
 class SeededAtFirstTrial(optuna.samplers.RandomSampler):
@@ -64,8 +86,3 @@ def derive_seed(seed: int | None, worker: int, finished: int) -> int | None:
     if seed is None or (worker == 0 and finished == 0):
         return seed
     return int(np.random.SeedSequence([seed, worker, finished]).generate_state(1)[0])
-
-
-def build_pruner(name: str, **arguments: Any) -> optuna.pruners.BasePruner:
-    """A pruner by its short name, a key of `recipe.registry.PRUNERS`."""
-    return optuna_class("pruner", name)(**arguments)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.attributes import FAILURE
+from hpo_summarize.attributes import EARLIER, FAILURE
 from hpo_summarize.errors import SearchFailed
 
 
@@ -13,8 +14,10 @@ def counts(trial: FrozenTrial) -> bool:
     """Whether a trial has ended and counts towards `n_trials`.
 
     What a stop or a crash cut off does not: such a trial is marked, or was failed by the heartbeats
-    without a reason of its own.
+    without a reason of its own. A copy of an earlier study's trial was not run here.
     """
+    if EARLIER in trial.user_attrs:
+        return False
     if trial.state == TrialState.FAIL:
         return FAILURE in trial.user_attrs
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
@@ -26,12 +29,27 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def best_trials(study: optuna.Study, count: int = 1) -> list[FrozenTrial]:
-    """The `count` best complete trials, best first; with several objectives the Pareto front."""
-    if len(study.directions) > 1:
-        return study.best_trials
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:count]
+    """The `count` best complete trials, best first; with several objectives the Pareto front.
+
+    Only trials that this study measured are among them, and no copies of an earlier study's.
+    """
+    complete = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if counts(trial)
+    ]
+    signs = [-1 if d == StudyDirection.MAXIMIZE else 1 for d in study.directions]
+    losses = {t.number: [s * v for s, v in zip(signs, t.values, strict=True)] for t in complete}
+    if len(signs) == 1:
+        return sorted(complete, key=lambda trial: (losses[trial.number], trial.number))[:count]
+    return [
+        t for t in complete if not any(_dominates(x, losses[t.number]) for x in losses.values())
+    ]
+
+
+def _dominates(one: list[float], other: list[float]) -> bool:
+    """Whether `one` is nowhere above `other`, and somewhere below."""
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def require_complete(study: optuna.Study) -> None:
@@ -40,7 +58,7 @@ def require_complete(study: optuna.Study) -> None:
     Raises:
         SearchFailed: No trial is complete; the message says what became of each.
     """
-    if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    if best_trials(study):
         return
     fates = [
         f"  trial {trial.number}: {trial.user_attrs.get(FAILURE) or trial.state.name.lower()}"

@@ -33,6 +33,7 @@ from hpo_summarize.trainer.trial_run import (
 class TrialTrainer(MeasuringTrainer):
     """Trains a trial from its plan, with arguments of its own and nothing left of it afterwards."""
 
+    prune_after: float = 0.0  # See `OptunaPruningCallback`.
     hp_name: Callable[[Any], str] | None
     _catch: tuple[type[Exception], ...] = (Exception,)
     _group: Group | None = None  # Where several processes train together.
@@ -96,7 +97,9 @@ class TrialTrainer(MeasuringTrainer):
         self._use_arguments(args)
         reports = any(isinstance(callback, OptunaPruningCallback) for callback in own_callbacks)
         if plan.n_objectives == 1 and not reports:
-            self.add_callback(OptunaPruningCallback(trial, self.compute_objective))
+            self.add_callback(
+                OptunaPruningCallback(trial, self.compute_objective, self.prune_after)
+            )
         try:
             yield self._run
         finally:

@@ -1,0 +1,175 @@
+"""Finished trials of an earlier study that teach the sampler and the pruner of a new one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo_summarize import names
+from hpo_summarize.attributes import EARLIER, FAILURE, IDENTITY, WARM_START
+from hpo_summarize.errors import StudyError, did_you_mean
+from hpo_summarize.recipe import Recipe
+from hpo_summarize.redact import redact_url
+from hpo_summarize.study.identity import differences
+from hpo_summarize.study.storage import JOURNAL, build_storage, retry_first_start
+
+Sample = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where the earlier trials are, and what they must share with the new ones.
+
+    Attributes:
+        storage: URL of the earlier study's storage.
+        study_name: Its name; None: the only one of the storage.
+        identity: Settings of the new study, see `identity_of`.
+        searched: Those of them that the search space decides, and not the recipe.
+        sample: Samples the new space.
+    """
+
+    storage: str
+    study_name: str | None
+    identity: Mapping[str, Any]
+    searched: frozenset[str]
+    sample: Sample
+
+    def read(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Copies of the finished trials that fit, for a new study, which notes how many there are.
+
+        Complete and pruned trials are taken, failed ones are not: their reason may lie in the
+        machine. The copies are known to sampler and pruner, but are not counted or called the best.
+
+        Raises:
+            StudyError: The earlier study cannot be read, was made with other settings, or has no
+                trial that fits.
+        """
+        earlier = self._open()
+        self._check(earlier)
+        finished = [
+            trial
+            for trial in earlier.get_trials(
+                deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+            )
+            if FAILURE not in trial.user_attrs
+        ]
+        copies = [copy for t in finished if (copy := self._copy(earlier.study_name, t))]
+        if not copies:
+            raise StudyError(
+                f"none of the {len(finished)} complete or pruned trials of the earlier study "
+                f"'{earlier.study_name}' fits the search space (the same parameters, with values "
+                "inside its ranges); widen the space, or leave search.warm_start out"
+            )
+        note = {"storage": redact_url(self.storage), "study_name": earlier.study_name}
+        counts = {"n_taken": len(copies), "n_left_out": len(finished) - len(copies)}
+        study.set_user_attr(WARM_START, {**note, **counts})
+        return copies
+
+    def check_begun(self, study: optuna.Study) -> None:
+        """Refuses a study that was begun without these earlier trials.
+
+        Raises:
+            StudyError: It was begun without any, or with those of another study.
+        """
+        known = study.user_attrs.get(WARM_START)
+        was = "none"
+        if known is not None:
+            same_name = self.study_name in (None, known["study_name"])
+            if same_name and known["storage"] == redact_url(self.storage):
+                return
+            was = f"those of '{known['study_name']}' in {known['storage']}"
+        raise StudyError(
+            f"the study '{study.study_name}' has been begun with other earlier trials ({was}) than "
+            f"search.warm_start names ({redact_url(self.storage)}), and takes them only when it is "
+            "new; leave search.warm_start as it was, or begin another one with --study_name NAME"
+        )
+
+    def _open(self) -> optuna.Study:
+        _require_file(self.storage)
+        storage = retry_first_start(self.storage, lambda: build_storage(self.storage))
+        found = optuna.get_all_study_names(storage)
+        name = found[0] if self.study_name is None and len(found) == 1 else self.study_name
+        if name not in found:
+            nearest = did_you_mean(name or "", found)
+            which = f"no study '{name}'" if name else f"{len(found)} studies"
+            raise StudyError(
+                f"search.warm_start: {redact_url(self.storage)} holds {which} (there: "
+                f"{', '.join(found) or 'none'}){nearest}; name one as search.warm_start_study"
+            )
+        return optuna.load_study(study_name=name, storage=storage)
+
+    def _check(self, earlier: optuna.Study) -> None:
+        known = earlier.user_attrs.get(IDENTITY)
+        if known is None:
+            raise StudyError(
+                f"search.warm_start: the study '{earlier.study_name}' does not say what it was "
+                "made with, so its values may not be comparable; name a study of this program"
+            )
+        kept = {k: v for k, v in known.items() if self._must_agree(k)}
+        wanted = {k: v for k, v in self.identity.items() if self._must_agree(k)}
+        if lines := differences(kept, wanted):
+            raise StudyError(
+                f"search.warm_start: the study '{earlier.study_name}' was made with another "
+                "recipe, and its values cannot be compared with new ones:\n"
+                + "\n".join(lines)
+                + "\nOnly the search space may differ; go back to that recipe, or leave "
+                "search.warm_start out"
+            )
+
+    def _must_agree(self, key: str) -> bool:
+        return not key.startswith("space.") and key not in self.searched
+
+    def _copy(self, study_name: str, trial: FrozenTrial) -> FrozenTrial | None:
+        """The trial with the distributions of the new space; None if it does not fit there."""
+        fixed = optuna.trial.FixedTrial(trial.params)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Of a value outside, which the copy refuses.
+                values = self.sample(fixed)
+            copy = optuna.trial.create_trial(
+                state=trial.state,
+                values=trial.values,
+                params=trial.params,
+                distributions=fixed.distributions,
+                intermediate_values=trial.intermediate_values,
+                user_attrs={EARLIER: {"study_name": study_name, "number": trial.number}},
+            )
+        except ValueError:  # A parameter too few or too many, or a value outside of its range.
+            return None
+        return copy if values.keys() == trial.params.keys() else None
+
+
+def warm_start_of(recipe: Recipe, identity: Mapping[str, Any], sample: Sample) -> WarmStart | None:
+    """The earlier trials that a recipe asks for; None if it asks for none.
+
+    Args:
+        recipe: The checked recipe.
+        identity: Settings of the new study, see `identity_of`.
+        sample: Samples its space.
+    """
+    search = recipe.search
+    if search.warm_start is None:
+        return None
+    searched = {f"{names.owner_of(n)}.{names.LORA_KEYS.get(n, n)}" for n in recipe.space}
+    return WarmStart(
+        search.warm_start, search.warm_start_study, identity, frozenset(searched), sample
+    )
+
+
+def _require_file(url: str) -> None:
+    """Refuses a file that is not there; to open it would make an empty one."""
+    path = url.removeprefix(JOURNAL) if url.startswith(JOURNAL) else None
+    if url.startswith("sqlite"):
+        path = sqlalchemy.make_url(url).database
+    if path is not None and not Path(path).is_file():
+        raise StudyError(
+            f"search.warm_start: there is no file for {redact_url(url)}, seen from {Path.cwd()}; "
+            "give the storage URL of an earlier study, or leave the key out"
+        )
