@@ -85,6 +85,9 @@ SAMPLING_ONLY = frozenset(
     ["temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"]
 )
 BEAMS_ONLY = frozenset(["length_penalty", "early_stopping"])
+# The length of a warm-up, and the schedules that have none.
+WARMUPS = frozenset([WARMUP_RATIO, "warmup_steps"])
+NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 # Fields that a recipe knows by one name only, or that another one overrules here.
 ONE_NAME_ONLY = {
     "max_length": "max_new_tokens",
@@ -241,9 +244,11 @@ def why_cannot_act(name: str) -> str | None:
 
 
 def implied_condition(name: str) -> str | None:
-    """The name that decides whether `name` has an effect in decoding; None if none does."""
+    """The name that decides whether `name` has an effect; None if none does."""
     if name in SAMPLING_ONLY:
         return "do_sample"
+    if name in WARMUPS:
+        return "scheduler_type"
     return "num_beams" if name in BEAMS_ONLY else None
 
 
@@ -251,6 +256,8 @@ def lets_act(name: str, value: Any) -> bool:
     """Whether `name` has an effect while its `implied_condition` has this value."""
     if name in SAMPLING_ONLY:
         return value is True
+    if name in WARMUPS:
+        return value not in NO_WARMUP
     return isinstance(value, int | float) and value > 1
 
 

@@ -13,19 +13,23 @@ from accelerate import PartialState
 from datasets import Dataset
 from optuna.trial import FrozenTrial
 
-from hpo_summarize.attributes import OBJECTIVES
+from hpo_summarize.attributes import IDENTITY, OBJECTIVES
 from hpo_summarize.callbacks import find_metric
+from hpo_summarize.debug_run import claim_debug_folder, clear_debug_folder
 from hpo_summarize.distributed import on_main
-from hpo_summarize.errors import HpoError, Problem, RecipeError
-from hpo_summarize.experiment import Experiment
+from hpo_summarize.errors import HpoError, Problem, RecipeError, StudyError
+from hpo_summarize.experiment import Experiment, build_arguments
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.redact import redact_url
+from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
+from hpo_summarize.results.files import RESULT_FILES, write_text
 from hpo_summarize.study import (
     best_trials,
     check_identity,
     default_storage_url,
+    find_study,
     identity_of,
     open_study,
     require_complete,
@@ -67,10 +71,11 @@ class OptunaOptimizer:
         output_dir: str | Path | None = None,
         worker: Worker | None = None,
     ) -> None:
-        recipe = _as_recipe(config)
+        needs_data = train_dataset is None
+        recipe = _as_recipe(config, needs_data)
         given = {"n_trials": n_trials, "timeout": timeout, "study_name": study_name}
         given |= {"storage": storage, "direction": direction}
-        self.recipe = _with_settings(recipe, given, output_dir)
+        self.recipe = _with_settings(recipe, given, output_dir, needs_data)
         self.output_dir = Path(self.recipe.output_dir)
         self.worker = worker or Worker()
         self.writer = Writer(self.output_dir, eligible=PartialState().is_main_process)
@@ -95,36 +100,46 @@ class OptunaOptimizer:
         study = open_study(
             search,
             self.study_name,
-            search.storage or default_storage_url(self.output_dir),
+            self.storage,
             [search.direction] * len(search.objectives),
             baseline=self.experiment.space.baseline(),
             worker=self.worker.number,
         )
-        texts = (text for split in self.experiment.splits for text in split.texts())
-        check_identity(study, identity_of(self.recipe, texts))
+        check_identity(study, self._identity())
         if study.user_attrs.get(OBJECTIVES) != search.objectives:
             study.set_user_attr(OBJECTIVES, search.objectives)
         return study
 
     # What a user calls.
 
-    def prepare(self) -> None:
+    def prepare(self, debug: bool = False) -> None:
         """Checks and loads everything that a search needs, cheap things first.
+
+        The study is made last, so that a recipe that cannot run leaves no trace in it.
+
+        Args:
+            debug: Begin anew, without what an earlier debug run has left in the output folder.
 
         Raises:
             HpoError: Something is wrong; nothing has been trained yet.
         """
-        on_main(lambda: _make_writable(self.output_dir))
+        on_main(lambda: _prepare_folder(self.output_dir, debug))
         experiment = self.experiment
-        _ = experiment.space, experiment.rouge, experiment.splits, experiment.tokenizer
+        _ = experiment.space, experiment.rouge
+        rehearse_arguments(
+            self.recipe, lambda: build_arguments(self.recipe, self.output_dir), experiment.space
+        )
+        _ = experiment.splits, experiment.tokenizer
+        if not debug:
+            on_main(self._check_study)
+        with refusals("training"):
+            _ = self.trainer
+        rehearse(self.trainer, experiment.space, self.recipe)
+        if debug:
+            on_main(lambda: clear_debug_folder(self.output_dir, self.worker))
         on_main(lambda: bool(self.study))
-        _ = self.trainer
-        recipe = self.recipe
-        if recipe.search.storage:
-            shown = redact_url(recipe.search.storage)
-            recipe = _with_settings(recipe, {"storage": shown}, None)
         if self.writer.is_here():
-            (self.output_dir / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+            self._write_recipe()
 
     def optimize(self) -> optuna.Study | None:
         """Runs the search until the study holds `n_trials` finished trials.
@@ -178,6 +193,7 @@ class OptunaOptimizer:
         """The values of the best trial; with several objectives, of the best in the first.
 
         Raises:
+            StudyError: No search has run yet.
             SearchFailed: No trial is complete.
         """
         return dict(self._best_trial().params)
@@ -188,13 +204,13 @@ class OptunaOptimizer:
 
     def save_results(self, output_dir: str | Path) -> None:
         """Writes `best_params.json`, `all_trials.csv` and `study_stats.json`."""
-        write_results(self.study, Path(output_dir))
+        write_results(self._made_study(), Path(output_dir))
 
     def plot_optimization_history(self, output_dir: str | Path) -> list[Path]:
         """Writes the plots and `report.html`; returns their paths."""
-        folder = Path(output_dir)
-        report = write_report(self.study, folder, dump_recipe(self.recipe))
-        return [*write_plots(self.study, folder), report]
+        folder, study = Path(output_dir), self._made_study()
+        report = write_report(study, folder, dump_recipe(self.recipe))
+        return [*write_plots(study, folder), report]
 
     # Pieces of the trainer.
 
@@ -207,9 +223,46 @@ class OptunaOptimizer:
             self.save_results(self.output_dir)
 
     def _best_trial(self) -> FrozenTrial:
-        require_complete(self.study)
+        study = self._made_study()
+        require_complete(study)
         sign = 1 if self.recipe.search.direction == "maximize" else -1
-        return max(best_trials(self.study), key=lambda trial: sign * trial.values[0])
+        return max(best_trials(study), key=lambda trial: sign * trial.values[0])
+
+    # The study and its recipe.
+
+    @property
+    def storage(self) -> str:
+        """URL of the study's storage, with its password."""
+        return self.recipe.search.storage or default_storage_url(self.output_dir)
+
+    def _identity(self) -> dict[str, Any]:
+        train, validation = self.experiment.splits
+        return identity_of(self.recipe, {"train": train, "validation": validation})
+
+    def _check_study(self) -> None:
+        """Refuses a storage that cannot be reached, and a study of another recipe."""
+        study = find_study(self.storage, self.study_name)
+        if study is not None and IDENTITY in study.user_attrs:
+            check_identity(study, self._identity())
+
+    def _made_study(self) -> optuna.Study:
+        """The study of this search or of an earlier one; it is never made here."""
+        if "study" in self.__dict__:
+            return self.study
+        study = find_study(self.storage, self.study_name)
+        if study is None:
+            raise StudyError(
+                f"there is no study '{self.study_name}' in {redact_url(self.storage)} yet; "
+                "call optimize() first"
+            )
+        return study
+
+    def _write_recipe(self) -> None:
+        recipe = self.recipe
+        if recipe.search.storage:
+            settings = {"storage": redact_url(recipe.search.storage)}
+            recipe = recipe.model_copy(update={"search": recipe.search.model_copy(update=settings)})
+        write_text(self.output_dir / "recipe.yaml", dump_recipe(recipe))
 
 
 def create_optuna_optimizer(
@@ -223,27 +276,37 @@ def _folder_name(trial: optuna.trial.BaseTrial | FrozenTrial) -> str:
     return f"trial-{trial.number}"
 
 
-def _as_recipe(config: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
+def _as_recipe(config: Recipe | str | Path | Mapping[str, Any], needs_data: bool) -> Recipe:
     if isinstance(config, Recipe):
         return config
-    return load_recipe(config) if isinstance(config, str | Path) else parse_recipe(config)
+    if isinstance(config, str | Path):
+        return load_recipe(config, needs_data=needs_data)
+    return parse_recipe(config, needs_data=needs_data)
 
 
 def _with_settings(
-    recipe: Recipe, search: Mapping[str, Any], output_dir: str | Path | None
+    recipe: Recipe, search: Mapping[str, Any], output_dir: str | Path | None, needs_data: bool
 ) -> Recipe:
     """The recipe with arguments of a caller in the place of its own values, checked again."""
     content = recipe.model_dump(exclude_unset=True)
     content.setdefault("search", {}).update({k: v for k, v in search.items() if v is not None})
     if output_dir is not None:
         content["output_dir"] = str(output_dir)
-    return parse_recipe(content)
+    return parse_recipe(content, needs_data=needs_data)
 
 
-def _make_writable(folder: Path) -> None:
+def _prepare_folder(folder: Path, debug: bool) -> None:
+    """Makes the output folder, and refuses one in which not everything could be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+        (folder / "trials").mkdir(exist_ok=True)
     except OSError as error:
-        message = f"the folder {folder} cannot be written ({error.strerror}); choose another one"
-        raise RecipeError([Problem("output_dir", message)]) from None
+        message = f"the folder {error.filename or folder} cannot be written ({error.strerror})"
+        raise RecipeError([Problem("output_dir", f"{message}; choose another one")]) from None
+    for name in (*RESULT_FILES, "recipe.yaml", "study.db"):
+        if (folder / name).is_dir():
+            message = f"{folder / name} is a folder, and a file is to be written there; move it"
+            raise RecipeError([Problem("output_dir", message)])
+    if debug:
+        claim_debug_folder(folder)

@@ -1,6 +1,7 @@
 """Optuna studies. The only folder that makes a study."""
 
 from hpo_summarize.study.identity import check_identity, identity_of
+from hpo_summarize.study.lookup import find_study
 from hpo_summarize.study.running import TrialError, open_study, run_study
 from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed
 from hpo_summarize.study.storage import build_storage, default_storage_url
@@ -21,6 +22,7 @@ __all__ = [
     "counts",
     "default_storage_url",
     "derive_seed",
+    "find_study",
     "finished_trials",
     "identity_of",
     "open_study",
