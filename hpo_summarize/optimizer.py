@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,16 @@ from optuna.trial import FrozenTrial
 
 from hpo_summarize.attributes import IDENTITY, OBJECTIVES
 from hpo_summarize.callbacks import find_metric
-from hpo_summarize.debug_run import claim_debug_folder, clear_debug_folder
 from hpo_summarize.distributed import on_main
-from hpo_summarize.errors import HpoError, Problem, RecipeError, StudyError
+from hpo_summarize.errors import HpoError, StudyError
 from hpo_summarize.experiment import Experiment, build_arguments
+from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.redact import redact_url
 from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
-from hpo_summarize.results.files import RESULT_FILES, write_text
+from hpo_summarize.results.files import write_text
 from hpo_summarize.study import (
     best_trials,
     check_identity,
@@ -123,7 +122,7 @@ class OptunaOptimizer:
         Raises:
             HpoError: Something is wrong; nothing has been trained yet.
         """
-        on_main(lambda: _prepare_folder(self.output_dir, debug))
+        on_main(lambda: prepare_folder(self.output_dir, debug))
         experiment = self.experiment
         _ = experiment.space, experiment.rouge
         rehearse_arguments(
@@ -293,20 +292,3 @@ def _with_settings(
     if output_dir is not None:
         content["output_dir"] = str(output_dir)
     return parse_recipe(content, needs_data=needs_data)
-
-
-def _prepare_folder(folder: Path, debug: bool) -> None:
-    """Makes the output folder, and refuses one in which not everything could be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        (folder / "trials").mkdir(exist_ok=True)
-    except OSError as error:
-        message = f"the folder {error.filename or folder} cannot be written ({error.strerror})"
-        raise RecipeError([Problem("output_dir", f"{message}; choose another one")]) from None
-    for name in (*RESULT_FILES, "recipe.yaml", "study.db"):
-        if (folder / name).is_dir():
-            message = f"{folder / name} is a folder, and a file is to be written there; move it"
-            raise RecipeError([Problem("output_dir", message)])
-    if debug:
-        claim_debug_folder(folder)

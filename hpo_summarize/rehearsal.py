@@ -131,7 +131,8 @@ def _make_optimizer(trainer: SummarizationTrainer, values: Values) -> None:
         trainer.args = _with_training(own, values)
         # Every making of training arguments takes the state of the accelerator away.
         trainer.create_accelerator_and_postprocess()
-        trainer.get_train_dataloader(), trainer.get_eval_dataloader()
+        trainer.get_train_dataloader()
+        trainer.get_eval_dataloader()
         trainer.create_optimizer_and_scheduler(_STEPS)
     finally:
         trainer.args = own
@@ -174,11 +175,11 @@ def _idle_in_optimizer(
         return any(_differ(trainer, args, first, second) for args in everything)
 
     fixed = recipe.training.settings()
-    for part in (fixed.get("optim_args") or "").replace(" ", "").split(","):
-        whole = fixed.get("optim_args")
-        others = ",".join(p for p in whole.replace(" ", "").split(",") if p != part) if part else ""
-        if part and not acts({"optim_args": whole}, {"optim_args": others or None}):
-            message = f"{part!r} changes nothing in the optimizer {optimizers}"
+    options = [part for part in (fixed.get("optim_args") or "").replace(" ", "").split(",") if part]
+    for option in options:
+        others = ",".join(other for other in options if other != option)
+        if not acts({"optim_args": ",".join(options)}, {"optim_args": others or None}):
+            message = f"{option!r} changes nothing in the optimizer {optimizers}"
             yield Problem("training.optim_args", f"{message}; correct its name or take it out")
     for name, (one, other) in _READ_BY_SOME.items():
         section = "space" if name in space.parameters else "training" if name in fixed else None

@@ -3,7 +3,7 @@
 from hpo_summarize.study.identity import check_identity, identity_of
 from hpo_summarize.study.lookup import find_study
 from hpo_summarize.study.running import TrialError, open_study, run_study
-from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed
+from hpo_summarize.study.sampling import build_pruner, build_sampler, derive_seed, is_exhausted
 from hpo_summarize.study.storage import build_storage, default_storage_url
 from hpo_summarize.study.trials import (
     best_trials,
@@ -25,6 +25,7 @@ __all__ = [
     "find_study",
     "finished_trials",
     "identity_of",
+    "is_exhausted",
     "open_study",
     "require_complete",
     "run_study",

@@ -24,7 +24,12 @@ from hpo_summarize.study.recovery import (
     put_back_own,
     sign,
 )
-from hpo_summarize.study.sampling import SeededAtFirstTrial, build_pruner, build_sampler
+from hpo_summarize.study.sampling import (
+    SeededAtFirstTrial,
+    build_pruner,
+    build_sampler,
+    is_exhausted,
+)
 from hpo_summarize.study.storage import build_storage, retry_first_start
 from hpo_summarize.study.trials import counts, finished_trials
 
@@ -112,6 +117,8 @@ def run_study(
 ) -> None:
     """Runs trials until the study holds `n_trials` finished ones, or `timeout` seconds are over.
 
+    A sampler that tries every combination ends the run with the last one.
+
     Trials of earlier runs and of other workers count; several workers on one storage do `n_trials`
     together. A running trial is never cut off by the timeout. An interrupt (Ctrl-C) ends the run at
     once; the values of a trial that was cut off, by that or by a crash, are tried again first.
@@ -124,7 +131,7 @@ def run_study(
 
     def may_begin() -> bool:
         late = deadline is not None and time.monotonic() >= deadline
-        return not late and _taken(study) < n_trials
+        return not late and _taken(study) < n_trials and not is_exhausted(study)
 
     def stop_when_taken(study: optuna.Study, trial: FrozenTrial) -> None:
         put_back_orphans(study)
@@ -138,6 +145,8 @@ def run_study(
             if may_begin():
                 _optimize(study, _guarded(objective, n_trials, interrupt), [*callbacks, *stops])
             elif deadline is not None and time.monotonic() >= deadline:
+                return
+            elif is_exhausted(study) and not _is_any_running(study):
                 return
             else:
                 # The last trials are with other workers; one of them may die and leave its trial.
@@ -172,6 +181,10 @@ def _taken(study: optuna.Study) -> int:
     return sum(counts(t) or t.state == TrialState.RUNNING for t in trials) + n_being_put_back(
         trials
     )
+
+
+def _is_any_running(study: optuna.Study) -> bool:
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
 def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) -> Objective:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.samplers import BaseSampler, BruteForceSampler
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo_summarize.recipe.registry import optuna_class
 
@@ -53,10 +54,35 @@ class SeededAtFirstTrial(optuna.samplers.RandomSampler):
         self._study = study
         self._build = build
 
+    def preview(self) -> BaseSampler:
+        """The sampler that will stand here, for a look at it."""
+        return self._build()
+
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Puts the sampler in its place; nothing has been drawn yet."""
         self._study.sampler = self._build(finished=trial.number)
         self._study.sampler.before_trial(study, trial)
+
+
+def is_exhausted(study: optuna.Study) -> bool:
+    """Whether every combination has been tried; only `brute_force` knows an end.
+
+    Optuna's sampler finds this out after a trial of its own, and begins again from the front in
+    the next run.
+    """
+    sampler = study.sampler
+    if isinstance(sampler, SeededAtFirstTrial):
+        sampler = sampler.preview()
+    trials = study.get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state.is_finished() and trial.params]
+    waiting = any(trial.state == TrialState.WAITING for trial in trials)
+    if not isinstance(sampler, BruteForceSampler) or waiting or not ended:
+        return False
+    stopped: list[bool] = []
+    probe = copy.copy(study)
+    probe.stop = lambda: stopped.append(True)  # type: ignore[method-assign]
+    sampler.after_trial(probe, ended[-1], ended[-1].state, ended[-1].values)
+    return bool(stopped)
 
 
 def derive_seed(seed: int | None, worker: int, finished: int) -> int | None:
