@@ -56,6 +56,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "gradient_accumulation_steps": (1, float("inf"), ""),
     "per_device_train_batch_size": (1, float("inf"), ""),
     "per_device_eval_batch_size": (1, float("inf"), ""),
+    "save_total_limit": (1, float("inf"), ""),
     "warmup_steps": (0.0, float("inf"), ""),
     "adam_beta1": (0.0, 1.0, "high"),
     "adam_beta2": (0.0, 1.0, "high"),

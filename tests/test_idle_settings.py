@@ -35,6 +35,9 @@ IDLE = [
     ("training.accelerator_config={split_batches: true}", "batch_size alone"),
     ("training.resume_from_checkpoint=x", "goes on by itself"),
     ("training.use_cache=true", "key-value cache"),
+    ("training.activation_checkpointing_kwargs={a: 1}", "only with activation_checkpointing"),
+    ("training.save_total_limit=0", "must be at least 1, got 0"),
+    ("data.seed=-1", "greater than or equal to 0, got -1"),
     ("generation.max_time=1.5", "speed of the machine"),
     ("generation.output_scores=true", "only the summaries"),
     ("generation.num_assistant_tokens=3", "in batches"),
@@ -115,6 +118,13 @@ def test_a_schedule_that_follows_rouge_must_know_that_higher_is_better(schedule:
             load(BASE, *settings, f"training.lr_scheduler_kwargs={kwargs}")
     load(BASE, *settings, "training.lr_scheduler_kwargs={mode: max}")
     load(BASE, *settings, "search.direction=minimize", "training.lr_scheduler_kwargs={mode: min}")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup"])
+def test_options_of_a_schedule_that_has_none_are_refused(schedule: str) -> None:
+    settings = [f"training.scheduler_type={schedule}", "training.lr_scheduler_kwargs={a: 1}"]
+    with pytest.raises(RecipeError, match=f"lr_scheduler_kwargs: {schedule} has no options"):
+        load(BASE, *settings)
 
 
 def variants_of(*settings: str) -> list[tuple[str, Any, dict[str, Any]]]:

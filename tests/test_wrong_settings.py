@@ -58,6 +58,8 @@ WRONG = [
         ["space.target_modules={type: categorical, choices: [all-linear, no_such_layer]}"],
         "space.target_modules: 'no_such_layer' .*no_such_layer",
     ),
+    (["lora.modules_to_save=[nothing]"], "lora.modules_to_save: .*'nothing'"),
+    (["lora.rank_pattern={nothing: 3}"], "lora.rank_pattern: .*'nothing'"),
     # The command line and the places that are written to.
     (["--n_trials", "0"], "search.n_trials: .*got 0"),
     (["--timeout", "-1"], "search.timeout: .*got -1"),

@@ -113,7 +113,7 @@ class DataSection(Section):
     max_summary_tokens: int = Field(default=100, ge=4)
     special_tokens: list[Annotated[str, Field(min_length=1)]] = ["#Person1#", "#Person2#"]
     max_rows: int | None = Field(default=None, ge=2)
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
 
     @field_validator("train", "validation", "test", "summary_column")
     @classmethod

@@ -73,6 +73,7 @@ _ALLOWED = {
     "eval_strategy": (("epoch",), _ONCE_AN_EPOCH),
     "save_strategy": (("epoch", "no"), f"{_ONCE_AN_EPOCH}, or not saved at all"),
 }
+_WITHOUT_OPTIONS = ("constant", "constant_with_warmup")
 # Schedules that follow the metric; without a `mode` they take a rising ROUGE for a failing one.
 _BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 
@@ -97,11 +98,22 @@ def why_not_sampled(name: str) -> str | None:
 
 
 def schedule_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """A schedule that follows the metric has to know which way is up."""
+    """Options that no schedule reads; a schedule that does not know which way is up."""
     training, search = parts.get("training", {}), parts.get("search", {})
-    schedules = [s for s in possible_values("scheduler_type", parts) if s in _BY_METRIC]
+    possible = possible_values("scheduler_type", parts)
+    schedules = [schedule for schedule in possible if schedule in _BY_METRIC]
     mode = "min" if search.get("direction") == "minimize" else "max"
     given = training.get("lr_scheduler_kwargs")
+    if given and possible and all(schedule in _WITHOUT_OPTIONS for schedule in possible):
+        yield Problem(
+            "training.lr_scheduler_kwargs",
+            f"{possible[0]} has no options (value {given!r}); drop it or change scheduler_type",
+        )
+    checkpointing = training.get("activation_checkpointing", training.get("gradient_checkpointing"))
+    for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        if training.get(key) and not checkpointing:
+            message = f"it acts only with activation_checkpointing (value {training[key]!r})"
+            yield Problem(f"training.{key}", f"{message}; set that, or drop it")
     if schedules and not (isinstance(given, Mapping) and given.get("mode") == mode):
         yield Problem(
             "training.lr_scheduler_kwargs",
