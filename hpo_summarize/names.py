@@ -239,6 +239,8 @@ def why_cannot_act(name: str) -> str | None:
 
     Hugging Face's own field names and the seeds are allowed there.
     """
+    if ONE_NAME_ONLY.get(name) == "max_new_tokens":
+        return "a checkpoint's own max_new_tokens would overrule it; search max_new_tokens"
     if name in _SEEDS or name in TRAINING_WORDS.values():
         return None
     return why_not_searchable(name)

@@ -15,7 +15,9 @@ from datasets import Dataset
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.recipe import load_recipe
+from hpo_summarize.workers import Worker
 
 recipe, run_search = test_search_command.recipe, test_search_command.run_search
 
@@ -185,3 +187,13 @@ def test_a_brute_force_search_ends_with_its_last_combination(
         assert "every combination has been tried, with 2 of 5 trials" in done.stdout
         trials = pd.read_csv(tmp_path / "out" / "all_trials.csv")
         assert sorted(trials["params_batch_size"]) == [4, 8]
+
+
+def test_of_several_workers_of_one_launch_the_first_one_clears_for_all(tmp_path: Path) -> None:
+    prepare_folder(tmp_path, debug=True)
+    study = tmp_path / "study.db"
+    for worker, is_left in ((Worker(1, 2), False), (Worker(0, 2), True), (Worker(), False)):
+        study.write_text("of the last run" if not is_left else "of this launch")
+        prepare_folder(tmp_path, debug=True)
+        clear_debug_folder(tmp_path, worker)
+        assert study.exists() == is_left
