@@ -42,8 +42,8 @@ class OptunaOptimizer:
 
     Args:
         config: A `Recipe`, the path of one, or its content as a mapping.
-        train_dataset: Rows with the recipe's text columns, or with `input_ids` and `labels`.
-            Default: what the recipe names.
+        train_dataset: Rows with the recipe's text columns, or with `input_ids` and `labels`; the
+            recipe needs no `data.train` then. Default: what the recipe names.
         val_dataset: Likewise; given together with `train_dataset`.
         n_trials: Finished trials wanted in the study. Default: the recipe's (50).
         timeout: Seconds after which no new trial starts. Default: the recipe's (none).
@@ -83,6 +83,7 @@ class OptunaOptimizer:
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
         self.experiment = Experiment(self.recipe, datasets)
         self.study_name = self.recipe.search.study_name or "study"
+        self._prepared = False
 
     @functools.cached_property
     def trainer(self) -> SummarizationTrainer:
@@ -112,7 +113,7 @@ class OptunaOptimizer:
     # What a user calls.
 
     def prepare(self, debug: bool = False) -> None:
-        """Checks and loads everything that a search needs, cheap things first.
+        """Checks and loads everything that a search needs, once, cheap things first.
 
         The study is made last, so that a recipe that cannot run leaves no trace in it.
 
@@ -122,6 +123,8 @@ class OptunaOptimizer:
         Raises:
             HpoError: Something is wrong; nothing has been trained yet.
         """
+        if self._prepared:
+            return
         on_main(lambda: prepare_folder(self.output_dir, debug))
         experiment = self.experiment
         _ = experiment.space, experiment.rouge
@@ -139,6 +142,7 @@ class OptunaOptimizer:
         on_main(lambda: bool(self.study))
         if self.writer.is_here():
             self._write_recipe()
+        self._prepared = True
 
     def optimize(self) -> optuna.Study | None:
         """Runs the search until the study holds `n_trials` finished trials.

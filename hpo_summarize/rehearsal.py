@@ -92,6 +92,8 @@ def rehearse(trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe) 
         ModelError: An adapter cannot be made with a value of the space.
     """
     baseline = space.baseline()
+    if trainer.model is None:  # It has run a trial of its own already.
+        trainer.model = trainer.call_model_init()
     with refusals("training"):
         _make_optimizer(trainer, baseline)
     with refusals("generation"):

@@ -189,6 +189,19 @@ def test_a_brute_force_search_ends_with_its_last_combination(
         assert sorted(trials["params_batch_size"]) == [4, 8]
 
 
+def test_an_optimizer_can_run_a_trial_of_its_own_before_a_search_and_go_on_after_it(
+    recipe: Path, tmp_path: Path
+) -> None:
+    import optuna
+
+    optimizer = OptunaOptimizer(load_recipe(recipe), n_trials=1)
+    own = optuna.create_study(direction="maximize")
+    own.optimize(optimizer.objective, n_trials=1)
+    assert not (tmp_path / "out" / "study.db").exists()
+    assert len(optimizer.optimize().trials) == 1
+    assert len(optimizer.optimize().trials) == 1
+
+
 def test_of_several_workers_of_one_launch_the_first_one_clears_for_all(tmp_path: Path) -> None:
     prepare_folder(tmp_path, debug=True)
     study = tmp_path / "study.db"
