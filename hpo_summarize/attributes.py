@@ -18,6 +18,7 @@ EARLIER = "earlier"  # Study and number of the trial that it is a copy of; it do
 IDENTITY = "identity"  # The settings that every run of it must share.
 STAGE = "stage"  # "decoding" for the second stage of a staged search.
 MAX_NEW_TOKENS = "max_new_tokens"  # Most tokens of a summary where a trial does not say it.
+DECODING_STUDY = "decoding_study"  # Name of the second stage of a staged search.
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.
 FITTING_BATCHES = "fitting_batches"  # Per-device sizes, one attribute for each kind of device.
 EXHAUSTED = "exhausted"  # Every combination of its space was tried.

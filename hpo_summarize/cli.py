@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 import warnings
@@ -36,10 +35,7 @@ def read_recipe(arguments: argparse.Namespace, search: Sequence[str] = ()) -> Re
     given = {f"search.{name}": getattr(arguments, name) for name in search}
     given["output_dir"] = arguments.output_dir
     settings = {key: value for key, value in given.items() if value is not None}
-    recipe = load_recipe(arguments.recipe, overrides, arguments.debug, settings)
-    if arguments.debug:
-        shutil.rmtree(recipe.output_dir, ignore_errors=True)
-    return recipe
+    return load_recipe(arguments.recipe, overrides, arguments.debug, settings)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -74,6 +74,11 @@ class Experiment:
         check_lengths(config, self.recipe.data)
         return config
 
+    @functools.cached_property
+    def whole_space(self) -> SearchSpace:
+        """The parameters of both stages of a staged search, or of the one space there is."""
+        return build_space(self.recipe, self.facts)
+
     @property
     def facts(self) -> dict[str, Any]:
         """What a search space must know of the model."""

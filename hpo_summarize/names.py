@@ -56,6 +56,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "gradient_accumulation_steps": (1, float("inf"), ""),
     "per_device_train_batch_size": (1, float("inf"), ""),
     "per_device_eval_batch_size": (1, float("inf"), ""),
+    "save_total_limit": (1, float("inf"), ""),
     "warmup_steps": (0.0, float("inf"), ""),
     "adam_beta1": (0.0, 1.0, "high"),
     "adam_beta2": (0.0, 1.0, "high"),
@@ -85,6 +86,9 @@ SAMPLING_ONLY = frozenset(
     ["temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"]
 )
 BEAMS_ONLY = frozenset(["length_penalty", "early_stopping"])
+# The length of a warm-up, and the schedules that have none.
+WARMUPS = frozenset([WARMUP_RATIO, "warmup_steps"])
+NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 # Fields that a recipe knows by one name only, or that another one overrules here.
 ONE_NAME_ONLY = {
     "max_length": "max_new_tokens",
@@ -235,15 +239,19 @@ def why_cannot_act(name: str) -> str | None:
 
     Hugging Face's own field names and the seeds are allowed there.
     """
+    if ONE_NAME_ONLY.get(name) == "max_new_tokens":
+        return "a checkpoint's own max_new_tokens would overrule it; search max_new_tokens"
     if name in _SEEDS or name in TRAINING_WORDS.values():
         return None
     return why_not_searchable(name)
 
 
 def implied_condition(name: str) -> str | None:
-    """The name that decides whether `name` has an effect in decoding; None if none does."""
+    """The name that decides whether `name` has an effect; None if none does."""
     if name in SAMPLING_ONLY:
         return "do_sample"
+    if name in WARMUPS:
+        return "scheduler_type"
     return "num_beams" if name in BEAMS_ONLY else None
 
 
@@ -251,6 +259,8 @@ def lets_act(name: str, value: Any) -> bool:
     """Whether `name` has an effect while its `implied_condition` has this value."""
     if name in SAMPLING_ONLY:
         return value is True
+    if name in WARMUPS:
+        return value not in NO_WARMUP
     return isinstance(value, int | float) and value > 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,22 +14,26 @@ from accelerate import PartialState
 from datasets import Dataset
 from optuna.trial import FrozenTrial
 
-from hpo_summarize.attributes import MAX_NEW_TOKENS, OBJECTIVES
+from hpo_summarize.attributes import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, OBJECTIVES
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.distributed import on_main
-from hpo_summarize.errors import HpoError, Problem, RecipeError
-from hpo_summarize.experiment import Experiment
+from hpo_summarize.errors import HpoError, StudyError
+from hpo_summarize.experiment import Experiment, build_arguments
+from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.redact import redact_url
+from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
+from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import values_of
 from hpo_summarize.staged import DecodingSearch, Finalist, find_finalists
 from hpo_summarize.study import (
     best_trials,
     check_identity,
     default_storage_url,
+    find_study,
     identity_of,
     open_study,
     prune_after,
@@ -50,8 +53,8 @@ class OptunaOptimizer:
 
     Args:
         config: A `Recipe`, the path of one, or its content as a mapping.
-        train_dataset: Rows with the recipe's text columns, or with `input_ids` and `labels`.
-            Default: what the recipe names.
+        train_dataset: Rows with the recipe's text columns, or with `input_ids` and `labels`; the
+            recipe needs no `data.train` then. Default: what the recipe names.
         val_dataset: Likewise; given together with `train_dataset`.
         n_trials: Finished trials wanted in the study. Default: the recipe's (50).
         timeout: Seconds after which no new trial starts. Default: the recipe's (none).
@@ -78,10 +81,11 @@ class OptunaOptimizer:
         output_dir: str | Path | None = None,
         worker: Worker | None = None,
     ) -> None:
-        recipe = _as_recipe(config)
+        needs_data = train_dataset is None
+        recipe = _as_recipe(config, needs_data)
         given = {"n_trials": n_trials, "timeout": timeout, "study_name": study_name}
         given |= {"storage": storage, "direction": direction}
-        self.recipe = _with_settings(recipe, given, output_dir)
+        self.recipe = _with_settings(recipe, given, output_dir, needs_data)
         self.output_dir = Path(self.recipe.output_dir)
         self.worker = worker or Worker()
         eligible = PartialState().is_main_process
@@ -92,6 +96,7 @@ class OptunaOptimizer:
         self.experiment = Experiment(self.recipe, datasets, share_base=True)
         self.study_name = self.recipe.search.study_name or "study"
         self._decoding: DecodingSearch | None = None
+        self._prepared = False
 
     @functools.cached_property
     def trainer(self) -> SummarizationTrainer:
@@ -110,62 +115,58 @@ class OptunaOptimizer:
     def study(self) -> optuna.Study:
         """The study in its storage, with the recipe's values waiting as trial 0 where it is new."""
         search, space = self.recipe.search, self.experiment.space
-        texts = (text for split in self.experiment.splits for text in split.texts())
-        identity = identity_of(self.experiment.decided_recipe, texts)
         study = open_study(
             search,
             self.study_name,
-            self._storage_url,
+            self.storage,
             [search.direction] * len(search.objectives),
             baselines=[space.baseline(), *(space.baseline(given) for given in search.baselines)],
             worker=self.worker.number,
             n_epochs=max(possible_values("num_epochs", self.recipe.model_dump())),
-            warm_start=warm_start_of(self.recipe, identity, space.sample),
+            warm_start=warm_start_of(self.recipe, self._identity(), space.sample),
         )
-        recorded = study.user_attrs.get(MAX_NEW_TOKENS)
-        if recorded is None:
-            study.set_user_attr(MAX_NEW_TOKENS, self.experiment.max_new_tokens)
-        elif self.recipe.generation.max_new_tokens is None:
-            self.experiment.max_new_tokens = recorded
-            identity[f"generation.{MAX_NEW_TOKENS}"] = recorded
-        check_identity(study, identity)
+        self._adopt_length(study)
+        check_identity(study, self._identity())
+        study.set_user_attr(MAX_NEW_TOKENS, self.experiment.max_new_tokens)
         if study.user_attrs.get(OBJECTIVES) != search.objectives:
             study.set_user_attr(OBJECTIVES, search.objectives)
         return study
 
-    @property
-    def final_study(self) -> optuna.Study:
-        """The study whose best trial is the best of all: in a staged search the second one."""
-        decoding = self._decoding.study if self._decoding is not None else None
-        return decoding if decoding is not None and best_trials(decoding) else self.study
-
-    @property
-    def _storage_url(self) -> str:
-        return self.recipe.search.storage or default_storage_url(self.output_dir)
-
-    def _folder_of(self, trial: FrozenTrial) -> Path:
-        return self.output_dir / "trials" / self.study_name / _folder_name(trial)
-
     # What a user calls.
 
-    def prepare(self) -> None:
-        """Checks and loads everything that a search needs, cheap things first.
+    def prepare(self, debug: bool = False) -> None:
+        """Checks and loads everything that a search needs, once, cheap things first.
+
+        The study is made last, so that a recipe that cannot run leaves no trace in it.
+
+        Args:
+            debug: Begin anew, without what an earlier debug run has left in the output folder.
 
         Raises:
             HpoError: Something is wrong; nothing has been trained yet.
         """
-        on_main(lambda: _make_writable(self.output_dir))
+        if self._prepared:
+            return
+        on_main(lambda: prepare_folder(self.output_dir, debug))
         experiment = self.experiment
-        _ = experiment.space, experiment.rouge, experiment.splits, experiment.tokenizer
+        _ = experiment.space, experiment.rouge
+        rehearse_arguments(
+            self.recipe,
+            lambda: build_arguments(self.recipe, self.output_dir),
+            experiment.whole_space,
+        )
+        _ = experiment.splits, experiment.tokenizer
+        if not debug:
+            on_main(self._check_study)
+        with refusals("training"):
+            _ = self.trainer
+        rehearse(self.trainer, experiment.whole_space, self.recipe)
+        if debug:
+            on_main(lambda: clear_debug_folder(self.output_dir, self.worker))
         experiment.max_new_tokens = on_main(lambda: self.study.user_attrs[MAX_NEW_TOKENS])
-        _ = self.trainer
-        searched = MAX_NEW_TOKENS in self.recipe.space
-        recipe = self.recipe if searched else experiment.decided_recipe
-        urls = {key: getattr(recipe.search, key) for key in ("storage", "warm_start")}
-        shown = {key: redact_url(url) for key, url in urls.items() if url}
-        recipe = _with_settings(recipe, shown, None)
         if self.writer.is_here():
-            (self.output_dir / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+            self._write_recipe()
+        self._prepared = True
 
     def optimize(self) -> optuna.Study | None:
         """Runs the search until the study holds `n_trials` finished trials.
@@ -227,6 +228,7 @@ class OptunaOptimizer:
         wait_for_running(self.study)
         finalists = find_finalists(self.study, self._folder_of, search.staged.n_models)
         self._decoding = self._decoding_search(finalists)
+        self.study.set_user_attr(DECODING_STUDY, self._decoding.study_name)
         study = self._decoding.study
         progress = SearchProgress(study, search.staged.n_trials, search.objectives, self.writer)
         rest = search.timeout and max(start + search.timeout - time.monotonic(), 0)
@@ -241,7 +243,7 @@ class OptunaOptimizer:
             self.trainer,
             finalists,
             self.study_name,
-            self._storage_url,
+            self.storage,
             self.worker.number,
         )
 
@@ -260,6 +262,7 @@ class OptunaOptimizer:
         """The values of the best trial; with several objectives, of the best in the first.
 
         Raises:
+            StudyError: No search has run yet.
             SearchFailed: No trial is complete.
         """
         return values_of(self._best_trial())
@@ -270,18 +273,17 @@ class OptunaOptimizer:
 
     def save_results(self, output_dir: str | Path) -> None:
         """Writes `best_params.json`, `all_trials.csv` and `study_stats.json`."""
-        decoding = None if self._decoding is None else self._decoding.study
-        write_results(self.study, Path(output_dir), decoding=decoding)
+        study = self._made_study()
+        write_results(study, Path(output_dir), decoding=self._second_study(study))
 
     def plot_optimization_history(self, output_dir: str | Path) -> list[Path]:
         """Writes the plots and `report.html`; returns their paths."""
-        folder = Path(output_dir)
-        decoding = None if self._decoding is None else self._decoding.study
-        paths = write_plots(self.study, folder)
+        folder, study = Path(output_dir), self._made_study()
+        decoding = self._second_study(study)
+        paths = write_plots(study, folder)
         if decoding is not None:
             paths += write_plots(decoding, folder / "decoding")
-        report = write_report(self.study, folder, dump_recipe(self.recipe), decoding)
-        return [*paths, report]
+        return [*paths, write_report(study, folder, dump_recipe(self.recipe), decoding)]
 
     # Pieces of the trainer.
 
@@ -305,9 +307,76 @@ class OptunaOptimizer:
                 self.plot_optimization_history(self.output_dir)
 
     def _best_trial(self) -> FrozenTrial:
-        require_complete(self.study)
+        study = self._made_study()
+        require_complete(study)
         sign = 1 if self.recipe.search.direction == "maximize" else -1
         return max(best_trials(self.final_study), key=lambda trial: sign * trial.values[0])
+
+    # The study and its recipe.
+
+    @property
+    def storage(self) -> str:
+        """URL of the study's storage, with its password."""
+        return self.recipe.search.storage or default_storage_url(self.output_dir)
+
+    @property
+    def final_study(self) -> optuna.Study:
+        """The study whose best trial is the best of all: in a staged search the second one.
+
+        Raises:
+            StudyError: No search has run yet.
+        """
+        study = self._made_study()
+        decoding = self._second_study(study)
+        return decoding if decoding is not None and best_trials(decoding) else study
+
+    def _identity(self) -> dict[str, Any]:
+        train, validation = self.experiment.splits
+        recipe = self.experiment.decided_recipe
+        return identity_of(recipe, {"train": train, "validation": validation})
+
+    def _adopt_length(self, study: optuna.Study) -> None:
+        """Goes on with the length of summaries that a study began with."""
+        recorded = study.user_attrs.get(MAX_NEW_TOKENS)
+        if recorded is not None and self.recipe.generation.max_new_tokens is None:
+            self.experiment.max_new_tokens = recorded
+
+    def _check_study(self) -> None:
+        """Refuses a storage that cannot be reached, and a study of another recipe."""
+        study = find_study(self.storage, self.study_name)
+        if study is not None and IDENTITY in study.user_attrs:
+            self._adopt_length(study)
+            check_identity(study, self._identity())
+
+    def _made_study(self) -> optuna.Study:
+        """The study of this search or of an earlier one; it is never made here."""
+        if "study" in self.__dict__:
+            return self.study
+        study = find_study(self.storage, self.study_name)
+        if study is None:
+            raise StudyError(
+                f"there is no study '{self.study_name}' in {redact_url(self.storage)} yet; "
+                "call optimize() first"
+            )
+        return study
+
+    def _second_study(self, study: optuna.Study) -> optuna.Study | None:
+        """The latest decoding study of a staged search; None if there is none yet."""
+        if self._decoding is not None:
+            return self._decoding.study
+        name = study.user_attrs.get(DECODING_STUDY)
+        return find_study(self.storage, name) if name else None
+
+    def _folder_of(self, trial: FrozenTrial) -> Path:
+        return self.output_dir / "trials" / self.study_name / _folder_name(trial)
+
+    def _write_recipe(self) -> None:
+        searched = MAX_NEW_TOKENS in self.recipe.space
+        recipe = self.recipe if searched else self.experiment.decided_recipe
+        urls = {key: getattr(recipe.search, key) for key in ("storage", "warm_start")}
+        shown = {key: redact_url(url) for key, url in urls.items() if url}
+        recipe = recipe.model_copy(update={"search": recipe.search.model_copy(update=shown)})
+        write_text(self.output_dir / "recipe.yaml", dump_recipe(recipe))
 
 
 def create_optuna_optimizer(
@@ -321,27 +390,20 @@ def _folder_name(trial: optuna.trial.BaseTrial | FrozenTrial) -> str:
     return f"trial-{trial.number}"
 
 
-def _as_recipe(config: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
+def _as_recipe(config: Recipe | str | Path | Mapping[str, Any], needs_data: bool) -> Recipe:
     if isinstance(config, Recipe):
         return config
-    return load_recipe(config) if isinstance(config, str | Path) else parse_recipe(config)
+    if isinstance(config, str | Path):
+        return load_recipe(config, needs_data=needs_data)
+    return parse_recipe(config, needs_data=needs_data)
 
 
 def _with_settings(
-    recipe: Recipe, search: Mapping[str, Any], output_dir: str | Path | None
+    recipe: Recipe, search: Mapping[str, Any], output_dir: str | Path | None, needs_data: bool
 ) -> Recipe:
     """The recipe with arguments of a caller in the place of its own values, checked again."""
     content = recipe.model_dump(exclude_unset=True)
     content.setdefault("search", {}).update({k: v for k, v in search.items() if v is not None})
     if output_dir is not None:
         content["output_dir"] = str(output_dir)
-    return parse_recipe(content)
-
-
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        message = f"the folder {folder} cannot be written ({error.strerror}); choose another one"
-        raise RecipeError([Problem("output_dir", message)]) from None
+    return parse_recipe(content, needs_data=needs_data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,13 @@ from hpo_summarize.recipe.values import is_number
 
 if TYPE_CHECKING:
     import optuna
+
+# In words: what each name of `names.implied_condition` must be.
+_IMPLIED = {
+    "do_sample": "do_sample is True",
+    "num_beams": "num_beams is above 1",
+    "scheduler_type": "scheduler_type has a warm-up",
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,24 @@ class SearchSpace:
                 found[name] = f"acts only while {conditions} (value {value!r}); take it out"
         return found
 
+    def variants(self) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+        """Trial 0 with one value changed, for every choice and both ends of every range.
+
+        What decides whether the changed parameter acts is changed with it.
+
+        Yields:
+            Name and value of the changed parameter, and all values.
+        """
+        for name, parameter in self.parameters.items():
+            for value in edges(parameter):
+                wanted = {**self._enabling(name), name: value}
+                values: dict[str, Any] = {}
+                for other in self.parameters:
+                    if self._acts(other, values):
+                        values[other] = wanted.get(other, self._baseline[other])
+                if name in values:
+                    yield name, value, values
+
     def explain(self) -> list[str]:
         """One line a parameter: its range, its condition and its value in trial 0."""
         lines = []
@@ -98,6 +123,17 @@ class SearchSpace:
     def _acts(self, name: str, values: Mapping[str, Any]) -> bool:
         known = {**self.fixed, **values}
         return all(c.name in known and c.holds(known[c.name]) for c in self._conditions[name])
+
+    def _enabling(self, name: str) -> dict[str, Any]:
+        """Values of the other parameters under which this one acts."""
+        found: dict[str, Any] = {}
+        for condition in self._conditions[name]:
+            if condition.name in self.parameters:
+                options = [self._baseline[condition.name], *edges(self.parameters[condition.name])]
+                holding = [value for value in options if condition.holds(value)]
+                found |= self._enabling(condition.name)
+                found |= {condition.name: value for value in holding[:1]}
+        return found
 
     def _active_in_order(self, parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
         """Parents before children; what a fixed value rules out for the whole run is left out."""
@@ -222,9 +258,17 @@ def _conditions(
     found = [_equals(other, wanted) for other, wanted in parameter.when.items()]
     decisive = names.implied_condition(name)
     if decisive and decisive in space and parameter.when.get(decisive) is not True:
-        text = "do_sample is True" if decisive == "do_sample" else "num_beams is above 1"
-        found.append(Condition(decisive, functools.partial(names.lets_act, name), text))
+        holds = functools.partial(names.lets_act, name)
+        if not all(map(holds, edges(space[decisive]))):
+            found.append(Condition(decisive, holds, _IMPLIED[decisive]))
     return tuple(found)
+
+
+def edges(parameter: Parameter) -> list[Any]:
+    """The choices of a categorical parameter, or the two ends of a range."""
+    if isinstance(parameter, CategoricalParameter):
+        return parameter.choices
+    return [parameter.low, parameter.high]
 
 
 def _equals(name: str, wanted: Any) -> Condition:

@@ -7,7 +7,7 @@ from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of, values_of
 from hpo_summarize.space import build_space
-from hpo_summarize.study import best_trials, default_storage_url, finished_trials
+from hpo_summarize.study import best_trials, finished_trials, is_exhausted
 
 
 def print_plan(optimizer: OptunaOptimizer) -> None:
@@ -18,7 +18,7 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     train, validation = experiment.splits
     done, search = len(finished_trials(optimizer.study)), recipe.search
     lora = "LoRA" if recipe.lora else "all weights"
-    storage = redact_url(search.storage or default_storage_url(optimizer.output_dir))
+    storage = redact_url(optimizer.storage)
     print(f"model    {recipe.model.name or experiment.model_config.model_type}, training {lora}")
     print(f"data     {len(train)} dialogues to train on, {len(validation)} to validate on")
     for note in (*train.notes, *validation.notes):
@@ -59,6 +59,9 @@ def print_result(optimizer: OptunaOptimizer) -> None:
 
 def _print_best(optimizer: OptunaOptimizer) -> None:
     study, names = optimizer.final_study, optimizer.recipe.search.objectives
+    if is_exhausted(optimizer.study):
+        count, wanted = len(finished_trials(optimizer.study)), optimizer.recipe.search.n_trials
+        print(f"every combination has been tried, with {count} of {wanted} trials")
     best = best_trials(study)
     several = len(study.directions) > 1
     print(f"\nPareto front: {len(best)} trials" if several else "")

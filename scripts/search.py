@@ -28,7 +28,7 @@ def main() -> None:
     from hpo_summarize.summary import print_plan, print_result
 
     optimizer = OptunaOptimizer(recipe, worker=worker)
-    optimizer.prepare()
+    optimizer.prepare(debug=arguments.debug)
     print_plan(optimizer)
     optimizer.optimize()
     print_result(optimizer)

@@ -11,6 +11,8 @@ import pytest
 from datasets import Dataset
 
 from hpo_summarize.data import Dialogues, load_splits, read_dialogues
+from hpo_summarize.data.dialogues import Table
+from hpo_summarize.data.rows import to_dialogues
 from hpo_summarize.errors import DataError, RecipeError
 from hpo_summarize.recipe import DataSection, parse_recipe
 
@@ -180,3 +182,17 @@ def test_a_wrong_data_section_is_refused_with_its_key(keys: dict[str, Any], mess
     content = {"model": {"name": "m"}, "output_dir": "o", "data": keys}
     with pytest.raises(RecipeError, match=message):
         parse_recipe(content)
+
+
+@pytest.mark.parametrize(
+    ("turn", "line"),
+    [
+        ({"speaker": None, "role": "A", "text": "hello"}, "A: hello"),
+        ({"speaker": "", "name": "A", "text": None, "content": "hello"}, "A: hello"),
+        ({"speaker": None, "role": None, "text": "hello"}, "hello"),
+        ({"speaker": 0, "role": "A", "text": "hello"}, "0: hello"),
+    ],
+)
+def test_a_turn_takes_the_first_key_that_has_a_value(turn: dict[str, Any], line: str) -> None:
+    table = Table("t", ["dialogue", "summary"], [[[turn], "s"]], ["line 1"])
+    assert to_dialogues(table, DataSection(train="t")).dialogues == [line]

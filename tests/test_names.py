@@ -96,6 +96,8 @@ def test_a_script_may_search_seeds_and_fields_by_their_own_names() -> None:
     assert names.why_cannot_act("num_train_epochs") is None
     assert "luck" in str(names.why_not_searchable("seed"))
     assert "fixed for the whole run" in str(names.why_cannot_act("save_steps"))
+    for name in ("max_length", "generation_max_length"):
+        assert "search max_new_tokens" in str(names.why_cannot_act(name))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,8 @@ def test_a_script_may_search_seeds_and_fields_by_their_own_names() -> None:
         ("length_penalty", "num_beams", 2, True),
         ("length_penalty", "num_beams", 1, False),
         ("early_stopping", "num_beams", None, False),
+        ("warmup_ratio", "scheduler_type", "linear", True),
+        ("warmup_steps", "scheduler_type", "constant", False),
     ],
 )
 def test_sampling_and_beam_parameters_act_only_under_their_condition(

@@ -57,8 +57,8 @@ def _turn(turn: Any) -> str:
     if isinstance(turn, str):
         return turn
     if isinstance(turn, Mapping):
-        speaker = next((turn[key] for key in _SPEAKER_KEYS if key in turn), None)
-        text = next((turn[key] for key in _TEXT_KEYS if key in turn), None)
+        speaker = next((turn[k] for k in _SPEAKER_KEYS if turn.get(k) not in (None, "")), None)
+        text = next((turn[k] for k in _TEXT_KEYS if turn.get(k) is not None), None)
         if isinstance(text, str):
             return f"{speaker}: {text}" if speaker is not None else text
     raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,7 @@ def _with_lora(model: PreTrainedModel, settings: dict[str, Any], new: Sequence[i
         if has_separate_head(model):
             layers = (model.get_input_embeddings(), model.get_output_embeddings())
             settings["trainable_token_indices"] = {name_of(model, m): list(new) for m in layers}
+    _check_patterns(model, settings)
     try:
         return get_peft_model(model, LoraConfig(**settings))
     except (torch.OutOfMemoryError, MemoryError):
@@ -166,3 +168,17 @@ def _with_lora(model: PreTrainedModel, settings: dict[str, Any], new: Sequence[i
             f"lora: the adapters cannot be put on a '{model.config.model_type}' model "
             f"({reason}); check lora.target_modules and the other keys of lora"
         ) from None
+
+
+def _check_patterns(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
+    """Refuses names of modules that the model has not; peft passes over them without a word."""
+    modules = [name for name, _ in model.named_modules()]
+    for key in ("modules_to_save", "exclude_modules", "rank_pattern", "alpha_pattern"):
+        patterns = settings.get(key)
+        for pattern in patterns if isinstance(patterns, list | Mapping) else ():
+            text = re.escape(pattern) if isinstance(patterns, list) else pattern
+            if not any(re.fullmatch(rf"(.*\.)?({text})", name) for name in modules):
+                raise ModelError(
+                    f"lora.{key}: a '{model.config.model_type}' model has no module that ends in "
+                    f"{pattern!r}; take one of its own, such as {modules[-1]!r}, or drop it"
+                )

@@ -7,10 +7,13 @@ from typing import Any
 
 from hpo_summarize import names
 from hpo_summarize.errors import Problem, did_you_mean
+from hpo_summarize.recipe.idle_checks import idle_problems
 from hpo_summarize.recipe.optuna_checks import optuna_problems
 from hpo_summarize.recipe.settings import SECTIONS
 from hpo_summarize.recipe.space_checks import space_problems
 from hpo_summarize.recipe.stage_checks import stage_problems
+from hpo_summarize.recipe.storage_checks import storage_problems
+from hpo_summarize.recipe.training_checks import schedule_problems, unusable_field
 from hpo_summarize.recipe.values import model_type_problem, type_problem
 
 # Keys that the recipe sets somewhere else, with the place.
@@ -23,6 +26,28 @@ _ELSEWHERE = {
     "return_dict_in_generate": "nowhere; only the summaries are used",
     **{field: f"generation.{name}" for field, name in names.ONE_NAME_ONLY.items()},
 }
+_FORM = "only the summaries are read, whatever else comes with them; drop it"
+_ASSISTANT = "summaries are decoded in batches, with nothing that drafts them before; drop it"
+_IDLE_GENERATION = {
+    **dict.fromkeys(("output_attentions", "output_hidden_states"), _FORM),
+    **dict.fromkeys(("output_logits", "output_scores"), _FORM),
+    **dict.fromkeys(("assistant_confidence_threshold", "assistant_early_exit"), _ASSISTANT),
+    **dict.fromkeys(("assistant_ensemble_weight", "assistant_lookbehind"), _ASSISTANT),
+    **dict.fromkeys(("num_assistant_tokens", "num_assistant_tokens_schedule"), _ASSISTANT),
+    **dict.fromkeys(("target_lookbehind", "is_assistant", "use_mtp"), _ASSISTANT),
+    **dict.fromkeys(("prompt_lookup_num_tokens", "max_matching_ngram_size"), _ASSISTANT),
+    **dict.fromkeys(("speculation_type", "token_healing"), _ASSISTANT),
+    "max_time": "summaries would depend on the speed of the machine; set max_new_tokens",
+    "low_memory": "transformers does nothing with it any more; drop it",
+    "prefill_chunk_size": "the dialogue goes through the encoder as a whole; drop it",
+    "continuous_batching_config": "evaluation has batches of its own; drop it",
+}
+_MADE_HERE = "the adapter is made for training, on the model of the recipe; drop it"
+_FIXED_ADAPTER = dict.fromkeys(
+    "auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision "
+    "runtime_config task_type".split(),
+    _MADE_HERE,
+)
 # The first of each pair has a default, which gives way to the second.
 CONFLICTS = (
     ("batch_size", "gradient_accumulation_steps", "batch_size is the whole optimizer step"),
@@ -30,13 +55,22 @@ CONFLICTS = (
 )
 
 
-def find_problems(content: Mapping[str, Any]) -> list[Problem]:
-    """Every rule between keys that `content` breaks; malformed sections are passed over."""
+def find_problems(content: Mapping[str, Any], needs_data: bool = True) -> list[Problem]:
+    """Every rule between keys that `content` breaks; malformed sections are passed over.
+
+    Args:
+        content: The sections of a recipe.
+        needs_data: Whether the recipe has to say where the data are.
+    """
     parts = {key: value for key, value in content.items() if isinstance(value, Mapping)}
     return [
         *_model_problems(parts),
+        *(_data_problems(content) if needs_data else ()),
         *_open_section_problems(parts),
+        *schedule_problems(parts),
+        *idle_problems(parts),
         *optuna_problems(parts),
+        *storage_problems(parts),
         *_conflicts(parts),
         *_batch_problems(parts),
         *space_problems(parts),
@@ -50,6 +84,16 @@ def _model_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(config, Mapping) and "model_type" in config:
         if message := model_type_problem(config["model_type"]):
             yield Problem("model.from_config.model_type", message)
+
+
+def _data_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
+    data = content.get("data", {})
+    if isinstance(data, Mapping) and data.get("name") is None and data.get("train") is None:
+        yield Problem(
+            "data",
+            "neither name nor train is set; set train to a file, "
+            "or name to a folder or a data set on the Hub",
+        )
 
 
 def _open_section_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
@@ -82,12 +126,21 @@ def _wrong_key(section: str, key: str, value: Any) -> str | None:
     if key in names.HUB_DECODING:
         return names.why_not_searchable(key)
     if key in known:
-        return type_problem(value, known[key])
+        return type_problem(value, known[key]) or _unusable(section, key, value)
     if (owner := names.owner_of(key)) in SECTIONS:
         return f"this key belongs to the section {owner} (value {value!r}); move it there"
     if owner == "model":
         return f"it cannot be fixed here (value {value!r}), only searched; move it to the space"
     return f"unknown key (value {value!r}){did_you_mean(key, known)}"
+
+
+def _unusable(section: str, key: str, value: Any) -> str | None:
+    if section == "training":
+        return unusable_field(key, value)
+    reasons = _IDLE_GENERATION if section == "generation" else _FIXED_ADAPTER
+    if value is None or value is False or key not in reasons:
+        return None
+    return f"cannot be used here (value {value!r}): {reasons[key]}"
 
 
 def _conflicts(parts: Mapping[str, Any]) -> Iterator[Problem]:

@@ -38,6 +38,7 @@ def load_recipe(
     overrides: Sequence[str] = (),
     debug: bool = False,
     settings: Mapping[str, Any] | None = None,
+    needs_data: bool = True,
 ) -> Recipe:
     """Reads and checks a recipe.
 
@@ -46,6 +47,7 @@ def load_recipe(
         overrides: `key.path=value` items, split at the first `=`; the value is YAML.
         debug: Shrink the run to 2 trials of 1 epoch on 32 dialogues, see `debug_recipe`.
         settings: Values by `key.path` that are not to be read as YAML; they come last.
+        needs_data: False where data sets are given in the place of the section `data`.
 
     Returns:
         The recipe; `search.study_name` is the name of the file where nothing else gives one.
@@ -67,7 +69,7 @@ def load_recipe(
     if isinstance(search := content.setdefault("search", {}), dict):
         if search.get("study_name") is None:
             search["study_name"] = _slug(path.stem)
-    return parse_recipe(content, source=str(path), debug=debug, problems=problems)
+    return parse_recipe(content, str(path), debug, problems, needs_data)
 
 
 def parse_recipe(
@@ -75,6 +77,7 @@ def parse_recipe(
     source: str = "recipe",
     debug: bool = False,
     problems: Sequence[Problem] = (),
+    needs_data: bool = True,
 ) -> Recipe:
     """Checks the content of a recipe; see `load_recipe`.
 
@@ -83,14 +86,15 @@ def parse_recipe(
         source: What to call the recipe in an error.
         debug: See `load_recipe`.
         problems: Problems found before, to be listed with the others.
+        needs_data: See `load_recipe`.
     """
     content = dict(_require_mapping(content, source))
     content = debug_recipe(content) if debug else content
     try:
         recipe = Recipe.model_validate(content)
-        found = find_problems(recipe.model_dump(exclude_unset=True))
+        found = find_problems(recipe.model_dump(exclude_unset=True), needs_data)
     except ValidationError as error:
-        found = [*explain(error, content), *find_problems(content)]
+        found = [*explain(error, content), *find_problems(content, needs_data)]
     found = [*problems, *found]
     keys = {problem.key for problem in found}
     found += [problem for problem in unusable_values(content) if problem.key not in keys]

@@ -68,7 +68,7 @@ class LoraSection(OpenSection):
 
 
 class DataSection(Section):
-    """The dialogues and their summaries.
+    """The dialogues and their summaries; `name` or `train`, or else data sets given in Python.
 
     Attributes:
         name: A folder, or the id of a data set on the Hub; null: `train` names files. A private
@@ -113,7 +113,7 @@ class DataSection(Section):
     max_summary_tokens: int = Field(default=100, ge=4)
     special_tokens: list[Annotated[str, Field(min_length=1)]] = ["#Person1#", "#Person2#"]
     max_rows: int | None = Field(default=None, ge=2)
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
 
     @field_validator("train", "validation", "test", "summary_column")
     @classmethod
@@ -141,12 +141,7 @@ class DataSection(Section):
         return value
 
     @model_validator(mode="after")
-    def _one_place(self) -> DataSection:
-        if self.name is None and self.train is None:
-            raise ValueError(
-                "neither name nor train is set; set train to a file, "
-                "or name to a folder or a data set on the Hub"
-            )
+    def _acts_on_a_data_set(self) -> DataSection:
         for key in ("config", "revision"):
             if self.name is None and getattr(self, key) is not None:
                 raise ValueError(f"{key} acts on a data set, and name is not set; remove {key}")
@@ -353,7 +348,7 @@ class Recipe(Section):
 
     model: ModelSection
     lora: LoraSection | None = None
-    data: DataSection
+    data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
     generation: GenerationSection = GenerationSection()
     rouge: RougeSection = RougeSection()

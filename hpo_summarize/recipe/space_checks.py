@@ -8,7 +8,9 @@ from typing import Any
 from hpo_summarize import names
 from hpo_summarize.errors import Problem
 from hpo_summarize.recipe.condition_checks import condition_problems, cycles
-from hpo_summarize.recipe.settings import fixed_value, possible_values
+from hpo_summarize.recipe.idle_checks import why_idle
+from hpo_summarize.recipe.settings import fixed_value
+from hpo_summarize.recipe.training_checks import why_not_sampled
 from hpo_summarize.recipe.values import LARGEST, is_number, type_problem
 
 
@@ -34,25 +36,13 @@ def space_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
 def _wrong_name(name: str) -> str | None:
     if name in names.ONE_NAME_ONLY:
         return f"this field is called '{names.ONE_NAME_ONLY[name]}' here; use that name"
-    return names.why_not_searchable(name)
+    return names.why_not_searchable(name) or why_not_sampled(name)
 
 
 def _cannot_act(name: str, parts: Mapping[str, Any]) -> str | None:
     if names.owner_of(name) == "lora" and not isinstance(parts.get("lora"), Mapping):
         return "this recipe trains without LoRA, so it cannot act; add a section lora or drop it"
-    other = names.implied_condition(name)
-    values = possible_values(other, parts) if other else []
-    if not values or any(names.lets_act(name, value) for value in values):
-        return None
-    if other == "do_sample":
-        return (
-            "it acts only while tokens are sampled, and do_sample is never true here; "
-            "search do_sample, set generation.do_sample=true, or drop it"
-        )
-    return (
-        "it acts only in beam search, and num_beams is never above 1 here; "
-        "search num_beams, set generation.num_beams, or drop it"
-    )
+    return why_idle(name, parts)
 
 
 def _is_well_formed(parameter: Mapping[str, Any]) -> bool:

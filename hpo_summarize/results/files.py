@@ -5,6 +5,13 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
+# Everything that the results of a study are written to.
+RESULT_FILES = (
+    *("best_params.json", "all_trials.csv", "study_stats.json", "report.html"),
+    *("optimization_history.html", "param_importances.html", "parallel_coordinate.html"),
+    *("slice.html", "intermediate_values.html", "timeline.html", "pareto_front.html"),
+)
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file so that a reader sees the old or the new content, never a part of it.

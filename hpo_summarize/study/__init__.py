@@ -1,10 +1,12 @@
 """Optuna studies. The only folder that makes a study."""
 
 from hpo_summarize.study.identity import check_identity, identity_of
+from hpo_summarize.study.lookup import find_study
 from hpo_summarize.study.pruning import build_pruner, prune_after
 from hpo_summarize.study.running import (
     StudyCallback,
     TrialError,
+    is_exhausted,
     open_study,
     run_study,
     wait_for_running,
@@ -30,8 +32,10 @@ __all__ = [
     "counts",
     "default_storage_url",
     "derive_seed",
+    "find_study",
     "finished_trials",
     "identity_of",
+    "is_exhausted",
     "open_study",
     "prune_after",
     "require_complete",

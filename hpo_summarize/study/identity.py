@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 
 from hpo_summarize.attributes import IDENTITY
+from hpo_summarize.data import Dialogues
 from hpo_summarize.errors import StudyError
 from hpo_summarize.recipe import Recipe
 
@@ -19,11 +21,13 @@ _NEUTRAL = ("per_device_", "dataloader_", "logging_", "save_", "log_level", "rep
 _SHOWN = 8  # Differences that a message lists.
 
 
-def identity_of(recipe: Recipe, texts: Iterable[str]) -> dict[str, Any]:
+def identity_of(recipe: Recipe, splits: Mapping[str, Dialogues]) -> dict[str, Any]:
     """The settings by `key.path` that every run of one study must share.
 
-    Where the data lie does not count, but what they say does: `texts` are all dialogues and
-    references, in order.
+    Args:
+        recipe: Where its data lie does not count, but what they say does.
+        splits: The rows of each split by its name, each a part of the identity of its own: a row
+            that moves from one to the other changes both.
     """
     content = recipe.model_dump(mode="json")
     flat: dict[str, Any] = {}
@@ -34,11 +38,15 @@ def identity_of(recipe: Recipe, texts: Iterable[str]) -> dict[str, Any]:
         f"search.{key}": content["search"][key] for key in ("objective", "direction", "decode")
     }
     flat |= _flatten("search.epoch_eval", content["search"]["epoch_eval"])
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    flat["data (content)"] = digest.hexdigest()[:16]
+    flat |= {f"data.{name} (content)": _digest(rows) for name, rows in splits.items()}
     return {key: value for key, value in flat.items() if not _is_neutral(key)}
+
+
+def _digest(split: Dialogues) -> str:
+    digest = hashlib.sha256()
+    for row in zip(split.dialogues, split.references, strict=True):
+        digest.update(json.dumps(row).encode() + b"\n")  # Tells where each text and row ends.
+    return digest.hexdigest()[:16]
 
 
 def check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:

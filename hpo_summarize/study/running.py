@@ -166,7 +166,7 @@ def run_study(
     with DeferredInterrupt() as interrupt, beating(study, this_worker()):
         stops = [stop_when_taken, _stop_after_same_failures]
         put_back_orphans(study)
-        while len(finished_trials(study)) < n_trials and not _is_exhausted(study):
+        while len(finished_trials(study)) < n_trials and not is_exhausted(study):
             if may_begin():
                 _optimize(study, _guarded(objective, n_trials, interrupt), [*callbacks, *stops])
             elif deadline is not None and time.monotonic() >= deadline:
@@ -187,7 +187,7 @@ def wait_for_running(study: optuna.Study) -> None:
         time.sleep(_WAIT_SECONDS)
 
 
-def _is_exhausted(study: optuna.Study) -> bool:
+def is_exhausted(study: optuna.Study) -> bool:
     """Whether the space has no further combination, and none was put back to be tried again."""
     waiting = (TrialState.WAITING,)
     return EXHAUSTED in study.user_attrs and not study.get_trials(deepcopy=False, states=waiting)

@@ -38,8 +38,8 @@ _MADE_BY_ANOTHER = ("already exists", "duplicate key", "unique constraint", "loc
 
 
 def default_storage_url(output_dir: Path) -> str:
-    """The SQLite file of a study inside its output folder."""
-    return f"sqlite:///{output_dir / 'study.db'}"
+    """The SQLite file of a study inside its output folder, whatever characters its path has."""
+    return str(sqlalchemy.URL.create("sqlite", database=str(output_dir / "study.db")))
 
 
 def retry_first_start(url: str, start: Callable[[], T]) -> T:

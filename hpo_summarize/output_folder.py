@@ -1,0 +1,82 @@
+"""The output folder: checked before anything is loaded, and begun anew for a debug run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.results.files import RESULT_FILES
+from hpo_summarize.workers import Worker
+
+_MARK = ".debug-run"  # Stands in folders that a debug run has made, with the launch that it was of.
+_OWN_FILES = ("study.db", "study.db-wal", "study.db-shm", "recipe.yaml", *RESULT_FILES)
+
+
+def prepare_folder(folder: Path, debug: bool) -> None:
+    """Makes the output folder, and refuses one in which not everything could be written.
+
+    Args:
+        folder: Made if there is none.
+        debug: It is for debug runs alone, and is marked as such.
+
+    Raises:
+        RecipeError: It cannot be written, something stands in the place of a result, or it holds
+            files and no debug run has made it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        message = f"the folder {error.filename or folder} cannot be written ({error.strerror})"
+        raise RecipeError([Problem("output_dir", f"{message}; choose another one")]) from None
+    for name in (*RESULT_FILES, "recipe.yaml", "study.db", "trials"):
+        if (path := folder / name).exists() and path.is_dir() != (name == "trials"):
+            found, wanted = ("file", "folder") if name == "trials" else ("folder", "file")
+            message = f"{path} is a {found}, and a {wanted} is to be written there; move it"
+            raise RecipeError([Problem("output_dir", message)])
+    if debug:
+        _claim(folder)
+
+
+def _claim(folder: Path) -> None:
+    """Marks an empty folder as that of debug runs; deletes nothing."""
+    mark = folder / _MARK
+    others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    if others and not mark.exists():
+        message = (
+            f"a debug run begins with an empty folder, and {folder} holds {min(others)}, which no "
+            "debug run has written; move it, or choose another output_dir"
+        )
+        raise RecipeError([Problem("output_dir", message)])
+    mark.touch()
+
+
+def clear_debug_folder(folder: Path, worker: Worker) -> None:
+    """Deletes what the debug run before this one has written, and nothing else.
+
+    Args:
+        folder: Marked by `prepare_folder`.
+        worker: Of several workers of one launch, the first one clears for all.
+    """
+    mark = folder / _MARK
+    with FileLock(folder / f"{_MARK}.lock"):
+        launch = _launch() if worker.count > 1 else ""
+        if launch and mark.read_text(encoding="utf-8") == launch:
+            return
+        for name in _OWN_FILES:
+            (folder / name).unlink(missing_ok=True)
+        for trial in folder.glob("trials/*/trial-*"):
+            shutil.rmtree(trial)
+        mark.write_text(launch, encoding="utf-8")
+
+
+def _launch() -> str:
+    """A name for the process that has started all workers of this launch."""
+    parent = os.getppid()
+    return f"{parent} {psutil.Process(parent).create_time():.2f}"

@@ -1,0 +1,54 @@
+"""Settings that another setting of the same recipe puts out of action."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hpo_summarize import names
+from hpo_summarize.errors import Problem
+from hpo_summarize.recipe.settings import possible_values
+from hpo_summarize.recipe.values import is_number
+
+_ACTS_ONLY = {
+    "do_sample": "it acts only while tokens are sampled, and do_sample is never true here; "
+    "search do_sample, set generation.do_sample=true, or drop it",
+    "num_beams": "it acts only in beam search, and num_beams is never above 1 here; "
+    "search num_beams, set generation.num_beams, or drop it",
+    "scheduler_type": "the schedule here has no warm-up, so it cannot act; set "
+    "training.scheduler_type=constant_with_warmup or another one that has, or drop it",
+}
+
+
+def why_idle(name: str, parts: Mapping[str, Any]) -> str | None:
+    """Says under which setting of this recipe `name` can never act, or None."""
+    other = names.implied_condition(name)
+    values = possible_values(other, parts) if other else []
+    if other is None or not values or any(names.lets_act(name, value) for value in values):
+        return None
+    return _ACTS_ONLY[other]
+
+
+def idle_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """Fixed values that never act; one that says no more than the default does is let through."""
+    for section in ("training", "generation"):
+        for name, value in parts.get(section, {}).items():
+            if value is None or value == names.defaults().get(name):
+                continue
+            if isinstance(name, str) and (reason := why_idle(name, parts)):
+                yield Problem(f"{section}.{name}", f"{reason} (value {value!r})")
+    yield from _length_problems(parts)
+
+
+def _length_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """transformers only warns of a summary that must be longer than it may be."""
+    lowest = [v for v in possible_values("max_new_tokens", parts) if is_number(v)]
+    for name, extra in (("min_new_tokens", 0), ("min_length", 1)):  # The start token counts there.
+        highest = [v for v in possible_values(name, parts) if is_number(v)]
+        if lowest and highest and max(highest) > min(lowest) + extra:
+            section = "space" if name in parts.get("space", {}) else "generation"
+            yield Problem(
+                f"{section}.{name}",
+                f"a summary must not be longer than max_new_tokens, which is {min(lowest)} here, "
+                f"got {max(highest)}; change one of the two",
+            )

@@ -1,0 +1,204 @@
+"""Everything that a class of Hugging Face could refuse in a trial, tried before the first one.
+
+Trial 0 is tried as it is, and then with every choice and both ends of every range of the space, so
+that a missing package or a misspelt option is found at once and not in the middle of the night.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, Seq2SeqTrainingArguments
+from transformers.trainer_utils import unwrap_peft_model
+
+from hpo_summarize import names
+from hpo_summarize.arguments import with_values
+from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.errors import HpoError, Problem, RecipeError
+from hpo_summarize.recipe import Recipe
+from hpo_summarize.space import SearchSpace
+from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.trainer.search import FollowedTrial
+
+_STEPS = 100  # Of the schedules that are made; any number does.
+_NEW_TOKENS, _ROWS = 2, 2  # Generated; some forms of decoding take one row only.
+# Training arguments that only some optimizers read, with two values that would differ.
+_READ_BY_SOME = {"adam_beta1": (0.5, 0.6), "adam_beta2": (0.5, 0.6), "adam_epsilon": (0.1, 0.2)}
+# Arguments of an optimizer from which nothing can be told about the others.
+_OF_PARAMETERS = {"params", "model", "optimizer_dict"}
+
+Values = Mapping[str, Any]
+
+
+@contextmanager
+def refusals(key: str, value: str = "") -> Iterator[None]:
+    """Turns what a library raises into an error of the recipe.
+
+    Args:
+        key: Where the setting stands.
+        value: What is refused, where it is a single value.
+
+    Raises:
+        RecipeError: The library refused it; its own message is in it.
+    """
+    try:
+        yield
+    except (HpoError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # ValueError, TypeError, ImportError, KeyError and many others.
+        reason = " ".join((str(error).strip() or type(error).__name__).split())
+        what = f"{value} is refused" if value else "the values given here are refused"
+        message = f"{what} ({type(error).__name__}: {reason:.300}); mend it or take it out"
+        raise RecipeError([Problem(key, message)]) from error
+
+
+def rehearse_arguments(
+    recipe: Recipe, build: Callable[[], Seq2SeqTrainingArguments], space: SearchSpace
+) -> None:
+    """Makes the fixed decoding, and the training arguments of trial 0 and of its variants.
+
+    Needs no model.
+
+    Args:
+        recipe: Its fixed decoding is tried.
+        build: Makes the training arguments that the recipe fixes.
+        space: Its parameters are tried.
+
+    Raises:
+        RecipeError: Lists every value that the arguments' class refuses.
+    """
+    with refusals("generation"):
+        GenerationConfig(**recipe.generation.settings()).validate()
+    with refusals("training"):
+        args = build()
+        _with_training(args, space.baseline())
+    _try_variants(space, "training", lambda values: _with_training(args, values))
+
+
+def rehearse(trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe) -> None:
+    """Makes optimizers, schedules and adapters, and generates two tokens, without training.
+
+    Args:
+        trainer: With the model of the recipe's fixed values.
+        space: Its parameters are tried.
+        recipe: Its sections say which fixed values must act.
+
+    Raises:
+        RecipeError: Lists every value that is refused or that changes nothing.
+        ModelError: An adapter cannot be made with a value of the space.
+    """
+    baseline = space.baseline()
+    if trainer.model is None:  # It has run a trial of its own already.
+        trainer.model = trainer.call_model_init()
+    with refusals("training"):
+        _make_optimizer(trainer, baseline)
+    with refusals("generation"):
+        _generate(trainer, baseline)
+    _try_variants(space, "training", lambda values: _make_optimizer(trainer, values))
+    _try_variants(space, "generation", lambda values: _generate(trainer, values))
+    _try_variants(space, "lora", lambda values: _make_adapter(trainer, values))
+    if problems := list(_idle_in_optimizer(trainer, space, recipe)):
+        raise RecipeError(problems)
+    trainer.create_accelerator_and_postprocess()
+
+
+def _try_variants(space: SearchSpace, owner: str, attempt: Callable[[Values], Any]) -> None:
+    problems = []
+    for name, value, values in space.variants():
+        if names.owner_of(name) != owner or (owner == "lora" and name in names.LORA_WORDS):
+            continue
+        try:
+            with refusals(f"space.{name}", repr(value)):
+                attempt(values)
+        except RecipeError as error:
+            problems += error.problems
+        except HpoError as error:
+            problems.append(Problem(f"space.{name}", f"{value!r} is refused: {error}"))
+    if problems:
+        raise RecipeError(problems)
+
+
+def _with_training(args: Seq2SeqTrainingArguments, values: Values) -> Seq2SeqTrainingArguments:
+    return with_values(args, names.split_by_owner(values)["training"], args.world_size)
+
+
+def _make_optimizer(trainer: SummarizationTrainer, values: Values) -> None:
+    """Makes everything that a training begins with; it takes memory only with the first step."""
+    own = trainer.args
+    try:
+        trainer.args = _with_training(own, values)
+        # Every making of training arguments takes the state of the accelerator away.
+        trainer.create_accelerator_and_postprocess()
+        trainer.get_train_dataloader()
+        trainer.get_eval_dataloader()
+        trainer.create_optimizer_and_scheduler(_STEPS)
+    finally:
+        trainer.args = own
+        trainer.optimizer = trainer.lr_scheduler = None
+
+
+def _make_adapter(trainer: SummarizationTrainer, values: Values) -> None:
+    trainer.model_init(FollowedTrial(dict(values), 0))
+
+
+def _generate(trainer: SummarizationTrainer, values: Values) -> None:
+    """Generates the start of two summaries with the decoding of a trial, which must be savable."""
+    model = unwrap_peft_model(trainer.model)
+    config = copy.deepcopy(model.generation_config)
+    config.update(**names.split_by_owner(values)["generation"])
+    clear_idle_flags(config)
+    config.validate(strict=True)
+    config.max_length, config.max_new_tokens = None, _NEW_TOKENS
+    rows = range(min(_ROWS, len(trainer.eval_dataset)))
+    batch = trainer.data_collator([trainer.eval_dataset[row] for row in rows])
+    inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model.generate(**inputs, generation_config=config)
+    finally:
+        model.train(was_training)
+
+
+def _idle_in_optimizer(
+    trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe
+) -> Iterator[Problem]:
+    """Fixed and searched values that no optimizer of this search reads."""
+    variants = [values for name, _, values in space.variants() if name == "optim"]
+    everything = [_with_training(trainer.args, v) for v in variants or [space.baseline()]]
+    optimizers = " or ".join(sorted({str(args.optim.value) for args in everything}))
+
+    def acts(first: Values, second: Values) -> bool:
+        return any(_differ(trainer, args, first, second) for args in everything)
+
+    fixed = recipe.training.settings()
+    options = [part for part in (fixed.get("optim_args") or "").replace(" ", "").split(",") if part]
+    for option in options:
+        others = ",".join(other for other in options if other != option)
+        if not acts({"optim_args": ",".join(options)}, {"optim_args": others or None}):
+            message = f"{option!r} changes nothing in the optimizer {optimizers}"
+            yield Problem("training.optim_args", f"{message}; correct its name or take it out")
+    for name, (one, other) in _READ_BY_SOME.items():
+        section = "space" if name in space.parameters else "training" if name in fixed else None
+        if section and not acts({name: one}, {name: other}):
+            message = f"the optimizer {optimizers} does not read it"
+            yield Problem(f"{section}.{name}", f"{message}; take it out or change optim")
+    if fixed.get("optim_target_modules") and not acts({}, {}):
+        message = f"only GaLore and APOLLO read it, and the optimizer is {optimizers}"
+        yield Problem("training.optim_target_modules", f"{message}; take it out or change optim")
+
+
+def _differ(
+    trainer: SummarizationTrainer, args: Seq2SeqTrainingArguments, first: Values, second: Values
+) -> bool:
+    """Whether an optimizer gets other arguments; True where that cannot be told."""
+    one, other = (
+        trainer.get_optimizer_cls_and_kwargs(with_values(args, values), trainer.model)[1]
+        for values in (first, second)
+    )
+    return bool(_OF_PARAMETERS & one.keys()) or one != other

@@ -1,0 +1,150 @@
+"""Settings that would do nothing, or break the search: refused with what to do instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from recipe_files import BASE, load, messages
+
+from hpo_summarize.errors import RecipeError
+from hpo_summarize.recipe import parse_recipe
+from hpo_summarize.recipe.training_checks import _ALLOWED, _REFUSED
+from hpo_summarize.space import build_space
+
+LORA = BASE + "lora: {r: 4}\n"
+IDLE = [
+    ("training.max_steps=5", "num_epochs"),
+    ("training.dataloader_drop_last=true", "validation split"),
+    ("training.sortish_sampler=true", "group_by_length"),
+    ("training.batch_eval_metrics=true", "whole split"),
+    ("training.prediction_loss_only=true", "whole split"),
+    ("training.load_best_model_at_end=true", "kept in any case"),
+    ("training.metric_for_best_model=loss", "search.objective"),
+    ("training.greater_is_better=false", "search.direction"),
+    ("training.push_to_hub=true", "hf upload"),
+    ("training.hub_model_id=me/x", "hf upload"),
+    ("training.deepspeed=x.json", "search.parallel: ddp"),
+    ("training.fsdp=full_shard", "search.parallel: ddp"),
+    ("training.eval_on_start=true", "untrained model"),
+    ("training.eval_strategy=no", "must be epoch, got 'no'"),
+    ("training.eval_strategy=steps", "must be epoch, got 'steps'"),
+    ("training.save_strategy=best", "must be epoch or no, got 'best'"),
+    ("training.save_only_model=true", "after a crash"),
+    ("training.accelerator_config={split_batches: true}", "batch_size alone"),
+    ("training.resume_from_checkpoint=x", "goes on by itself"),
+    ("training.use_cache=true", "key-value cache"),
+    ("training.activation_checkpointing_kwargs={a: 1}", "only with activation_checkpointing"),
+    ("training.save_total_limit=0", "must be at least 1, got 0"),
+    ("data.seed=-1", "greater than or equal to 0, got -1"),
+    ("generation.max_time=1.5", "speed of the machine"),
+    ("generation.output_scores=true", "only the summaries"),
+    ("generation.num_assistant_tokens=3", "in batches"),
+    ("generation.temperature=0.5", "do_sample is never true"),
+    ("generation.length_penalty=2.0", "num_beams is never above 1"),
+    ("generation.min_new_tokens=101", "max_new_tokens, which is 100 here, got 101"),
+    ("lora.inference_mode=true", "made for training"),
+    ("lora.task_type=CAUSAL_LM", "made for training"),
+]
+
+
+@pytest.mark.parametrize(("setting", "advice"), IDLE)
+def test_a_fixed_setting_that_does_nothing_is_refused_with_what_to_do(
+    setting: str, advice: str
+) -> None:
+    with pytest.raises(RecipeError) as error:
+        load(LORA, setting)
+    found = messages(error)
+    assert list(found) == [setting.partition("=")[0]]
+    assert advice in next(iter(found.values()))
+
+
+def test_every_refused_training_argument_exists_and_may_have_its_default() -> None:
+    from transformers import Seq2SeqTrainingArguments
+
+    fields = {field.name: field for field in dataclasses.fields(Seq2SeqTrainingArguments)}
+    assert {*_REFUSED, *_ALLOWED} <= fields.keys()
+    defaults = {name: fields[name].default for name in _REFUSED}
+    plain = {k: v for k, v in defaults.items() if v is not dataclasses.MISSING}
+    content = {"model": {"name": "a/b"}, "data": {"train": "t.csv"}, "output_dir": "out"}
+    assert parse_recipe({**content, "training": plain}).training.settings() == plain
+
+
+@pytest.mark.parametrize("name", ["max_steps", "sortish_sampler", "optim_args"])
+def test_what_does_nothing_cannot_be_searched(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"space.{name}: "):
+        load(BASE, f"space.{name}={{type: categorical, choices: [1]}}")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "reduce_lr_on_plateau", "greedy"])
+@pytest.mark.parametrize("warmup", ["warmup_ratio=0.1", "warmup_steps=5"])
+def test_a_warm_up_under_a_schedule_without_one_is_refused(schedule: str, warmup: str) -> None:
+    mode = "training.lr_scheduler_kwargs={mode: max}"
+    settings = [f"training.{warmup}", f"training.scheduler_type={schedule}", mode]
+    with pytest.raises(RecipeError, match="has no warm-up.*constant_with_warmup"):
+        load(BASE, *settings)
+    name = warmup.partition("=")[0]
+    searched = f"space.{name}={{type: int, low: 0, high: 5}}"
+    if name == "warmup_ratio":
+        searched = searched.replace("int", "float").replace("5", "0.2")
+    with pytest.raises(RecipeError, match=f"space.{name}: the schedule here has no warm-up"):
+        load(BASE, searched, *settings[1:])
+
+
+def test_a_warm_up_is_sampled_only_where_the_schedule_has_one() -> None:
+    import optuna
+
+    recipe = load(
+        BASE,
+        "space.warmup_ratio={type: float, low: 0.1, high: 0.2}",
+        "space.scheduler_type={type: categorical, choices: [linear, constant]}",
+    )
+    space = build_space(recipe, {"model_type": "bart"})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    samples = [space.sample(study.ask()) for _ in range(20)]
+    schedules = {values["scheduler_type"] for values in samples}
+    assert schedules == {"linear", "constant"}
+    for values in samples:
+        assert ("warmup_ratio" in values) == (values["scheduler_type"] == "linear")
+    assert "only while scheduler_type has a warm-up" in "\n".join(space.explain())
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_follows_rouge_must_know_that_higher_is_better(schedule: str) -> None:
+    settings = [f"training.scheduler_type={schedule}"]
+    for kwargs in ({}, {"mode": "min"}):
+        with pytest.raises(RecipeError, match="takes it for a loss .*mode=max"):
+            load(BASE, *settings, f"training.lr_scheduler_kwargs={kwargs}")
+    load(BASE, *settings, "training.lr_scheduler_kwargs={mode: max}")
+    load(BASE, *settings, "search.direction=minimize", "training.lr_scheduler_kwargs={mode: min}")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup"])
+def test_options_of_a_schedule_that_has_none_are_refused(schedule: str) -> None:
+    settings = [f"training.scheduler_type={schedule}", "training.lr_scheduler_kwargs={a: 1}"]
+    with pytest.raises(RecipeError, match=f"lr_scheduler_kwargs: {schedule} has no options"):
+        load(BASE, *settings)
+
+
+def variants_of(*settings: str) -> list[tuple[str, Any, dict[str, Any]]]:
+    return list(build_space(load(BASE, *settings), {"model_type": "bart"}).variants())
+
+
+def test_the_variants_hold_every_choice_and_both_ends_with_what_lets_them_act() -> None:
+    found = variants_of(
+        "space.do_sample={type: categorical, choices: [false, true]}",
+        "space.temperature={type: float, low: 0.1, high: 0.9}",
+        "space.num_beams={type: int, low: 1, high: 4}",
+    )
+    changed = [(name, value) for name, value, _ in found]
+    assert sorted(changed, key=str) == sorted(
+        [("do_sample", False), ("do_sample", True), ("temperature", 0.1), ("temperature", 0.9)]
+        + [("num_beams", 1), ("num_beams", 4)],
+        key=str,
+    )
+    for name, value, values in found:
+        assert values[name] == value
+        assert ("temperature" in values) == values["do_sample"]
+        if name == "temperature":
+            assert values["do_sample"] is True
