@@ -25,25 +25,34 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_recipe(arguments: argparse.Namespace, search: Sequence[str] = ()) -> Recipe:
+def read_recipe(
+    arguments: argparse.Namespace, search: Sequence[str] = (), fresh_debug: bool = True
+) -> Recipe:
     """The recipe of a command line.
 
     Args:
         arguments: What `add_recipe_arguments` and the program's own options gave.
         search: Names of options that stand for keys of the section `search`.
+        fresh_debug: Whether a debug run begins with an empty folder; one that goes on with the
+            results of another does not.
     """
     overrides = list(arguments.overrides)
     given = {f"search.{name}": getattr(arguments, name) for name in search}
     given["output_dir"] = arguments.output_dir
     settings = {key: value for key, value in given.items() if value is not None}
     recipe = load_recipe(arguments.recipe, overrides, arguments.debug, settings)
-    if arguments.debug:
+    if arguments.debug and fresh_debug:
         shutil.rmtree(recipe.output_dir, ignore_errors=True)
     return recipe
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a program; ends it with the exit status and the message that its errors call for."""
+def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
+    """Runs a program; ends it with the exit status and the message that its errors call for.
+
+    Args:
+        main: The program.
+        kept: What an interrupted run does not lose.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     _quiet()
     try:
@@ -55,7 +64,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.stdout.flush()
         print(
-            "\ninterrupted: every finished trial is kept; the same command goes on from there",
+            f"\ninterrupted: {kept} is kept; the same command goes on from there",
             file=sys.stderr,
         )
         sys.exit(_INTERRUPTED)

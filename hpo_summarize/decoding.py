@@ -26,3 +26,17 @@ def clear_idle_flags(config: GenerationConfig, values: Mapping[str, Any] | None 
     if (values.get("num_beams", config.num_beams) or 1) == 1:
         for name in names.BEAMS_ONLY:
             setattr(config, name, None)
+
+
+def set_decoding(config: GenerationConfig, values: Mapping[str, Any]) -> None:
+    """Puts the decoding values of a trial in the place of those in `config`, with the cache on.
+
+    Args:
+        config: Changed in place.
+        values: Fields of `GenerationConfig`.
+    """
+    config.update(**values)
+    config.use_cache = True
+    clear_idle_flags(config)
+    if config.max_new_tokens is not None:
+        config.max_length = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ from optuna.trial import FrozenTrial
 from hpo_summarize.attributes import OBJECTIVES
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.distributed import on_main
-from hpo_summarize.errors import HpoError, Problem, RecipeError
+from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results import write_plots, write_report, write_results
+from hpo_summarize.results.files import make_writable
 from hpo_summarize.study import (
     best_trials,
     check_identity,
@@ -114,7 +114,7 @@ class OptunaOptimizer:
         Raises:
             HpoError: Something is wrong; nothing has been trained yet.
         """
-        on_main(lambda: _make_writable(self.output_dir))
+        on_main(lambda: make_writable(self.output_dir))
         experiment = self.experiment
         _ = experiment.space, experiment.rouge, experiment.splits, experiment.tokenizer
         on_main(lambda: bool(self.study))
@@ -238,12 +238,3 @@ def _with_settings(
     if output_dir is not None:
         content["output_dir"] = str(output_dir)
     return parse_recipe(content)
-
-
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        message = f"the folder {folder} cannot be written ({error.strerror}); choose another one"
-        raise RecipeError([Problem("output_dir", message)]) from None

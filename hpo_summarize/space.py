@@ -67,6 +67,10 @@ class SearchSpace:
                 values[name] = self._baseline[name]
         return values
 
+    def acting(self, values: Mapping[str, Any]) -> list[str]:
+        """The parameters whose conditions hold beside these values; a trial has no others."""
+        return [name for name in self.parameters if self._acts(name, values)]
+
     def explain(self) -> list[str]:
         """One line a parameter: its range, its condition and its value in trial 0."""
         lines = []

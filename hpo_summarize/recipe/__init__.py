@@ -13,6 +13,7 @@ from hpo_summarize.recipe.sections import (
     Recipe,
     SearchSection,
     TrainingSection,
+    TrainSection,
 )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Parameter",
     "Recipe",
     "SearchSection",
+    "TrainSection",
     "TrainingSection",
     "debug_recipe",
     "dump_recipe",
