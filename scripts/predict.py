@@ -19,9 +19,11 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments, fresh_debug=False)
 
+    from hpo_summarize.distributed import join_group
     from hpo_summarize.prediction import Prediction
     from hpo_summarize.prediction.words import print_plan, print_result
 
+    join_group()
     prediction = Prediction(recipe, arguments.model, arguments.input, arguments.output)
     notes = prediction.prepare()
     print_plan(prediction, notes)

@@ -19,9 +19,11 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments, fresh_debug=False)
 
+    from hpo_summarize.distributed import join_group
     from hpo_summarize.retraining import Retraining
     from hpo_summarize.retraining.words import print_plan, print_result, say
 
+    join_group()
     retraining = Retraining(
         recipe, arguments.best_params, arguments.top, arguments.trial, on_event=say
     )

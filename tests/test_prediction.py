@@ -121,11 +121,11 @@ def test_two_processes_give_the_file_of_one(recipe: Path, tmp_path: Path) -> Non
     source = write_many(tmp_path / "in.csv", 30)
     files = ["--input", source, "--output"]
     run_well("predict", recipe, *files, tmp_path / "one.csv")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    port = ["--master_port", "29641"]
+    options = ["--quiet", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options]
     done = subprocess.run(
-        [*torchrun, *port, *launch(recipe, *files, tmp_path / "two.csv")[1:]],
-        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        [*launcher, *launch(recipe, *files, tmp_path / "two.csv")[1:]],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "MASTER_PORT": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

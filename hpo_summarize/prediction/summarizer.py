@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.errors import HpoError, ModelError
@@ -88,8 +93,14 @@ class Summarizer:
 
     def describe_decoding(self) -> str:
         """The generation settings that differ from the library's defaults, in one line."""
-        changed = unwrap_peft_model(self.model).generation_config.to_diff_dict()
-        shown = {key: value for key, value in changed.items() if not _is_bookkeeping(key)}
+        given = unwrap_peft_model(self.model).generation_config.to_dict()
+        # A saved config has the defaults written out, and a fresh one has none of them.
+        known = GenerationConfig()._get_default_generation_params()
+        shown = {
+            key: value
+            for key, value in given.items()
+            if value is not None and value != known.get(key) and not _is_bookkeeping(key)
+        }
         return ", ".join(f"{key} {value}" for key, value in sorted(shown.items()))
 
 
