@@ -14,12 +14,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from conftest import make_rows
 from final_models import read_json, write_recipe
 from programs import run_program, run_well, script
 
 from hpo_summarize.errors import HpoError
-from hpo_summarize.prediction import Prediction
+from hpo_summarize.prediction import Prediction, load_summarizer
 from hpo_summarize.prediction.parts import Parts
 from hpo_summarize.recipe import load_recipe
 
@@ -146,12 +147,25 @@ def test_finished_parts_of_another_model_or_input_are_dropped(recipe: Path, tmp_
 
 
 def test_batches_that_another_machine_wrote_elsewhere_are_missed(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, tmp_path: Path
 ) -> None:
     prediction = Prediction(load_recipe(recipe), output=str(tmp_path / "o.csv"))
     prediction.prepare()
     with pytest.raises(HpoError, match="3 of 3 batches are missing"):
         prediction._finish(3)
+
+
+def test_a_batch_that_does_not_fit_into_memory_names_the_setting(
+    recipe: Path,
+) -> None:
+    summarizer = load_summarizer(recipe.parent / "out" / "model", load_recipe(recipe))
+
+    def run_out(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("the test has no memory")
+
+    summarizer.model.register_forward_pre_hook(run_out)
+    with pytest.raises(HpoError, match="4 dialogues at once; set training.per_device_eval_batch"):
+        summarizer.summarize(["A: hello"])
 
 
 WRONG = [

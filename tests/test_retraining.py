@@ -294,3 +294,26 @@ def test_values_of_another_type_or_that_cannot_act_are_refused(
     assert "length_penalty: cannot act" in refused(num_beams=1, do_sample=False, length_penalty=1.0)
     with pytest.raises(StudyError, match="cannot be read"):
         read_candidates(tmp_path, maximize=True)
+
+
+def test_weights_that_are_not_there_or_of_another_recipe_are_refused(
+    recipe: Path, out: Path
+) -> None:
+    options = ["--output_dir", out, "--model", "best"]
+    other = run_program("predict", recipe, *options, "lora.r=2")
+    assert other.status == 2 and "do not fit this recipe" in other.stderr
+    targets = run_program("predict", recipe, *options, "lora.target_modules=[q_proj]")
+    assert targets.status == 2 and "of them are unknown" in targets.stderr
+    shutil.rmtree(out / "trials")
+    gone = run_program("predict", recipe, *options)
+    assert gone.status == 2 and "the search has kept no weights of trial" in gone.stderr
+
+
+def test_a_debug_run_goes_on_with_the_results_of_a_debug_search(
+    recipe: Path, tmp_path: Path
+) -> None:
+    options = [recipe, "--output_dir", tmp_path, "--debug"]
+    for name in ("search", "train", "predict"):
+        run_well(name, *options)
+    written = {path.name for path in (tmp_path / "debug").iterdir()}
+    assert {"best_params.json", "model", "predictions.csv"} <= written

@@ -147,6 +147,8 @@ class Prediction:
         data, summarizer = self.rows[0], self.summarizer
         return {
             "model": digest_of_files(self.folder),
+            # The rest of a model whose adapter alone was kept.
+            "base": self.recipe.model.model_dump() if self._model == BEST else None,
             "dialogues": digest_of_texts(data.dialogues),
             "decoding": summarizer.describe_decoding(),
             "max_dialogue_tokens": summarizer.max_dialogue_tokens,

@@ -19,6 +19,8 @@ def make_repository(name: str) -> None:
     """
     try:
         HfApi().create_repo(name, private=True, exist_ok=True)
+        # For one that exists the line above is content with the right to read it.
+        HfApi().auth_check(name, write=True)
     except Exception as error:  # requests' and the Hub's own errors.
         raise ModelError(
             f"train.push_to_hub: the Hub does not let '{name}' be written ({_reason(error)}); put "
