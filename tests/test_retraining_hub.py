@@ -111,7 +111,7 @@ def test_a_model_is_uploaded_as_it_is_into_a_private_repository(
 ) -> None:
     assert COMMIT in push(hub, checkpoint, tmp_path / "home", TOKEN)
     assert hub.created[0]["name"] == "model" and hub.created[0]["organization"] == "me"
-    assert hub.created[0]["private"] is True
+    assert hub.created[0]["visibility"] == "private"
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()}
     assert hub.files == files and "model.safetensors" in files
 
