@@ -38,8 +38,13 @@ def read_recipe(arguments: argparse.Namespace, search: Sequence[str] = ()) -> Re
     return load_recipe(arguments.recipe, overrides, arguments.debug, settings)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a program; ends it with the exit status and the message that its errors call for."""
+def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
+    """Runs a program; ends it with the exit status and the message that its errors call for.
+
+    Args:
+        main: The program.
+        kept: What an interrupted run does not lose.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     _quiet()
     try:
@@ -51,7 +56,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.stdout.flush()
         print(
-            "\ninterrupted: every finished trial is kept; the same command goes on from there",
+            f"\ninterrupted: {kept} is kept; the same command goes on from there",
             file=sys.stderr,
         )
         sys.exit(_INTERRUPTED)

@@ -67,3 +67,17 @@ def most_new_tokens(config: GenerationConfig) -> int:
     if config.max_length is not None:
         return config.max_length - 1  # The start token counts there.
     return _NEW_TOKENS_BY_DEFAULT
+
+
+def set_decoding(config: GenerationConfig, values: Mapping[str, Any]) -> None:
+    """Puts the decoding values of a trial in the place of those in `config`, with the cache on.
+
+    Args:
+        config: Changed in place.
+        values: Fields of `GenerationConfig`.
+    """
+    config.update(**values)
+    config.use_cache = True
+    clear_idle_flags(config)
+    if config.max_new_tokens is not None:
+        config.max_length = None

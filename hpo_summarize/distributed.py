@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 T = TypeVar("T")
+
+
+def join_group() -> None:
+    """Makes the processes of one launch a group; to be called before anything asks for devices.
+
+    `PartialState()` of accelerate 1.15 forms none on CPUs unless it is told that it is on one, and
+    every process would then do all of the work and write over the others.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpu = several and not torch.accelerator.is_available()
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or on_cpu)
 
 
 def on_main(decide: Callable[[], T]) -> T:

@@ -19,9 +19,12 @@ from transformers import (
     PrinterCallback,
     Seq2SeqTrainingArguments,
 )
+from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.arguments import training_fields
+from hpo_summarize import names
+from hpo_summarize.arguments import training_fields, with_values
 from hpo_summarize.data import Dialogues, from_dataset, load_splits, output_length, tokenize
+from hpo_summarize.decoding import set_decoding
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.model import (
     PretrainedBase,
@@ -170,14 +173,54 @@ class Experiment:
             train: Rows to train on.
             validation: Rows that every evaluation scores with ROUGE.
         """
+        args = build_arguments(self.recipe, output_dir)
+        return self._make_trainer(args, self._build_model, train, validation)
 
+    def build_trainer_for(
+        self,
+        values: Mapping[str, Any],
+        args: Seq2SeqTrainingArguments,
+        train: Dialogues,
+        validation: Dialogues,
+    ) -> SummarizationTrainer:
+        """A trainer of one training with values that are known; see `build_trainer`.
+
+        Args:
+            values: Hyperparameters by name; what they change in training stands in `args`.
+            args: As of `arguments_for`.
+            train: Rows to train on.
+            validation: Rows that every evaluation scores with ROUGE.
+        """
+        return self._make_trainer(args, lambda: self.build_model(values), train, validation)
+
+    def arguments_for(
+        self, values: Mapping[str, Any], output_dir: Path
+    ) -> Seq2SeqTrainingArguments:
+        """The recipe's training arguments with hyperparameters in the place of fixed values."""
+        args = build_arguments(self.recipe, output_dir)
+        return with_values(args, names.split_by_owner(values)["training"], args.world_size)
+
+    def build_model(self, values: Mapping[str, Any]) -> Any:
+        """A fresh model with these hyperparameters, those of decoding in its generation config."""
+        model = build_model(self.decided_recipe, self.tokenizer, values, self.base)
+        decoding = names.split_by_owner(values)["generation"]
+        set_decoding(unwrap_peft_model(model).generation_config, decoding)
+        return model
+
+    def _make_trainer(
+        self,
+        args: Seq2SeqTrainingArguments,
+        model_init: Callable[..., Any],
+        train: Dialogues,
+        validation: Dialogues,
+    ) -> SummarizationTrainer:
         trainer = SummarizationTrainer(
-            args=build_arguments(self.recipe, output_dir),
+            args=args,
             data_collator=DataCollatorForSeq2Seq(self.tokenizer),
             train_dataset=self.tokenize(train),
             eval_dataset=self.tokenize(validation),
             processing_class=self.tokenizer,
-            model_init=self._build_model,
+            model_init=model_init,
             compute_metrics=self._metric_over(validation),
         )
         trainer.remove_callback(PrinterCallback)
@@ -261,3 +304,8 @@ def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArgument
     return Seq2SeqTrainingArguments(
         output_dir=str(output_dir), predict_with_generate=True, **fields
     )
+
+
+def eval_batch_size(recipe: Recipe) -> int:
+    """Dialogues that a device summarises at once."""
+    return recipe.training.settings().get("per_device_eval_batch_size", _EVAL_BATCH_SIZE)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import psutil
 from filelock import FileLock
 
 from hpo_summarize.errors import Problem, RecipeError
-from hpo_summarize.results.files import RESULT_FILES
+from hpo_summarize.results.files import RESULT_FILES, make_writable
 from hpo_summarize.workers import Worker
 
 _MARK = ".debug-run"  # Stands in folders that a debug run has made, with the launch that it was of.
@@ -29,12 +28,7 @@ def prepare_folder(folder: Path, debug: bool) -> None:
         RecipeError: It cannot be written, something stands in the place of a result, or it holds
             files and no debug run has made it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        message = f"the folder {error.filename or folder} cannot be written ({error.strerror})"
-        raise RecipeError([Problem("output_dir", f"{message}; choose another one")]) from None
+    make_writable(folder)
     for name in (*RESULT_FILES, "recipe.yaml", "study.db", "trials"):
         if (path := folder / name).exists() and path.is_dir() != (name == "trials"):
             found, wanted = ("file", "folder") if name == "trials" else ("folder", "file")

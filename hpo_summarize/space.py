@@ -111,6 +111,10 @@ class SearchSpace:
                 if name in values:
                     yield name, value, values
 
+    def acting(self, values: Mapping[str, Any]) -> list[str]:
+        """The parameters whose conditions hold beside these values; a trial has no others."""
+        return [name for name in self.parameters if self._acts(name, values)]
+
     def explain(self) -> list[str]:
         """One line a parameter: its range, its condition and its value in trial 0."""
         lines = []

@@ -1,11 +1,12 @@
 """Dialogues and summaries: found, read, checked, split and tokenised."""
 
-from hpo_summarize.data.dialogues import Dialogues
+from hpo_summarize.data.dialogues import Dialogues, joined
 from hpo_summarize.data.splits import (
     count_leaks,
     count_repeated,
     load_splits,
     read_dialogues,
+    read_every_row,
     split,
 )
 from hpo_summarize.data.tokens import from_dataset, output_length, tokenize
@@ -15,9 +16,11 @@ __all__ = [
     "count_leaks",
     "count_repeated",
     "from_dataset",
+    "joined",
     "load_splits",
     "output_length",
     "read_dialogues",
+    "read_every_row",
     "split",
     "tokenize",
 ]

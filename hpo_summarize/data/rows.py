@@ -15,11 +15,19 @@ _SPEAKER_KEYS = ("speaker", "role", "name")
 _TEXT_KEYS = ("text", "utterance", "content")
 
 
-def to_dialogues(table: Table, section: DataSection, require_summaries: bool = True) -> Dialogues:
+def to_dialogues(
+    table: Table, section: DataSection, require_summaries: bool = True, keep_empty: bool = False
+) -> Dialogues:
     """The dialogues of a table.
 
     Cells are taken word for word, with two exceptions: turns in a list become lines, and a
     Windows line end becomes a plain one.
+
+    Args:
+        table: The cells.
+        section: Names the columns, and says what becomes of rows without a text.
+        require_summaries: Whether every row must have a summary.
+        keep_empty: Rows without a text stay, whatever the section says.
 
     Raises:
         DataError: A column is missing, a cell is no text, or a row has no text and
@@ -34,6 +42,8 @@ def to_dialogues(table: Table, section: DataSection, require_summaries: bool = T
             row += [text for text in texts if text.strip()]
     ids = _identifiers(table, columns.identifier)
     data = Dialogues([texts[0] for texts in dialogues], references, ids, tuple(columns.notes))
+    if keep_empty:
+        return data
     required = {columns.dialogue: dialogues, **(summaries if require_summaries else {})}
     return _without_empty(table, data, required, section)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
 
+from hpo_summarize.data.columns import find_columns
 from hpo_summarize.data.dialogues import Dialogues, joined
 from hpo_summarize.data.rows import to_dialogues
 from hpo_summarize.data.sources import find_splits, open_tables
@@ -72,6 +74,31 @@ def _read_all(source: Source, section: DataSection, require_summaries: bool = Tr
     name = tables[0].name if len(tables) == 1 else f"{tables[0].name} and {len(tables) - 1} more"
     note = f"{name}: {repeated} of {len(data)} rows repeat the dialogue of an earlier row"
     return data.with_notes(note)
+
+
+def read_every_row(source: Source, section: DataSection) -> tuple[Dialogues, str | None]:
+    """Reads dialogues that are to be summarised: no row is left out, also none without a text.
+
+    Args:
+        source: As of `read_dialogues`.
+        section: How to read it; `max_rows` has its say.
+
+    Returns:
+        The rows, and the name of the column that tells them apart, if there is one.
+
+    Raises:
+        DataError: The data cannot be used as they are.
+    """
+    tables = open_tables(source, section)
+    parts = [to_dialogues(t, section, require_summaries=False, keep_empty=True) for t in tables]
+    data, name = joined(parts), find_columns(tables[0], section, require_summaries=False).identifier
+    if name is None:
+        data = replace(data, ids=[str(number) for number in range(len(data))])
+    kept = data.head(section.max_rows)
+    if len(kept) < len(data):
+        note = f"only the first {len(kept)} of {len(data)} rows are read, by data.max_rows"
+        kept = kept.with_notes(note)
+    return kept, name
 
 
 def split(data: Dialogues, fraction: float, seed: int) -> tuple[Dialogues, Dialogues]:

@@ -14,6 +14,7 @@ from hpo_summarize.recipe.sections import (
     Recipe,
     SearchSection,
     TrainingSection,
+    TrainSection,
 )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PrunerSection",
     "Recipe",
     "SearchSection",
+    "TrainSection",
     "TrainingSection",
     "debug_recipe",
     "dump_recipe",

@@ -73,6 +73,7 @@ def find_problems(content: Mapping[str, Any], needs_data: bool = True) -> list[P
         *storage_problems(parts),
         *_conflicts(parts),
         *_batch_problems(parts),
+        *_train_problems(parts),
         *space_problems(parts),
         *stage_problems(parts),
     ]
@@ -168,4 +169,13 @@ def _batch_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             "space.per_device_train_batch_size",
             "only splits batch_size, so it changes no result; take it out of the space",
+        )
+
+
+def _train_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    if parts.get("train", {}).get("save_adapter") is True and "lora" not in parts:
+        yield Problem(
+            "train.save_adapter",
+            "this recipe trains without LoRA, so there is no adapter (value True); "
+            "set it to false, or add a section lora",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -296,6 +297,48 @@ class SearchSection(Section):
 OBJECTIVES = ("rouge1", "rouge2", "rougeL")
 
 
+class TrainSection(Section):
+    """The training of the final model with the values that a search has found.
+
+    Attributes:
+        seeds: One training for each; the seed takes the place of `training.seed`. The model with
+            the best validation score is kept.
+        use_validation: Train on the validation split, too. Nothing is left then to choose a model
+            by, so there is one seed.
+        save_adapter: Write the LoRA adapter beside the merged weights.
+        push_to_hub: Id of the repository on the Hub that gets the model, with the token in the
+            environment variable HF_TOKEN; null: none. A new repository is private.
+    """
+
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[42], min_length=1)
+    use_validation: bool = False
+    save_adapter: bool = False
+    push_to_hub: str | None = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"a seed stands there twice, and would train the same: got {value!r}")
+        return value
+
+    @field_validator("push_to_hub")
+    @classmethod
+    def _repository_id(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", value, re.ASCII):
+            raise ValueError(f"must be a repository on the Hub, as in user/model, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _choosable(self) -> TrainSection:
+        if self.use_validation and len(self.seeds) > 1:
+            raise ValueError(
+                f"with use_validation nothing is left to choose among {len(self.seeds)} seeds by; "
+                "give one seed, or set use_validation to false"
+            )
+        return self
+
+
 class _Parameter(Section):
     when: dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1)]] = {}
 
@@ -353,5 +396,6 @@ class Recipe(Section):
     generation: GenerationSection = GenerationSection()
     rouge: RougeSection = RougeSection()
     search: SearchSection = SearchSection()
+    train: TrainSection = TrainSection()
     space: dict[str, Parameter] = {}
     output_dir: str = Field(min_length=1)

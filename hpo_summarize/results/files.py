@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from pathlib import Path
+
+from hpo_summarize.errors import Problem, RecipeError
 
 # Everything that the results of a study are written to.
 RESULT_FILES = (
@@ -32,3 +35,22 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def make_writable(folder: Path, key: str = "output_dir") -> None:
+    """Makes a folder if there is none, and makes sure that files can be written into it.
+
+    Args:
+        folder: The folder.
+        key: The setting that names it, for the message.
+
+    Raises:
+        RecipeError: It cannot be made, or not be written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        place = error.filename or folder
+        message = f"the folder {place} cannot be written ({error.strerror}); choose another one"
+        raise RecipeError([Problem(key, message)]) from None

@@ -1,0 +1,235 @@
+"""The trials that a final model can be made of: from `best_params.json`, or from the study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from hpo_summarize.errors import Problem, RecipeError, StudyError, did_you_mean
+from hpo_summarize.recipe import CategoricalParameter, IntParameter, Parameter, Recipe
+from hpo_summarize.recipe.settings import is_among
+from hpo_summarize.recipe.values import is_number
+from hpo_summarize.redact import redact_url
+from hpo_summarize.results.outcome import best_epoch_of, is_finite, read_study, values_of
+from hpo_summarize.space import SearchSpace
+from hpo_summarize.study import build_storage, default_storage_url
+
+BEST_PARAMS = "best_params.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished trial of a search.
+
+    Attributes:
+        number: Of the trial.
+        params: All its hyperparameters by name.
+        epoch: Its best epoch, from which its weights and its values are.
+        values: One number for each objective.
+        study_name: The study that it belongs to.
+    """
+
+    number: int
+    params: dict[str, Any]
+    epoch: float
+    values: tuple[float, ...]
+    study_name: str
+
+    def n_epochs(self, recipe: Recipe) -> float:
+        """The epochs that its schedule was laid out for."""
+        return self.params.get("num_epochs", recipe.training.num_epochs)
+
+
+def find_candidates(
+    recipe: Recipe,
+    space: SearchSpace,
+    path: Path,
+    top: int = 1,
+    trial: int | None = None,
+) -> list[Candidate]:
+    """The best trial of a search, its `top` best ones, or one by its number.
+
+    With several objectives the trials of the Pareto front count, the best in the first objective
+    first.
+
+    Args:
+        recipe: The recipe of the search.
+        space: Its search space; every value must lie in it.
+        path: `best_params.json`. What it does not hold is taken from the study that it names.
+        top: At least 1.
+        trial: Number of a finished trial; `top` has no say then.
+
+    Raises:
+        StudyError: The file or the study is not there, is damaged, or has no such trial.
+        RecipeError: The trials are of another recipe; the message lists what does not fit.
+    """
+    candidates = read_candidates(path, recipe.search.direction == "maximize")
+    if trial is not None:
+        named = [one for one in candidates if one.number == trial]
+        candidates = named or _from_study(recipe, candidates[0].study_name, trial)
+    elif top > 1:
+        if len(candidates[0].values) == 1:
+            candidates = _from_study(recipe, candidates[0].study_name)
+        if len(candidates) < top:
+            raise StudyError(
+                f"the {top} best trials are wanted, and the study '{candidates[0].study_name}' has "
+                f"{len(candidates)} to choose from; lower --top, or search on"
+            )
+    chosen = candidates if trial is not None else candidates[:top]
+    return [_checked(one, recipe, space, path) for one in chosen]
+
+
+def read_candidates(path: Path, maximize: bool) -> list[Candidate]:
+    """The trials in `best_params.json`: the best one, or the front, best in its first objective.
+
+    Raises:
+        StudyError: The file is not there, is damaged, or holds no result.
+    """
+    content = _read_json(path)
+    if content.get("message"):
+        raise StudyError(f"{path}: the search has no result yet. {content['message']}")
+    try:
+        if "pareto_front" in content:
+            found = [_from_front(item, content) for item in content["pareto_front"]]
+            sign = -1 if maximize else 1
+            return sorted(found, key=lambda one: (sign * one.values[0], one.number))
+        return [
+            Candidate(
+                int(content["best_trial_number"]),
+                dict(content["best_params"]),
+                float(content["best_epoch"]),
+                (float(content["best_value"]),),
+                str(content["study_name"]),
+            )
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyError(f"{path} is no {BEST_PARAMS} of a search ({error!r}); {_NEXT}") from None
+
+
+_NEXT = f"run scripts/search.py again, which writes it anew, or name another {BEST_PARAMS}"
+
+
+def _from_front(item: Mapping[str, Any], content: Mapping[str, Any]) -> Candidate:
+    return Candidate(
+        int(item["number"]),
+        dict(item["params"]),
+        float(item["epoch"]),
+        tuple(float(item["values"][name]) for name in content["objectives"]),
+        str(content["study_name"]),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(
+            f"there is no file {path}; run scripts/search.py with this recipe first, or give the "
+            f"{BEST_PARAMS} of a search with --best_params"
+        ) from None
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read ({error.strerror}); {_NEXT}") from None
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged ({error}); {_NEXT}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} is no {BEST_PARAMS}, it holds {content!r:.80}; {_NEXT}")
+    return content
+
+
+def _from_study(recipe: Recipe, name: str, trial: int | None = None) -> list[Candidate]:
+    """The complete trials of the study, the best in the first objective first."""
+    outcome = read_study(_open(recipe, name))
+    found = [
+        Candidate(t.number, values_of(t), float(best_epoch_of(t) or 0), tuple(t.values), name)
+        for t in outcome.trials
+        if is_finite(t) and trial in (None, t.number)
+    ]
+    if not found:
+        what = "no trial is complete" if trial is None else f"trial {trial} is not complete"
+        raise StudyError(
+            f"{what} in the study '{name}'; take one that all_trials.csv shows as COMPLETE"
+        )
+    sign = -1 if outcome.directions[0] == "maximize" else 1
+    return sorted(found, key=lambda one: (sign * one.values[0], one.number))
+
+
+def _open(recipe: Recipe, name: str) -> optuna.Study:
+    url, folder = recipe.search.storage, Path(recipe.output_dir)
+    shown = redact_url(url or default_storage_url(folder))
+    problem = StudyError(
+        f"there is no study '{name}' in {shown}, and trials other than the best are read from it; "
+        "set output_dir, or search.storage, to those of the search"
+    )
+    if url is None and not (folder / "study.db").is_file():
+        raise problem  # To open it would make an empty one.
+    try:
+        storage = build_storage(url or default_storage_url(folder))
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        raise problem from None
+    except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own.
+        reason = redact_url((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise StudyError(f"the storage {shown} cannot be read ({reason}); is it there?") from None
+
+
+def _checked(candidate: Candidate, recipe: Recipe, space: SearchSpace, path: Path) -> Candidate:
+    """The same candidate, once everything in it fits the recipe."""
+    problems = [*_problems(candidate, recipe, space)]
+    if problems:
+        source = f"{path}, trial {candidate.number}, does not fit this recipe"
+        raise RecipeError(problems, source)
+    return replace(candidate, params=_typed(candidate.params, space))
+
+
+def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    params = candidate.params
+    for name, value in params.items():
+        if name not in recipe.space:
+            rule = f"this recipe searches no such name (value {value!r})"
+            yield Problem(name, f"{rule}{did_you_mean(name, recipe.space)}; {_SAME_RECIPE}")
+        elif message := _outside(recipe.space[name], value):
+            yield Problem(name, f"{message}; {_SAME_RECIPE}")
+    known = {name: value for name, value in params.items() if name in space.parameters}
+    acting = space.acting(known)
+    for name in acting:
+        if name not in params:
+            yield Problem(
+                name, f"this recipe searches it, and the trial has no value; {_SAME_RECIPE}"
+            )
+    for name in params:
+        if name in recipe.space and name not in acting:
+            yield Problem(name, f"cannot act beside the other values; {_SAME_RECIPE}")
+    limit = candidate.n_epochs(recipe)
+    limited = recipe.training.settings().get("max_steps", 0) <= 0
+    if not (candidate.epoch > 0 and (not limited or candidate.epoch <= limit)):
+        rule = f"must be above 0 and at most the {limit:g} epochs of the trial"
+        yield Problem("best_epoch", f"{rule}, got {candidate.epoch:g}; {_SAME_RECIPE}")
+
+
+_SAME_RECIPE = "use the recipe that the search ran with"
+
+
+def _outside(parameter: Parameter, value: Any) -> str | None:
+    """Says why a value is none of a parameter's; None if it is."""
+    if isinstance(parameter, CategoricalParameter):
+        if is_among(value, parameter.choices):
+            return None
+        return f"must be one of {parameter.choices!r}, got {value!r}"
+    whole = isinstance(parameter, IntParameter)
+    kind = "a whole number" if whole else "a number"
+    if not is_number(value) or (whole and not isinstance(value, int)):
+        return f"must be {kind}, got {value!r}"
+    if not parameter.low <= value <= parameter.high:
+        return f"must lie between {parameter.low:g} and {parameter.high:g}, got {value!r}"
+    return None
+
+
+def _typed(params: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
+    """A real number stays one where its value is whole, and the file has no point in it."""
+    reals = {name for name, p in space.parameters.items() if p.type == "float"}
+    return {name: float(value) if name in reals else value for name, value in params.items()}

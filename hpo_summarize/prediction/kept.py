@@ -1,0 +1,80 @@
+"""The weights that a search has kept of a trial, as a model that summarises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from hpo_summarize.best import Candidate
+from hpo_summarize.errors import ModelError
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.prediction.summarizer import Summarizer, make_summarizer
+
+_ADAPTER = "adapter_model.safetensors"
+
+
+def find_kept(output_dir: Path, candidate: Candidate) -> Path:
+    """The checkpoint of a trial's best epoch.
+
+    Raises:
+        ModelError: The search has not kept it.
+    """
+    folder = output_dir / "trials" / candidate.study_name / f"trial-{candidate.number}"
+    found = sorted(folder.glob("checkpoint-*"))
+    if len(found) != 1:
+        raise ModelError(
+            f"the search has kept no weights of trial {candidate.number}: {folder} holds "
+            f"{len(found)} checkpoints, not one; set search.keep_trials to 1 or more and search "
+            "again, or retrain it with scripts/train.py"
+        )
+    return found[0]
+
+
+def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
+    """The model of a trial's best epoch, with all the trial's values, and not merged.
+
+    A checkpoint of an adapter has neither the depth nor the new embeddings of its base, and none
+    has what a search of the decoding found later: the model is built from the recipe and the
+    values, as for the trial, and gets the kept weights.
+
+    Raises:
+        ModelError: There are no such weights, or they do not fit the recipe.
+    """
+    checkpoint = find_kept(Path(experiment.recipe.output_dir), candidate)
+    # A tokenizer that was trained for the search is only here.
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    experiment.tokenizer = tokenizer
+    model = experiment.build_model(candidate.params)
+    try:
+        if isinstance(model, PeftModel):
+            _put_adapter_on(model, checkpoint)
+        else:
+            decoding = model.generation_config
+            model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint, local_files_only=True)
+            model.generation_config = decoding
+    except Exception as error:  # Whatever a damaged file or another shape makes them raise.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the weights in {checkpoint} do not fit this recipe ({reason}); use the recipe that "
+            "the search ran with"
+        ) from None
+    limit = experiment.recipe.data.max_dialogue_tokens
+    return make_summarizer(model, tokenizer, limit, experiment.recipe)
+
+
+def _put_adapter_on(model: PeftModel, checkpoint: Path) -> None:
+    """Loads the weights of an adapter.
+
+    Raises:
+        ValueError: The adapter has others than the model.
+    """
+    result: Any = set_peft_model_state_dict(model, load_file(checkpoint / _ADAPTER))
+    # peft 0.21 writes the new embeddings once more for a tied output layer, and reads one of them.
+    unknown = [key for key in result.unexpected_keys if ".token_adapter." not in key]
+    missing = [key for key in result.missing_keys if ".lora_" in key]
+    if unknown or missing:
+        raise ValueError(f"{len(unknown)} of them are unknown, and {len(missing)} are missing")

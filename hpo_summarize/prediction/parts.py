@@ -1,0 +1,87 @@
+"""The finished batches of a prediction, kept on disk until all of them are there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo_summarize.results.files import write_text
+
+_IDENTITY = "identity.json"
+_CHUNK = 2**20  # Bytes read at once.
+
+
+class Parts:
+    """A folder with finished batches, each run and each process with a file of its own.
+
+    A line is one batch, `{"batch": 3, "summaries": [...]}`. The last line of a process that was
+    killed may be half of one; nothing is ever appended to it, and it is passed over.
+
+    Args:
+        folder: Below the output; made by `claim`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._own = folder / f"{uuid.uuid4().hex}.jsonl"
+
+    def claim(self, identity: Mapping[str, Any]) -> bool:
+        """Keeps the batches that belong to `identity`, and deletes those of anything else.
+
+        Returns:
+            Whether batches of something else were deleted.
+        """
+        text = json.dumps(identity, sort_keys=True, indent=2)
+        known = self.folder / _IDENTITY
+        if known.is_file() and known.read_text(encoding="utf-8") == text:
+            return False
+        there = self.folder.is_dir() and any(self.folder.glob("*.jsonl"))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        write_text(known, text)
+        return there
+
+    def read(self) -> dict[int, list[str]]:
+        """The summaries of every finished batch by its number."""
+        found = {}
+        for path in self.folder.glob("*.jsonl"):
+            for line in path.read_text(encoding="utf-8").split("\n"):
+                try:
+                    part = json.loads(line)
+                    found[part["batch"]] = part["summaries"]
+                except ValueError:
+                    continue  # Half a line, or what is behind the last one.
+        return found
+
+    def add(self, batch: int, summaries: Iterable[str]) -> None:
+        """Adds a finished batch; it is in the file when this returns."""
+        line = json.dumps({"batch": batch, "summaries": list(summaries)})
+        with self._own.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def remove(self) -> None:
+        """Deletes the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def digest_of_files(folder: Path) -> str:
+    """A digest of the names and the contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0")
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """A digest of texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8") + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,190 @@
+"""From a file of dialogues to a file of summaries, by one process or several."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from hpo_summarize.best import BEST_PARAMS, find_candidates
+from hpo_summarize.data import Dialogues, read_every_row
+from hpo_summarize.data.dialogues import listed
+from hpo_summarize.distributed import on_main
+from hpo_summarize.errors import DataError, HpoError
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.prediction.kept import find_kept, load_kept
+from hpo_summarize.prediction.parts import Parts, digest_of_files, digest_of_texts
+from hpo_summarize.prediction.progress import PredictionProgress
+from hpo_summarize.prediction.summarizer import Summarizer, load_summarizer
+from hpo_summarize.recipe import Recipe
+from hpo_summarize.results.files import make_writable, write_text
+
+BEST = "best"
+MODEL = "model"  # Name of the final model's folder in the output folder.
+_ID_COLUMN = "fname"  # In a submission; the data's own name for it where it has one.
+
+
+class Prediction:
+    """Summarises every row of a file, in its order.
+
+    Args:
+        recipe: Says how to read the data and how summaries are scored.
+        model: Folder of a model; `"best"`: the weights that the search has kept of its best trial.
+            Default: `model/` in the output folder.
+        source: File with dialogues, in any form that the recipe's data may have. Default: the
+            recipe's test split.
+        output: CSV file for the summaries. Default: `predictions.csv` in the output folder.
+
+    The text of a summary is written as it is, also where it begins with a character that a
+    spreadsheet takes for a formula: it is scored by its text, and a quotation mark would count.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: str | None = None,
+        source: str | None = None,
+        output: str | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.experiment = Experiment(recipe)
+        self._model, self._source = model, source
+        folder = Path(recipe.output_dir)
+        self.output = Path(output) if output else folder / "predictions.csv"
+        self.scores_path = self.output.with_suffix(".scores.json")
+        self._parts = Parts(self.output.with_name(f".{self.output.name}.parts"))
+
+    @functools.cached_property
+    def rows(self) -> tuple[Dialogues, str | None]:
+        """The dialogues, and the name of the column that tells them apart."""
+        section = self.recipe.data
+        if self._source is not None:
+            return read_every_row(Path(self._source), section)
+        if section.test is None:
+            raise DataError(
+                "there is nothing to summarise: the recipe names no test split (data.test) and "
+                "no file was given; name one with --input"
+            )
+        return read_every_row(section.test, section)
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Summarizer, Path]:
+        """The model and the folder that its weights are from."""
+        output_dir = Path(self.recipe.output_dir)
+        if self._model != BEST:
+            folder = Path(self._model) if self._model else output_dir / MODEL
+            return load_summarizer(folder, self.recipe), folder
+        path = output_dir / BEST_PARAMS
+        (candidate,) = find_candidates(self.recipe, self.experiment.space, path)
+        folder = find_kept(output_dir, candidate)
+        return load_kept(self.experiment, candidate), folder
+
+    @property
+    def summarizer(self) -> Summarizer:
+        """The model that summarises."""
+        return self._loaded[0]
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights are from."""
+        return self._loaded[1]
+
+    def prepare(self) -> list[str]:
+        """Reads the data, loads the model, and finds what an interrupted run has finished.
+
+        Returns:
+            What a user should know, one sentence each.
+
+        Raises:
+            HpoError: Something is wrong; nothing has been summarised yet.
+        """
+        on_main(lambda: make_writable(self.output.parent, "output"))
+        data = self.rows[0]
+        _ = self.summarizer
+        if any(data.references):
+            _ = self.experiment.rouge
+        notes = list(data.notes)
+        empty = [f"row {n}" for n, text in enumerate(data.dialogues, 1) if not text.strip()]
+        if empty:
+            notes.append(
+                f"{len(empty)} of {len(data)} rows have no dialogue and get an empty summary "
+                f"({listed(empty)})"
+            )
+        if on_main(lambda: self._parts.claim(self._identity())):
+            notes.append(
+                "the finished part of another prediction is dropped: its model, data or "
+                "settings differ"
+            )
+        return notes
+
+    def run(self) -> dict[str, Any] | None:
+        """Summarises what is not finished yet, and writes the files.
+
+        Returns:
+            Where rows have references, the mean ROUGE F1 over those rows, and their number as
+            `n_rows`.
+
+        Raises:
+            HpoError: A batch of another process is missing in the end.
+        """
+        data, summarizer = self.rows[0], self.summarizer
+        done = on_main(self._parts.read)
+        batches = summarizer.batches(len(data))
+        progress = PredictionProgress(batches, summarizer.share(len(data)), set(done))
+        for number in progress:
+            self._parts.add(
+                number, summarizer.summarize([data.dialogues[r] for r in batches[number]])
+            )
+        PartialState().wait_for_everyone()
+        return on_main(lambda: self._finish(len(batches)))
+
+    def _identity(self) -> dict[str, Any]:
+        data, summarizer = self.rows[0], self.summarizer
+        return {
+            "model": digest_of_files(self.folder),
+            # The rest of a model whose adapter alone was kept.
+            "base": self.recipe.model.model_dump() if self._model == BEST else None,
+            "dialogues": digest_of_texts(data.dialogues),
+            "decoding": summarizer.describe_decoding(),
+            "max_dialogue_tokens": summarizer.max_dialogue_tokens,
+            "batch_size": summarizer.batch_size,
+        }
+
+    def _finish(self, n_batches: int) -> dict[str, Any] | None:
+        found = self._parts.read()
+        if missing := sorted(set(range(n_batches)) - found.keys()):
+            raise HpoError(
+                f"{len(missing)} of {n_batches} batches are missing in {self._parts.folder}; all "
+                "processes must write into one folder; run the same command again"
+            )
+        summaries = [text for number in range(n_batches) for text in found[number]]
+        scores = self._score(summaries)
+        write_text(self.output, self._table(summaries))
+        self.scores_path.unlink(missing_ok=True)  # Of an earlier run.
+        if scores is not None:
+            write_text(self.scores_path, f"{json.dumps(scores, indent=2)}\n")
+        self._parts.remove()
+        return scores
+
+    def _score(self, summaries: list[str]) -> dict[str, Any] | None:
+        references = self.rows[0].references
+        scored = [row for row, texts in enumerate(references) if texts]
+        if not scored:
+            return None
+        scores = self.experiment.score(
+            [summaries[row] for row in scored], [references[row] for row in scored]
+        )
+        return {**scores, "n_rows": len(scored)}
+
+    def _table(self, summaries: list[str]) -> str:
+        data, name = self.rows
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([name or _ID_COLUMN, "summary"])
+        writer.writerows(zip(data.ids, summaries, strict=True))
+        return text.getvalue()

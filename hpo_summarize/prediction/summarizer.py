@@ -1,0 +1,161 @@
+"""A model with its tokenizer, and how a batch of dialogues becomes summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.trainer_utils import unwrap_peft_model
+
+from hpo_summarize.errors import HpoError, ModelError
+from hpo_summarize.experiment import eval_batch_size
+from hpo_summarize.recipe import Recipe
+
+SEED = 42  # Set before each batch, so that sampled summaries are the same in every run.
+# A tokenizer without a limit of its own says a number with thirty zeros.
+_NO_LIMIT = 10**6
+
+
+@dataclass(frozen=True)
+class Summarizer:
+    """Turns dialogues into summaries, always the same ones.
+
+    The rows are cut into batches by their numbers, and the random numbers begin anew with each
+    batch. So the summaries do not depend on how many processes share the rows, on where a run was
+    interrupted, or on what was summarised before.
+
+    Attributes:
+        model: With its decoding in its generation config.
+        tokenizer: The model's.
+        max_dialogue_tokens: Longer dialogues are cut at the end.
+        batch_size: Dialogues at once.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    max_dialogue_tokens: int
+    batch_size: int
+
+    def batches(self, count: int) -> list[range]:
+        """The numbers of the rows of each batch, for `count` rows."""
+        return [
+            range(start, min(start + self.batch_size, count))
+            for start in range(0, count, self.batch_size)
+        ]
+
+    def share(self, count: int) -> list[int]:
+        """The numbers of the batches of this process."""
+        state = PartialState()
+        return list(range(len(self.batches(count))))[state.process_index :: state.num_processes]
+
+    def summarize(self, dialogues: Sequence[str]) -> list[str]:
+        """The summaries of one batch; that of an empty dialogue is empty.
+
+        Raises:
+            HpoError: The device has not enough memory for a batch of this size.
+        """
+        texts = [text for text in dialogues if text.strip()]
+        summaries = iter(self._generate(texts) if texts else ())
+        return [next(summaries) if text.strip() else "" for text in dialogues]
+
+    def _generate(self, dialogues: list[str]) -> list[str]:
+        inputs = self.tokenizer(
+            dialogues,
+            max_length=self.max_dialogue_tokens,
+            truncation=True,
+            padding=True,
+            return_tensors="pt",
+        ).to(PartialState().device)
+        torch.manual_seed(SEED)
+        try:
+            with torch.no_grad():
+                ids = self.model.generate(
+                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+                )
+        except (torch.OutOfMemoryError, MemoryError):
+            raise HpoError(
+                f"the memory of the device is too small for {self.batch_size} dialogues at once; "
+                "set training.per_device_eval_batch_size to fewer"
+            ) from None
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def describe_decoding(self) -> str:
+        """The generation settings that differ from the library's defaults, in one line."""
+        given = unwrap_peft_model(self.model).generation_config.to_dict()
+        # A saved config has the defaults written out, and a fresh one has none of them.
+        known = GenerationConfig()._get_default_generation_params()
+        shown = {
+            key: value
+            for key, value in given.items()
+            if value is not None and value != known.get(key) and not _is_bookkeeping(key)
+        }
+        return ", ".join(f"{key} {value}" for key, value in sorted(shown.items()))
+
+
+def _is_bookkeeping(key: str) -> bool:
+    return key.endswith(("_token_id", "_version")) or key.startswith(("_", "use_cache", "output_"))
+
+
+def load_summarizer(folder: Path, recipe: Recipe) -> Summarizer:
+    """A model that `save_pretrained` wrote, as it stands in its folder.
+
+    Args:
+        folder: Model, tokenizer and decoding.
+        recipe: Gives the batch size; and `data.max_dialogue_tokens` where the tokenizer has no
+            limit of its own (`model_max_length`), which scripts/train.py sets.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"there is no model in {folder}; run scripts/train.py, which makes one, or name a "
+            "folder with --model, or take the weights that the search has kept: --model best"
+        )
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # Whatever a damaged file makes its reader raise.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the model in {folder} cannot be loaded ({reason}); run scripts/train.py again, "
+            "or take another folder"
+        ) from None
+    limit = tokenizer.model_max_length
+    limit = limit if limit < _NO_LIMIT else recipe.data.max_dialogue_tokens
+    return make_summarizer(model, tokenizer, limit, recipe)
+
+
+def make_summarizer(
+    model: Any, tokenizer: PreTrainedTokenizerBase, max_dialogue_tokens: int, recipe: Recipe
+) -> Summarizer:
+    """A summarizer on this process's device, with the batch size of the recipe."""
+    model = model.eval().to(PartialState().device)
+    return Summarizer(model, tokenizer, max_dialogue_tokens, eval_batch_size(recipe))
+
+
+def summarize_all(summarizer: Summarizer, dialogues: Sequence[str]) -> list[str]:
+    """The summary of every dialogue, on every process, each of which does its share."""
+    own = list(_summarize_share(summarizer, dialogues))
+    found = dict(gather_object(own))
+    return [text for number in sorted(found) for text in found[number]]
+
+
+def _summarize_share(
+    summarizer: Summarizer, dialogues: Sequence[str]
+) -> Iterator[tuple[int, list[str]]]:
+    batches = summarizer.batches(len(dialogues))
+    for number in summarizer.share(len(dialogues)):
+        yield number, summarizer.summarize([dialogues[row] for row in batches[number]])

@@ -1,0 +1,153 @@
+"""What stands beside the weights of a final model: its scores as JSON, and its model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hpo_summarize import __version__
+from hpo_summarize.experiment import Experiment, eval_batch_size
+from hpo_summarize.prediction.summarizer import SEED
+from hpo_summarize.recipe import Recipe, dump_recipe
+from hpo_summarize.redact import redact_url
+from hpo_summarize.results.files import write_text
+from hpo_summarize.retraining.trained import Trained, of_trial, spread
+
+SCORES = "scores.json"
+_PACKAGES = ("transformers", "torch", "peft", "optuna", "datasets", "rouge-score")
+
+
+def write_card(
+    best: Trained, trained: Sequence[Trained], experiment: Experiment, sizes: Mapping[str, int]
+) -> None:
+    """Writes `scores.json` and `README.md` into the folder of a model.
+
+    Args:
+        best: The training that is kept.
+        trained: All trainings, the kept one among them.
+        experiment: Gives the recipe, and the ROUGE tokenizer that was used.
+        sizes: Dialogues by split.
+    """
+    content = describe(best, trained, experiment, sizes)
+    write_text(best.folder / SCORES, f"{json.dumps(content, ensure_ascii=False, indent=2)}\n")
+    write_text(best.folder / "README.md", _card(content, experiment.recipe, best.folder))
+
+
+def describe(
+    best: Trained, trained: Sequence[Trained], experiment: Experiment, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """The content of `scores.json`."""
+    recipe, candidate = experiment.recipe, best.training.candidate
+    runs = of_trial(trained, candidate.number)
+    return {
+        "scores": best.scores,
+        "rouge_tokenizer": experiment.rouge.tokenizer_name,
+        "study_name": candidate.study_name,
+        "trial": candidate.number,
+        "params": candidate.params,
+        "epochs": candidate.epoch,
+        "schedule_epochs": candidate.n_epochs(recipe),
+        "seed": best.training.seed,
+        "seeds": spread(runs) if len(runs) > 1 else None,
+        "trainings": [
+            {
+                "trial": one.training.candidate.number,
+                "seed": one.training.seed,
+                "scores": one.scores,
+            }
+            for one in trained
+        ],
+        "n_dialogues": dict(sizes),
+        "trained_on_validation": recipe.train.use_validation,
+        "max_dialogue_tokens": recipe.data.max_dialogue_tokens,
+        "batch_size": eval_batch_size(recipe),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {name: version(name) for name in _PACKAGES}
+    return {"hpo_summarize": __version__, "python": platform.python_version(), **found}
+
+
+def _base_model(recipe: Recipe) -> str | None:
+    """The id of the pretrained model on the Hub; a folder of this machine says nothing there."""
+    name = recipe.model.name
+    return None if name is None or Path(name).expanduser().is_dir() else name
+
+
+def _card(content: Mapping[str, Any], recipe: Recipe, folder: Path) -> str:
+    """The model card as Markdown."""
+    decoding = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    sampled = f", and `torch.manual_seed({SEED})` before each" if decoding.get("do_sample") else ""
+    base = _base_model(recipe)
+    parts = [
+        "---\nlibrary_name: transformers\npipeline_tag: summarization",
+        *([f"base_model: {base}"] if base else ()),
+        "tags: [dialogue-summarization]\n---\n\n# Dialogue summariser\n",
+        f"Trained with the values of trial {content['trial']} of the study "
+        f"`{content['study_name']}`: {content['epochs']:g} of the {content['schedule_epochs']:g} "
+        f"epochs that its learning rate schedule is made for, seed {content['seed']}.\n",
+        _USAGE,
+        f"Dialogues are cut at {content['max_dialogue_tokens']} tokens. The scores were measured "
+        f"with batches of {content['batch_size']} dialogues in their order{sampled}.\n",
+        "## Scores\n",
+        *_scores_in_words(content),
+        "## Data\n",
+        _table(("split", "dialogues"), content["n_dialogues"].items()),
+    ]
+    if content["trained_on_validation"]:
+        parts.append("The validation split was trained on, too.\n")
+    parts += [
+        "## Hyperparameters\n",
+        _table(("name", "value"), content["params"].items()),
+        "Decoding, as in `generation_config.json`:\n",
+        _table(("name", "value"), ((k, v) for k, v in decoding.items() if not k.startswith("_"))),
+        f"## Recipe\n\n```yaml\n{redact_url(dump_recipe(recipe)).rstrip()}\n```\n",
+        "## Versions\n",
+        _table(("package", "version"), content["versions"].items()),
+    ]
+    return "\n".join(parts)
+
+
+_USAGE = """\
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+folder = "."  # Or the name of this repository.
+model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+inputs = tokenizer([dialogue], truncation=True, padding=True, return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0].strip())
+```
+"""
+
+
+def _scores_in_words(content: Mapping[str, Any]) -> Iterator[str]:
+    scores, seeds = content["scores"], content["seeds"]
+    if not scores:
+        yield "Not measured: there is no test split, and the validation split was trained on.\n"
+        return
+    measures = list(next(iter(scores.values())))
+    yield f"ROUGE F1 (0 to 1), tokenizer `{content['rouge_tokenizer']}`.\n"
+    rows = [
+        (split, content["n_dialogues"][split], *(f"{values[name]:.4f}" for name in measures))
+        for split, values in scores.items()
+    ]
+    yield _table(("split", "dialogues", *measures), rows)
+    if seeds:
+        yield "Mean and standard deviation over the seeds; the best one on validation is kept.\n"
+        spreads = [
+            (split, *(f"{s[name]['mean']:.4f} ± {s[name]['deviation']:.4f}" for name in measures))
+            for split, s in seeds.items()
+        ]
+        yield _table(("split", *measures), spreads)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)

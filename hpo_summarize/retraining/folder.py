@@ -1,0 +1,68 @@
+"""The folder of a final model: what `from_pretrained` needs, written as a whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+ADAPTER = "adapter"
+
+
+def write_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    max_dialogue_tokens: int,
+    save_adapter: bool = False,
+) -> None:
+    """Writes a model that can be used with transformers alone.
+
+    Args:
+        model: Adapters on it are merged into its weights, in place.
+        tokenizer: Stays as it is.
+        folder: Is replaced.
+        max_dialogue_tokens: Saved as the tokenizer's limit, so that
+            `tokenizer(text, truncation=True)` cuts a dialogue where training did.
+        save_adapter: Writes the adapters, as they are before merging, into `adapter/`.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if isinstance(model, PeftModel):
+        if save_adapter:
+            model.save_pretrained(str(partial / ADAPTER))
+        model = model.merge_and_unload()
+    model.config.use_cache = True  # Trainer.__init__ has written its own False there.
+    model.save_pretrained(partial)
+    _with_limit(tokenizer, max_dialogue_tokens).save_pretrained(partial)
+    replace_folder(partial, folder)
+
+
+def _with_limit(tokenizer: PreTrainedTokenizerBase, limit: int) -> PreTrainedTokenizerBase:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = limit
+    # KoBART's tokenizer gives token types, too, which no model here takes: `model.generate(
+    # **tokenizer(text))` would be refused.
+    names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+    if tokenizer.is_fast:  # The settings of its last call would be saved.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Puts the finished folder `new` in the place of `folder`, which may exist.
+
+    Killed in between, the old one is gone and the new one is still whole where it was.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,202 @@
+"""From the results of a search to the final model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from hpo_summarize.best import BEST_PARAMS, Candidate, find_candidates
+from hpo_summarize.data import Dialogues, joined, read_dialogues
+from hpo_summarize.distributed import on_main
+from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.prediction import load_summarizer, summarize_all
+from hpo_summarize.recipe import Recipe
+from hpo_summarize.results.files import make_writable, write_text
+from hpo_summarize.retraining.card import write_card
+from hpo_summarize.retraining.folder import replace_folder, write_model
+from hpo_summarize.retraining.hub import make_repository, upload
+from hpo_summarize.retraining.trained import Scores, Trained, in_words
+from hpo_summarize.retraining.training import Training, TrainingProgress
+from hpo_summarize.study import identity_of
+
+MODEL = "model"
+_WORK = "training"  # Unfinished and not yet chosen trainings, in the output folder.
+_SCORES = "scores.json"
+_IDENTITY = "identity.json"
+
+
+class Retraining:
+    """Trains the best trials of a search again, measures them, and saves the best one.
+
+    Args:
+        recipe: That of the search.
+        best_params: Its `best_params.json`. Default: the one in the output folder.
+        top: So many of the best trials are trained.
+        trial: Number of the one trial to train, in the place of the best.
+        on_event: Gets a line for every step of the work.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        best_params: str | None = None,
+        top: int = 1,
+        trial: int | None = None,
+        on_event: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.recipe = recipe
+        self.output_dir = Path(recipe.output_dir)
+        self.experiment = Experiment(recipe)
+        self._path = Path(best_params) if best_params else self.output_dir / BEST_PARAMS
+        self._top, self._trial = top, trial
+        self._say = on_event
+
+    @functools.cached_property
+    def candidates(self) -> list[Candidate]:
+        """The trials to train."""
+        space = self.experiment.space
+        return find_candidates(self.recipe, space, self._path, self._top, self._trial)
+
+    @functools.cached_property
+    def test(self) -> Dialogues | None:
+        """The test split, if the recipe names one."""
+        section = self.recipe.data
+        return None if section.test is None else read_dialogues(section.test, section)
+
+    def prepare(self) -> None:
+        """Checks and loads everything that the training needs, cheap things first.
+
+        Raises:
+            HpoError: Something is wrong; nothing has been trained yet.
+        """
+        if self._top < 1:
+            raise RecipeError([Problem("--top", f"must be at least 1, got {self._top}")])
+        if self._top > 1 and self.recipe.train.use_validation:
+            message = "leaves nothing to choose among trials by; set it to false, or drop --top"
+            raise RecipeError([Problem("train.use_validation", message)])
+        on_main(lambda: make_writable(self.output_dir))
+        experiment = self.experiment
+        _ = self.candidates, experiment.rouge, experiment.splits, self.test, experiment.tokenizer
+        if self.recipe.train.push_to_hub:
+            on_main(lambda: make_repository(str(self.recipe.train.push_to_hub)))
+
+    def run(self) -> list[Trained]:
+        """Trains and measures everything; what an interrupted run has finished is kept.
+
+        Returns:
+            The finished trainings, by trial and seed in the given order.
+        """
+        seeds = self.recipe.train.seeds
+        trainings = [Training(one, seed) for one in self.candidates for seed in seeds]
+        return [self._finish(training) for training in trainings]
+
+    def publish(self, trained: list[Trained]) -> Trained:
+        """Writes the best of the trainings to `model/` and, if the recipe says so, to the Hub.
+
+        Returns:
+            The best one: of the trial with the best mean over the seeds the best seed, by the
+            first objective on the validation split.
+        """
+        best = self._choose(trained)
+        on_main(lambda: self._write(best, trained))
+        if self.recipe.train.push_to_hub:
+            repository = self.recipe.train.push_to_hub
+            on_main(lambda: upload(self.output_dir / MODEL, repository))
+        on_main(lambda: shutil.rmtree(self.output_dir / _WORK, ignore_errors=True))
+        return best
+
+    def _finish(self, training: Training) -> Trained:
+        folder = self.output_dir / _WORK / training.name
+        model, known = folder / MODEL, folder / _SCORES
+        on_main(lambda: _claim(folder, self._identity(training)))
+        if not on_main(model.is_dir):
+            on_main(lambda: known.unlink(missing_ok=True))
+            self._train(training, folder)
+        if not on_main(known.is_file):
+            scores = self._measure(model)
+            on_main(lambda: write_text(known, json.dumps(scores)))
+        scores = on_main(lambda: json.loads(known.read_text(encoding="utf-8")))
+        return Trained(training, model, scores)
+
+    def _train(self, training: Training, folder: Path) -> None:
+        train, validation = self.experiment.splits
+        if self.recipe.train.use_validation:
+            train = joined([train, validation])
+        self._say(f"{training.name}: {training.candidate.epoch:g} epochs on {len(train)} dialogues")
+        progress = [TrainingProgress(self._say)]
+        model = training.run(self.experiment, folder, train, validation, progress)
+        limit = self.recipe.data.max_dialogue_tokens
+        adapter = self.recipe.train.save_adapter
+        on_main(
+            lambda: write_model(model, self.experiment.tokenizer, folder / MODEL, limit, adapter)
+        )
+
+    def _measure(self, folder: Path) -> Scores:
+        """Scores the model as it was saved: what is in the folder is what was measured."""
+        summarizer = load_summarizer(folder, self.recipe)
+        scores = {}
+        for name, split in self._measured_splits().items():
+            summaries = summarize_all(summarizer, split.dialogues)
+            scores[name] = self.experiment.score(summaries, split.references)
+            self._say(f"  {name}: {in_words(scores[name])}")
+        return scores
+
+    def _measured_splits(self) -> dict[str, Dialogues]:
+        splits = {}
+        if not self.recipe.train.use_validation:
+            splits["validation"] = self.experiment.splits[1]
+        if self.test is not None:
+            splits["test"] = self.test
+        return splits
+
+    def _identity(self, training: Training) -> dict[str, Any]:
+        """All that decides what a training gives."""
+        splits = [*self.experiment.splits, *([self.test] if self.test else ())]
+        identity = identity_of(self.recipe, (text for split in splits for text in split.texts()))
+        one = training.candidate
+        return {
+            **identity,
+            "params": one.params,
+            "epoch": one.epoch,
+            "seed": training.seed,
+            "rows": [len(split) for split in splits],
+            "train": self.recipe.train.model_dump(include={"use_validation", "save_adapter"}),
+        }
+
+    def _choose(self, trained: list[Trained]) -> Trained:
+        if len(trained) == 1:
+            return trained[0]
+        sign = 1 if self.recipe.search.direction == "maximize" else -1
+        measure = self.recipe.search.objectives[0]
+
+        def value(one: Trained) -> float:
+            return sign * one.scores["validation"][measure]
+
+        def mean(one: Trained) -> float:
+            number = one.training.candidate.number
+            return fmean(value(t) for t in trained if t.training.candidate.number == number)
+
+        return max(trained, key=lambda one: (mean(one), value(one)))
+
+    def _write(self, best: Trained, trained: list[Trained]) -> None:
+        sizes = dict(zip(("train", "validation"), map(len, self.experiment.splits), strict=True))
+        if self.test is not None:
+            sizes["test"] = len(self.test)
+        write_card(best, trained, self.experiment, sizes)
+        replace_folder(best.folder, self.output_dir / MODEL)
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Clears a folder that holds something of another training."""
+    text = json.dumps(identity, indent=2, sort_keys=True, default=str)
+    known = folder / _IDENTITY
+    if known.is_file() and known.read_text(encoding="utf-8") == text:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(known, text)

@@ -1,0 +1,319 @@
+"""scripts/train.py: schedule, seeds, choice, what is refused, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+import torch
+from final_models import read_json, search
+from peft import PeftModel
+from programs import run_program, run_well, script
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, TrainerCallback
+
+from hpo_summarize.best import Candidate, find_candidates, read_candidates
+from hpo_summarize.errors import HpoError, StudyError
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.recipe import load_recipe
+from hpo_summarize.retraining.training import Training
+
+
+@pytest.fixture(scope="module")
+def recipe(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of a search of two trials with LoRA."""
+    folder = tmp_path_factory.mktemp("searched") / "s"
+    return search(folder, checkpoint, lora="{r: 4, alpha: 8}")
+
+
+@pytest.fixture
+def out(recipe: Path, tmp_path: Path) -> Path:
+    """An output folder of its own with the results of the search."""
+    folder = tmp_path / "out"
+    shutil.copytree(recipe.parent / "out", folder)
+    return folder
+
+
+def scores_of(out: Path) -> Any:
+    return read_json(out / "model" / "scores.json")
+
+
+class Rates(TrainerCallback):
+    """Notes the learning rate of every optimizer step, and what the arguments are."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.batches: list[tuple[int, int]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.rates += [group["lr"] for group in kwargs["optimizer"].param_groups[:1]]
+        self.batches.append((args.per_device_train_batch_size, args.gradient_accumulation_steps))
+
+
+def train(recipe: Path, folder: Path, *callbacks: TrainerCallback, epoch: float = 2) -> Any:
+    overrides = ["training.num_epochs=3", "training.warmup_ratio=0.2", f"output_dir={folder}"]
+    experiment = Experiment(load_recipe(recipe, overrides))
+    one = Training(Candidate(0, {"learning_rate": 0.02}, epoch, (0.1,), "tiny"), seed=42)
+    return one.run(experiment, folder, *experiment.splits, callbacks)
+
+
+def test_the_learning_rate_of_each_step_is_that_of_a_training_of_all_epochs(
+    recipe: Path, tmp_path: Path
+) -> None:
+    whole, part = Rates(), Rates()
+    train(recipe, tmp_path / "whole", whole, epoch=3)
+    train(recipe, tmp_path / "part", part, epoch=2)
+    assert (len(whole.rates), len(part.rates)) == (18, 12)  # 24 dialogues in batches of 4.
+    assert part.rates == whole.rates[:12]
+    assert part.rates[-1] > 0.005 > whole.rates[-1]
+    assert not (tmp_path / "part" / "checkpoint-12").exists()  # A later run would go past it.
+
+
+class OutOfMemoryOnce(TrainerCallback):
+    """Runs out of memory at the third step of the first attempt."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps += 1
+        if self.steps == 3:
+            raise torch.OutOfMemoryError("the test has no memory")
+
+
+def test_out_of_memory_halves_what_is_on_the_device_and_keeps_the_effective_batch(
+    recipe: Path, tmp_path: Path
+) -> None:
+    noted = Rates()
+    train(recipe, tmp_path, noted, OutOfMemoryOnce(), epoch=1)
+    assert noted.batches == [(4, 1)] * 2 + [(2, 2)] * 6
+
+
+class Breaks(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the test breaks it")
+
+
+class Spoils(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        next(p for p in kwargs["model"].parameters() if p.requires_grad).data[0] = float("nan")
+
+
+def test_a_training_that_fails_says_which_and_why(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(HpoError, match=r"trial-0-seed-42: the training failed \(RuntimeError: the"):
+        train(recipe, tmp_path, Breaks())
+    with pytest.raises(HpoError, match="no finite numbers; leave this seed out"):
+        train(recipe, tmp_path / "nan", Spoils(), epoch=1)
+
+
+def test_several_seeds_give_mean_and_deviation_and_the_best_on_validation_is_kept(
+    recipe: Path, out: Path
+) -> None:
+    done = run_well("train", recipe, "--output_dir", out, "train.seeds=[1, 2]")
+    content = scores_of(out)
+    runs = {run["seed"]: run["scores"] for run in content["trainings"]}
+    assert list(runs) == [1, 2] and runs[1] != runs[2]
+    for split in ("validation", "test"):
+        values = [runs[seed][split]["rougeL"] for seed in (1, 2)]
+        spread = {"mean": pytest.approx(mean(values)), "deviation": pytest.approx(stdev(values))}
+        assert content["seeds"][split]["rougeL"] == spread
+    best = max(runs, key=lambda seed: runs[seed]["validation"]["rougeL"])
+    assert (content["seed"], content["scores"]) == (best, runs[best])
+    assert "mean and deviation of 2 seeds" in done.stdout
+    assert not (out / "training").exists()
+
+
+def test_the_best_trials_are_trained_and_the_best_of_them_is_kept(recipe: Path, out: Path) -> None:
+    run_well("train", recipe, "--output_dir", out, "--top", 2)
+    content = scores_of(out)
+    values = {run["trial"]: run["scores"]["validation"]["rougeL"] for run in content["trainings"]}
+    assert sorted(values) == [0, 1]
+    assert values[content["trial"]] == max(values.values())
+    other = 1 - read_json(out / "best_params.json")["best_trial_number"]
+    run_well("train", recipe, "--output_dir", out, "--trial", other)
+    assert scores_of(out)["trial"] == other
+
+
+def test_the_best_in_the_first_objective_of_a_front_is_trained_or_the_trial_named(
+    recipe: Path, tmp_path: Path
+) -> None:
+    changes = [recipe, "--output_dir", tmp_path, "search.objective=[rouge2, rouge1]"]
+    run_well("search", *changes)
+    front = read_json(tmp_path / "best_params.json")["pareto_front"]
+    done = run_well("train", *changes)
+    best = max(front, key=lambda trial: (trial["values"]["rouge2"], -trial["number"]))
+    assert scores_of(tmp_path)["trial"] == best["number"]
+    assert "best in the first objective" in done.stdout
+    found = read_candidates(tmp_path / "best_params.json", maximize=True)
+    assert [one.number for one in found][0] == best["number"] and len(found) == len(front)
+
+
+def test_the_validation_split_can_be_trained_on_and_is_not_measured_then(
+    recipe: Path, out: Path
+) -> None:
+    done = run_well("train", recipe, "--output_dir", out, "train.use_validation=true")
+    assert "epochs on 32 dialogues" in done.stdout
+    assert list(scores_of(out)["scores"]) == ["test"]
+    assert "was trained on, too" in (out / "model" / "README.md").read_text()
+
+
+def test_the_adapter_can_be_kept_and_fits_on_the_base_model(
+    recipe: Path, out: Path, checkpoint: Path
+) -> None:
+    plain = ["data.special_tokens=[]", "train.save_adapter=true"]
+    run_well("train", recipe, "--output_dir", out, *plain)
+    base = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
+    model = PeftModel.from_pretrained(base, out / "model" / "adapter")
+    merged = model.merge_and_unload().state_dict()
+    saved = load_file(out / "model" / "model.safetensors")
+    assert all(torch.allclose(merged[name], saved[name], atol=1e-6) for name in saved)
+    changed = [n for n, w in AutoModelForSeq2SeqLM.from_pretrained(checkpoint).named_parameters()]
+    assert any(
+        not torch.equal(saved[n], load_file(checkpoint / "model.safetensors")[n])
+        for n in changed
+        if n in saved
+    )
+
+
+def with_epochs(out: Path, epochs: int) -> Path:
+    """A copy of the search's result whose best epoch is a later one."""
+    content = {**read_json(out / "best_params.json"), "best_epoch": epochs}
+    path = out / "longer.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def kill_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline and not happened():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_one(
+    recipe: Path, out: Path, tmp_path: Path
+) -> None:
+    longer = with_epochs(out, 6)
+    common = [str(recipe), "training.num_epochs=8", "--best_params", str(longer), "--output_dir"]
+    process = subprocess.Popen([sys.executable, script("train"), *common, str(out)])
+    kill_when(process, lambda: any(out.glob("training/*/checkpoint-*/trainer_state.json")))
+    assert not (out / "model").exists()
+    done = run_well("train", *common, out)
+    assert "epoch 1/8" not in done.stdout and "epoch 6/8" in done.stdout
+    assert "epoch 7/8" not in done.stdout
+    run_well("train", *common, tmp_path / "calm")
+    calm, disturbed = (
+        load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "calm", out)
+    )
+    assert all(torch.equal(calm[name], disturbed[name]) for name in calm)
+
+
+WRONG = [
+    (["--best_params", "nothing.json"], "there is no file nothing.json; run scripts/search.py"),
+    (["--best_params", "BROKEN"], "is damaged"),
+    (["--best_params", "EMPTY"], "is no best_params.json of a search (KeyError"),
+    (["--best_params", "LIST"], "is no best_params.json, it holds [1]"),
+    (["--best_params", "NONE"], "the search has no result yet. Nothing came of it"),
+    (
+        ["space.learning_rate.low=0.0499", "training.learning_rate=0.0499"],
+        "learning_rate: must lie",
+    ),
+    (["space={learning_rate: {type: float, low: 1e-2, high: 5e-2}}"], "searches no such name"),
+    (["space.num_beams={type: int, low: 1, high: 2}"], "num_beams: this recipe searches it, and"),
+    (["training.num_epochs=0.5"], "best_epoch: must be above 0 and at most the 0.5 epochs"),
+    (["--top", "0"], "--top: must be at least 1, got 0"),
+    (["--top", "3"], "the 3 best trials are wanted, and the study 'tiny' has 2"),
+    (["--trial", "7"], "trial 7 is not complete in the study 'tiny'"),
+    (["--trial", "7", "search.storage=sqlite:///OUT/x.db"], "there is no study 'tiny' in sqlite"),
+    (["--trial", "7", "search.storage=sqlite:////proc/x/y.db"], "cannot be read"),
+    (["--output_dir", "/proc/nothing"], "cannot be written"),
+    (["--top", "2", "train.use_validation=true"], "leaves nothing to choose among trials"),
+    (["train.seeds=[1, 1]"], "a seed stands there twice"),
+    (
+        ["train.seeds=[1, 2]", "train.use_validation=true"],
+        "nothing is left to choose among 2 seeds",
+    ),
+    (["lora=null", "train.save_adapter=true"], "train.save_adapter: this recipe trains without"),
+    (["train.push_to_hub=mine"], "must be a repository on the Hub, as in user/model"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_what_cannot_be_trained_ends_with_a_short_message_and_status_2(
+    arguments: list[str], message: str, recipe: Path, out: Path
+) -> None:
+    good = read_json(out / "best_params.json")
+    files = {
+        "BROKEN": json.dumps(good)[:-20],
+        "EMPTY": "{}",
+        "LIST": "[1]",
+        "NONE": json.dumps({**good, "best_params": None, "message": "Nothing came of it."}),
+    }
+    for name, text in files.items():
+        (out / name).write_text(text)
+    given = [str(out / a) if a in files else a.replace("OUT", str(out)) for a in arguments]
+    done = run_program("train", recipe, "--output_dir", out, *given)
+    assert done.status == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 6
+    assert not (out / "model").exists()
+
+
+def test_values_of_another_type_or_that_cannot_act_are_refused(
+    recipe: Path, out: Path, tmp_path: Path
+) -> None:
+    overrides = [
+        "space.num_beams={type: int, low: 1, high: 2}",
+        "space.length_penalty={type: float, low: 0.5, high: 2.0}",
+        "space.do_sample={type: categorical, choices: [false, true]}",
+    ]
+    experiment = Experiment(load_recipe(recipe, overrides))
+    content = read_json(out / "best_params.json")
+    path = tmp_path / "b.json"
+
+    def refused(**params: Any) -> str:
+        wrong = {**content["best_params"], **params}
+        path.write_text(json.dumps({**content, "best_params": wrong}))
+        with pytest.raises(HpoError) as error:
+            find_candidates(experiment.recipe, experiment.space, path)
+        return str(error.value)
+
+    text = refused(num_beams=1.5, do_sample=1, length_penalty=1.0)
+    assert "num_beams: must be a whole number, got 1.5" in text
+    assert "do_sample: must be one of [False, True], got 1" in text
+    assert "length_penalty: cannot act" in refused(num_beams=1, do_sample=False, length_penalty=1.0)
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_candidates(tmp_path, maximize=True)
+
+
+def test_weights_that_are_not_there_or_of_another_recipe_are_refused(
+    recipe: Path, out: Path
+) -> None:
+    options = ["--output_dir", out, "--model", "best"]
+    other = run_program("predict", recipe, *options, "lora.r=2")
+    assert other.status == 2 and "do not fit this recipe" in other.stderr
+    targets = run_program("predict", recipe, *options, "lora.target_modules=[q_proj]")
+    assert targets.status == 2 and "of them are unknown" in targets.stderr
+    shutil.rmtree(out / "trials")
+    gone = run_program("predict", recipe, *options)
+    assert gone.status == 2 and "the search has kept no weights of trial" in gone.stderr
+
+
+def test_a_debug_run_goes_on_with_the_results_of_a_debug_search(
+    recipe: Path, tmp_path: Path
+) -> None:
+    options = [recipe, "--output_dir", tmp_path, "--debug"]
+    for name in ("search", "train", "predict"):
+        run_well(name, *options)
+    written = {path.name for path in (tmp_path / "debug").iterdir()}
+    assert {"best_params.json", "model", "predictions.csv"} <= written
