@@ -2,6 +2,7 @@
 
 # Of a trial.
 BEST_EPOCH = "best_epoch"  # The epoch that its value comes from.
+EPOCH_VALUE = "epoch_value"  # What the cheap evaluation of that epoch gave.
 FAILURE = "failure"  # Why it ended in an error.
 INTERRUPTED = "interrupted"  # The run ended in the middle of it; it does not count.
 CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.

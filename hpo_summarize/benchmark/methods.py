@@ -1,0 +1,261 @@
+"""The methods that are compared: each is a function from a job to what it found."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    DataCollatorForSeq2Seq,
+    EvalPrediction,
+    PrinterCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
+
+from hpo_summarize import names
+from hpo_summarize.arguments import training_fields, with_values
+from hpo_summarize.benchmark.observation import Observation
+from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.model import build_model
+from hpo_summarize.optimizer import OptunaOptimizer
+from hpo_summarize.recipe import Recipe, SearchSection, parse_recipe
+from hpo_summarize.space import SearchSpace
+from hpo_summarize.study import build_storage, default_storage_url
+
+# What a user of ours would add to the recipe: epochs ranked by greedy decoding of a part.
+EPOCH_EVAL = {"samples": 128, "num_beams": 1}
+# Of the Hugging Face documentation and of Optuna's.
+_PRUNER = {"n_startup_trials": 5, "n_warmup_steps": 3, "interval_steps": 1}
+_STUDY = "study"
+_EVAL_BATCH_SIZE = 32
+
+
+@dataclass
+class Job:
+    """One search to be done.
+
+    Attributes:
+        recipe: Data, space, number of trials and seed.
+        folder: An empty folder for whatever is written.
+        observation: Open; its callback is to be given to the trainer.
+    """
+
+    recipe: Recipe
+    folder: Path
+    observation: Observation
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """Model, data and metric of the recipe."""
+        return Experiment(self.recipe)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        trials: All its trials.
+        value: The best value that it reports.
+        params: The values of the winner, in our words.
+        weights: The checkpoint of the winner.
+    """
+
+    trials: list[FrozenTrial]
+    value: float
+    params: dict[str, Any]
+    weights: Path
+
+
+def search_stock(job: Job) -> Found:
+    """`Seq2SeqTrainer.hyperparameter_search` as the Hugging Face documentation shows it.
+
+    It searches the part of the space that it can: fields of `Seq2SeqTrainingArguments`. Its
+    faults are left as they are: a warm-up ratio is rounded down to 0 steps, and the pruner
+    compares trials at optimizer steps instead of epochs. Every model is loaded with a config of
+    its own, so that the key-value cache stays on.
+    """
+    trainer = _stock_trainer(job, job.recipe, eval_strategy="epoch", model_init=_loader(job.recipe))
+    space = stock_space(job.experiment)
+
+    def hp_space(trial: optuna.Trial) -> dict[str, Any]:
+        return {str(stock_name(name)): value for name, value in space.sample(trial).items()}
+
+    search, storage = job.recipe.search, optuna.storages.InMemoryStorage()
+    trainer.hyperparameter_search(
+        hp_space=hp_space,
+        compute_objective=lambda metrics: metrics[f"eval_{search.objective}"],
+        n_trials=search.n_trials,
+        direction=search.direction,
+        backend="optuna",
+        sampler=optuna.samplers.TPESampler(seed=search.sampler.seed),
+        pruner=optuna.pruners.MedianPruner(**_PRUNER),
+        storage=storage,
+        study_name=_STUDY,
+    )
+    study = optuna.load_study(study_name=_STUDY, storage=storage)
+    return _found(study, job.folder / f"run-{study.best_trial.number}")
+
+
+def search_seed(job: Job) -> Found:
+    """The guide's way: each trial is trained to its end, measured once and reported once.
+
+    Plain Optuna around `Seq2SeqTrainer`, with the whole space. The pruner is asked when there is
+    nothing left to save.
+    """
+    recipe, experiment = job.recipe, job.experiment
+
+    def objective(trial: optuna.Trial) -> float:
+        values = experiment.space.sample(trial)
+        parts = names.split_by_owner(values)
+        model = build_model(recipe, experiment.tokenizer, values)
+        model.generation_config.update(**parts["generation"])
+        clear_idle_flags(model.generation_config)
+        folder = job.folder / f"run-{trial.number}"
+        trainer = _stock_trainer(job, recipe, parts["training"], folder, model=model)
+        trainer.train()
+        value = trainer.evaluate()[f"eval_{recipe.search.objective}"]
+        trainer.save_model(str(folder / "checkpoint-last"))
+        trial.report(value, int(values.get("num_epochs", recipe.training.num_epochs)))
+        if trial.should_prune():
+            raise optuna.TrialPruned()
+        return value
+
+    study = optuna.create_study(
+        direction=recipe.search.direction,
+        sampler=optuna.samplers.TPESampler(
+            seed=recipe.search.sampler.seed, multivariate=True, group=True
+        ),
+        pruner=optuna.pruners.MedianPruner(**_PRUNER),
+    )
+    study.optimize(objective, n_trials=recipe.search.n_trials)
+    return _found(study, job.folder / f"run-{study.best_trial.number}")
+
+
+def search_ours(job: Job, decode: str) -> Found:
+    """`OptunaOptimizer` with the recipe.
+
+    Args:
+        job: The search.
+        decode: The value of `search.decode`.
+    """
+    content = job.recipe.model_dump(exclude_unset=True)
+    settings = {"decode": decode, "epoch_eval": EPOCH_EVAL}
+    known = {key: settings[key] for key in settings if key in SearchSection.model_fields}
+    content["search"] = {**known, **content.get("search", {})}
+    optimizer = OptunaOptimizer(parse_recipe(content), output_dir=job.folder)
+    optimizer.prepare()
+    optimizer.trainer.add_callback(job.observation)
+    optimizer.optimize()
+    best = json.loads((job.folder / "best_params.json").read_text(encoding="utf-8"))
+    storage = build_storage(default_storage_url(job.folder))
+    trials = [
+        trial
+        for name in optuna.get_all_study_names(storage)
+        for trial in optuna.load_study(study_name=name, storage=storage).trials
+    ]
+    folder = job.folder / "trials" / optimizer.study_name / f"trial-{best['best_trial_number']}"
+    (weights,) = folder.glob("checkpoint-*")
+    return Found(trials, best["best_value"], best["best_params"], weights)
+
+
+METHODS: dict[str, Callable[[Job], Found]] = {
+    "stock": search_stock,
+    "seed": search_seed,
+    "joint": functools.partial(search_ours, decode="joint"),
+    "staged": functools.partial(search_ours, decode="staged"),
+}
+
+
+def available_methods() -> list[str]:
+    """The methods that this version can run."""
+    staged = "decode" in SearchSection.model_fields
+    return [name for name in METHODS if staged or name != "staged"]
+
+
+def stock_name(name: str) -> str | None:
+    """The argument of `Seq2SeqTrainingArguments` for one of our names; None if there is none."""
+    words = {
+        **names.TRAINING_WORDS,
+        names.BATCH_SIZE: "per_device_train_batch_size",
+        names.WARMUP_RATIO: "warmup_steps",
+        "num_beams": "generation_num_beams",
+    }
+    fields = Seq2SeqTrainingArguments.__dataclass_fields__
+    field = words.get(name, name)
+    return field if field in fields else None
+
+
+def stock_space(experiment: Experiment) -> SearchSpace:
+    """The part of a recipe's space that the stock search can express."""
+    space = {n: p for n, p in experiment.recipe.space.items() if stock_name(n) is not None}
+    return Experiment(experiment.recipe.model_copy(update={"space": space})).space
+
+
+def _loader(recipe: Recipe) -> Callable[[], Any]:
+    """A `model_init` for a trainer, without anything of ours."""
+    return lambda: AutoModelForSeq2SeqLM.from_pretrained(str(recipe.model.name))
+
+
+def _stock_trainer(
+    job: Job,
+    recipe: Recipe,
+    values: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    eval_strategy: str = "no",
+    **model: Any,
+) -> Seq2SeqTrainer:
+    """`Seq2SeqTrainer` on the splits of the recipe, with ROUGE as its metric."""
+    experiment = job.experiment
+    train, validation = experiment.splits
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        padding = experiment.tokenizer.pad_token_id
+        ids = prediction.predictions
+        ids[ids == -100] = padding
+        return experiment.score(experiment.decode(ids), validation.references)
+
+    fixed = training_fields(recipe.training.model_dump())
+    if not fixed["warmup_steps"]:
+        del fixed["warmup_steps"]  # Left at Hugging Face's own default, as in its documentation.
+    args = Seq2SeqTrainingArguments(
+        output_dir=str(folder or job.folder),
+        predict_with_generate=True,
+        per_device_eval_batch_size=_EVAL_BATCH_SIZE,
+        eval_strategy=eval_strategy,
+        save_strategy=eval_strategy,  # The winner's weights are wanted at the end.
+        save_total_limit=1,
+        save_only_model=True,
+        report_to="none",
+        log_level="error",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **fixed,
+    )
+    trainer = Seq2SeqTrainer(
+        args=with_values(args, values) if values else args,
+        data_collator=DataCollatorForSeq2Seq(experiment.tokenizer),
+        train_dataset=experiment.tokenize(train),
+        eval_dataset=experiment.tokenize(validation),
+        processing_class=experiment.tokenizer,
+        compute_metrics=compute_metrics,
+        callbacks=[job.observation],
+        **model,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _found(study: optuna.Study, folder: Path) -> Found:
+    best = study.best_trial
+    (weights,) = folder.glob("checkpoint-*")
+    return Found(study.trials, study.best_value, dict(best.params), weights)
