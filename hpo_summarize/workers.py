@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+import sys
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 # What a launcher sets to make its processes one group.
@@ -22,6 +24,7 @@ _GROUP_VARIABLES = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
+_THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,16 @@ def separate_workers(environment: MutableMapping[str, str] = os.environ) -> Work
     """Makes this process independent of the others of its launch, with one device of its own.
 
     To be called before anything asks for a device: no process group is formed then, and each
-    process is a worker of the study that meets the others only in its storage.
+    process is a worker of the study that meets the others only in its storage. The workers of one
+    machine share its processor cores: with more threads than cores each would slow down the others.
     """
     count = int(environment.get("WORLD_SIZE", "1"))
     number = int(environment.get("RANK", "0"))
     local = int(environment.get("LOCAL_RANK", "0"))
     if count == 1:
         return Worker()
+    if not _user_chose_threads(environment, _environment_of_parent()):
+        _use_threads(n_cores() // int(environment.get("LOCAL_WORLD_SIZE", count)), environment)
     for name in _GROUP_VARIABLES:
         environment.pop(name, None)
     visible = environment.get("CUDA_VISIBLE_DEVICES")
@@ -55,6 +61,37 @@ def separate_workers(environment: MutableMapping[str, str] = os.environ) -> Work
     devices = [str(local)] if visible is None else visible.split(",")
     environment["CUDA_VISIBLE_DEVICES"] = devices[local % len(devices)].strip()
     return Worker(number, count)
+
+
+def n_cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS and Windows.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _user_chose_threads(environment: Mapping[str, str], launcher: Mapping[str, str]) -> bool:
+    """Whether the number of threads is the user's.
+
+    torchrun and `accelerate launch` set 1 where nothing is set, for processes that they start.
+    """
+    return environment.get(_THREADS, "1") != "1" or _THREADS in launcher
+
+
+def _environment_of_parent() -> Mapping[str, str]:
+    """What the parent of this process was started with; nothing where that cannot be read."""
+    try:
+        return psutil.Process(os.getppid()).environ()
+    except (psutil.Error, OSError):
+        return {}
+
+
+def _use_threads(count: int, environment: MutableMapping[str, str]) -> None:
+    """Sets the threads of torch, be it imported already or not."""
+    count = max(1, count)
+    environment[_THREADS] = str(count)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
 
 
 class Writer:
