@@ -14,9 +14,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, make_rows
+from transformers import AutoModelForSeq2SeqLM
 
 from hpo_summarize.benchmark.schedule import RunFailed, run_missing
+from hpo_summarize.benchmark.stock import build_stock_trainer
 from hpo_summarize.errors import HpoError
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.recipe import load_recipe
 
 SCRIPT = str(REPOSITORY / "scripts" / "benchmark.py")
 RECIPE = """
@@ -222,13 +226,24 @@ def test_a_recipe_that_a_method_cannot_run_is_refused(
     other = tmp_path / "other.yaml"
     other.write_text(
         recipe.read_text().replace(
-            "search: {", "lora: {r: 4}\nsearch: {objective: [rouge1, rougeL], "
+            "search: {",
+            "lora: {r: 4}\nsearch: {objective: [rouge1, rougeL], keep_trials: 0, ",
         )
     )
     assert run_script("--recipe", other, "--output", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert "lora: the methods are compared with all weights trained" in said
     assert "search.objective: the methods are compared by one objective" in said
+    assert "search.keep_trials: the weights of the winner are measured again" in said
+
+
+def test_the_stock_trainer_takes_a_searched_batch_as_it_is(recipe: Path, tmp_path: Path) -> None:
+    sizes = ["training.per_device_train_batch_size=2", "training.per_device_eval_batch_size=3"]
+    experiment = Experiment(load_recipe(recipe, sizes))
+    model = AutoModelForSeq2SeqLM.from_pretrained(str(experiment.recipe.model.name))
+    args = build_stock_trainer(experiment, tmp_path, "no", {"batch_size": 16}, model=model).args
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 1)
+    assert args.per_device_eval_batch_size == 3
 
 
 def test_a_folder_of_another_benchmark_is_refused(

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    DataCollatorForSeq2Seq,
-    EvalPrediction,
-    PrinterCallback,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-)
+from transformers import AutoModelForSeq2SeqLM
 
 from hpo_summarize import names
-from hpo_summarize.arguments import training_fields, with_values
 from hpo_summarize.benchmark.observation import Observation
+from hpo_summarize.benchmark.stock import build_stock_trainer, stock_name, stock_space
 from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.model import build_model
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.recipe import Recipe, SearchSection, parse_recipe
-from hpo_summarize.space import SearchSpace
 from hpo_summarize.study import build_storage, default_storage_url
 
 # What a user of ours would add to the recipe: epochs ranked by greedy decoding of a part.
@@ -36,7 +28,6 @@ EPOCH_EVAL = {"samples": 128, "num_beams": 1}
 # Of the Hugging Face documentation and of Optuna's.
 _PRUNER = {"n_startup_trials": 5, "n_warmup_steps": 3, "interval_steps": 1}
 _STUDY = "study"
-_EVAL_BATCH_SIZE = 32
 
 
 @dataclass
@@ -84,8 +75,14 @@ def search_stock(job: Job) -> Found:
     compares trials at optimizer steps instead of epochs. Every model is loaded with a config of
     its own, so that the key-value cache stays on.
     """
-    trainer = _stock_trainer(job, job.recipe, eval_strategy="epoch", model_init=_loader(job.recipe))
-    space = stock_space(job.experiment)
+    start, space = str(job.recipe.model.name), stock_space(job.experiment)
+    trainer = build_stock_trainer(
+        job.experiment,
+        job.folder,
+        "epoch",
+        model_init=lambda: AutoModelForSeq2SeqLM.from_pretrained(start),
+        callbacks=[job.observation],
+    )
 
     def hp_space(trial: optuna.Trial) -> dict[str, Any]:
         return {str(stock_name(name)): value for name, value in space.sample(trial).items()}
@@ -93,7 +90,7 @@ def search_stock(job: Job) -> Found:
     search, storage = job.recipe.search, optuna.storages.InMemoryStorage()
     trainer.hyperparameter_search(
         hp_space=hp_space,
-        compute_objective=lambda metrics: metrics[f"eval_{search.objective}"],
+        compute_objective=lambda metrics: metrics[f"eval_{search.objectives[0]}"],
         n_trials=search.n_trials,
         direction=search.direction,
         backend="optuna",
@@ -121,9 +118,11 @@ def search_seed(job: Job) -> Found:
         model.generation_config.update(**parts["generation"])
         clear_idle_flags(model.generation_config)
         folder = job.folder / f"run-{trial.number}"
-        trainer = _stock_trainer(job, recipe, parts["training"], folder, model=model)
+        trainer = build_stock_trainer(
+            experiment, folder, "no", parts["training"], model=model, callbacks=[job.observation]
+        )
         trainer.train()
-        value = trainer.evaluate()[f"eval_{recipe.search.objective}"]
+        value = trainer.evaluate()[f"eval_{recipe.search.objectives[0]}"]
         trainer.save_model(str(folder / "checkpoint-last"))
         trial.report(value, int(values.get("num_epochs", recipe.training.num_epochs)))
         if trial.should_prune():
@@ -149,9 +148,8 @@ def search_ours(job: Job, decode: str) -> Found:
         decode: The value of `search.decode`.
     """
     content = job.recipe.model_dump(exclude_unset=True)
-    settings = {"decode": decode, "epoch_eval": EPOCH_EVAL}
-    known = {key: settings[key] for key in settings if key in SearchSection.model_fields}
-    content["search"] = {**known, **content.get("search", {})}
+    search = {"epoch_eval": EPOCH_EVAL, **content.get("search", {}), "decode": decode}
+    content["search"] = {k: v for k, v in search.items() if k in SearchSection.model_fields}
     optimizer = OptunaOptimizer(parse_recipe(content), output_dir=job.folder)
     optimizer.prepare()
     optimizer.trainer.add_callback(job.observation)
@@ -180,79 +178,6 @@ def available_methods() -> list[str]:
     """The methods that this version can run."""
     staged = "decode" in SearchSection.model_fields
     return [name for name in METHODS if staged or name != "staged"]
-
-
-def stock_name(name: str) -> str | None:
-    """The argument of `Seq2SeqTrainingArguments` for one of our names; None if there is none."""
-    words = {
-        **names.TRAINING_WORDS,
-        names.BATCH_SIZE: "per_device_train_batch_size",
-        names.WARMUP_RATIO: "warmup_steps",
-        "num_beams": "generation_num_beams",
-    }
-    fields = Seq2SeqTrainingArguments.__dataclass_fields__
-    field = words.get(name, name)
-    return field if field in fields else None
-
-
-def stock_space(experiment: Experiment) -> SearchSpace:
-    """The part of a recipe's space that the stock search can express."""
-    space = {n: p for n, p in experiment.recipe.space.items() if stock_name(n) is not None}
-    return Experiment(experiment.recipe.model_copy(update={"space": space})).space
-
-
-def _loader(recipe: Recipe) -> Callable[[], Any]:
-    """A `model_init` for a trainer, without anything of ours."""
-    return lambda: AutoModelForSeq2SeqLM.from_pretrained(str(recipe.model.name))
-
-
-def _stock_trainer(
-    job: Job,
-    recipe: Recipe,
-    values: Mapping[str, Any] | None = None,
-    folder: Path | None = None,
-    eval_strategy: str = "no",
-    **model: Any,
-) -> Seq2SeqTrainer:
-    """`Seq2SeqTrainer` on the splits of the recipe, with ROUGE as its metric."""
-    experiment = job.experiment
-    train, validation = experiment.splits
-
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        padding = experiment.tokenizer.pad_token_id
-        ids = prediction.predictions
-        ids[ids == -100] = padding
-        return experiment.score(experiment.decode(ids), validation.references)
-
-    fixed = training_fields(recipe.training.model_dump())
-    if not fixed["warmup_steps"]:
-        del fixed["warmup_steps"]  # Left at Hugging Face's own default, as in its documentation.
-    args = Seq2SeqTrainingArguments(
-        output_dir=str(folder or job.folder),
-        predict_with_generate=True,
-        per_device_eval_batch_size=_EVAL_BATCH_SIZE,
-        eval_strategy=eval_strategy,
-        save_strategy=eval_strategy,  # The winner's weights are wanted at the end.
-        save_total_limit=1,
-        save_only_model=True,
-        report_to="none",
-        log_level="error",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **fixed,
-    )
-    trainer = Seq2SeqTrainer(
-        args=with_values(args, values) if values else args,
-        data_collator=DataCollatorForSeq2Seq(experiment.tokenizer),
-        train_dataset=experiment.tokenize(train),
-        eval_dataset=experiment.tokenize(validation),
-        processing_class=experiment.tokenizer,
-        compute_metrics=compute_metrics,
-        callbacks=[job.observation],
-        **model,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def _found(study: optuna.Study, folder: Path) -> Found:

@@ -19,9 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 from transformers import AutoModelForSeq2SeqLM
 
 from hpo_summarize.attributes import EPOCH_VALUE, FAILURE
+from hpo_summarize.benchmark.clocks import Samples, Time
 from hpo_summarize.benchmark.machine import describe_machine
 from hpo_summarize.benchmark.methods import METHODS, Found, Job
-from hpo_summarize.benchmark.observation import Observation, Samples, Time
+from hpo_summarize.benchmark.observation import Observation
 from hpo_summarize.benchmark.setting import read_setting, run_path
 from hpo_summarize.cli import run
 from hpo_summarize.data import Dialogues, read_dialogues

@@ -24,7 +24,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from hpo_summarize.benchmark.observation import Time, now, since, wrapped
+from hpo_summarize.benchmark.clocks import Time, now, since
+from hpo_summarize.benchmark.observation import wrapped
 from hpo_summarize.model import train_tokenizer
 from hpo_summarize.optimizer import OptunaOptimizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from hpo_summarize.benchmark.methods import stock_name
+from hpo_summarize.benchmark.stock import stock_name
 from hpo_summarize.benchmark.summary import (
     Record,
     curve,

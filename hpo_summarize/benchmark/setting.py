@@ -136,7 +136,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
     """The recipe itself, where every method can run it.
 
     Raises:
-        RecipeError: It has LoRA, several objectives or no test split.
+        RecipeError: It has LoRA, several objectives or no test split, or keeps no weights.
     """
     problems = []
     if recipe.lora is not None:
@@ -146,6 +146,9 @@ def check_recipe(recipe: Recipe) -> Recipe:
         given = recipe.search.objectives
         message = f"the methods are compared by one objective, got {given!r}; name one"
         problems.append(Problem("search.objective", message))
+    if recipe.search.keep_trials < 1:
+        message = "the weights of the winner are measured again, got 0; keep 1 or more"
+        problems.append(Problem("search.keep_trials", message))
     if recipe.data.test is None:
         message = "the winners are compared on a test split; give its file with --test"
         problems.append(Problem("data.test", message))
@@ -202,5 +205,7 @@ def read_setting(output_dir: Path, seed: int) -> Recipe:
         "training.seed": seed,
         "search.sampler.seed": seed,
         "search.study_name": "benchmark",
+        "search.storage": None,  # In the folder of the run, which begins with nothing.
+        "search.timeout": None,
     }
     return load_recipe(output_dir / RECIPE, settings=settings)
