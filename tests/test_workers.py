@@ -14,13 +14,23 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from search_process import SEARCH, end_of, start_group
 
 from hpo_summarize.errors import LaunchError
-from hpo_summarize.workers import Worker, Writer, launch_note, separate_workers
+from hpo_summarize.workers import Worker, Writer, launch_note, n_cores, separate_workers
 
 LAUNCH = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+
+CORES = n_cores()
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_the_tests() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_a_single_process_keeps_its_environment() -> None:
@@ -31,9 +41,9 @@ def test_a_single_process_keeps_its_environment() -> None:
 
 
 def test_a_process_of_a_launch_leaves_its_group_and_keeps_the_rest() -> None:
-    environment = {**LAUNCH, "PATH": "/bin", "ACCELERATE_USE_CPU": "1"}
+    environment = {**LAUNCH, "PATH": "/bin", "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "3"}
     assert separate_workers(environment, lambda: 4) == Worker(2, 4)
-    assert environment == {"PATH": "/bin", "ACCELERATE_USE_CPU": "1"}
+    assert environment == {"PATH": "/bin", "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "3"}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +132,66 @@ def test_accelerate_starts_one_process_on_a_cpu_and_the_user_is_told(tmp_path: P
     assert done.stdout.count("asked for 2 processes and started one") == 1
 
 
+THREADS = """
+import sys
+if "before" in sys.argv:
+    import torch
+from hpo_summarize.workers import separate_workers
+separate_workers()
+import torch
+print(torch.get_num_threads())
+"""
+PAIR = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+
+
+def threads_of_a_worker(order: str, launcher: dict[str, str], process: dict[str, str]) -> int:
+    """Threads of torch in a worker.
+
+    Args:
+        order: Whether torch is imported "before" its cores are shared out, or "after".
+        launcher: Variables that the launching process was started with.
+        process: Variables that it gives to the worker.
+    """
+    launch = f"""
+import os, subprocess, sys
+environment = {{**os.environ, **{process!r}}}
+subprocess.run([sys.executable, "-c", {THREADS!r}, {order!r}], env=environment, check=True)
+"""
+    plain = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", launch]
+    return int(subprocess.check_output(command, env={**plain, **launcher}, text=True))
+
+
+@pytest.mark.parametrize(
+    ("order", "launcher", "process", "threads"),
+    [
+        ("after", {}, PAIR, max(1, CORES // 2)),
+        # Two machines with a worker each; the launcher has set one thread of its own accord.
+        ("before", {}, {**PAIR, "LOCAL_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}, CORES),
+        # What the user has set stays, for the launcher or through its options.
+        ("after", {"OMP_NUM_THREADS": "1"}, {**PAIR, "LOCAL_WORLD_SIZE": "1"}, 1),
+        ("before", {}, {**PAIR, "OMP_NUM_THREADS": str(CORES)}, CORES),
+    ],
+)
+def test_the_workers_of_a_machine_share_its_cores_as_threads_of_torch(
+    order: str, launcher: dict[str, str], process: dict[str, str], threads: int
+) -> None:
+    assert threads_of_a_worker(order, launcher, process) == threads
+
+
+def test_the_processes_of_a_real_launch_share_the_cores(tmp_path: Path) -> None:
+    script = tmp_path / "threads.py"
+    script.write_text(THREADS.replace("print(", "print('threads', "))
+    plain = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    said = subprocess.check_output(
+        [*launcher, "--num_processes", "2", "--main_process_port", "0", str(script)],
+        env={**plain, "ACCELERATE_USE_CPU": "1"},
+        text=True,
+    )
+    assert said.count(f"threads {max(1, CORES // 2)}\n") == 2
+
+
 HOLDER = """
 import sys
 from pathlib import Path
@@ -166,7 +236,7 @@ def said_by_another(folder: Path) -> str:
 def test_a_turn_that_never_comes_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.workers._TURN_SECONDS", 0.1)
+    monkeypatch.setattr("hpo_summarize.workers.writer._TURN_SECONDS", 0.1)
     vanished = FileLock(tmp_path / ".turn.lock")
     vanished.acquire()
     with Writer(tmp_path).once("a line") as is_new:

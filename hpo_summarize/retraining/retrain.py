@@ -157,15 +157,17 @@ class Retraining:
 
     def _identity(self, training: Training) -> dict[str, Any]:
         """All that decides what a training gives."""
-        splits = [*self.experiment.splits, *([self.test] if self.test else ())]
-        identity = identity_of(self.recipe, (text for split in splits for text in split.texts()))
+        train, validation = self.experiment.splits
+        splits = {"train": train, "validation": validation}
+        if self.test is not None:
+            splits["test"] = self.test
+        identity = identity_of(self.experiment.decided_recipe, splits)
         one = training.candidate
         return {
             **identity,
             "params": one.params,
             "epoch": one.epoch,
             "seed": training.seed,
-            "rows": [len(split) for split in splits],
             "train": self.recipe.train.model_dump(include={"use_validation", "save_adapter"}),
         }
 

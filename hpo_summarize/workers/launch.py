@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
 from hpo_summarize.errors import LaunchError
 
@@ -30,9 +26,7 @@ _GROUP_VARIABLES = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
-
-
-_TURN_SECONDS = 60  # A machine that vanished may hold a lock of a shared file system for ever.
+_THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -48,9 +42,6 @@ class Worker:
     count: int = 1
 
 
-_ALONE = Worker()
-
-
 def separate_workers(
     environment: MutableMapping[str, str] = os.environ,
     count_gpus: Callable[[], int] | None = None,
@@ -58,7 +49,8 @@ def separate_workers(
     """Makes this process independent of the others of its launch, with one device of its own.
 
     To be called before anything asks for a device: no process group is formed then, and each
-    process is a worker of the study that meets the others only in its storage.
+    process is a worker of the study that meets the others only in its storage. The workers of one
+    machine share its processor cores: with more threads than cores each would slow down the others.
 
     Args:
         environment: Of this process; changed.
@@ -72,6 +64,8 @@ def separate_workers(
         return Worker()
     number, local = int(environment.get("RANK", "0")), int(environment.get("LOCAL_RANK", "0"))
     local_count = int(environment.get("LOCAL_WORLD_SIZE", count))
+    if not _user_chose_threads(environment, _environment_of_parent()):
+        _use_threads(n_cores() // local_count, environment)
     for name in _GROUP_VARIABLES:
         environment.pop(name, None)
     if devices := _gpus(environment, count_gpus or _count_gpus):
@@ -138,68 +132,32 @@ def _parent_command() -> list[str]:
         return []
 
 
-def _this_launch(worker: Worker) -> str:
-    """A name that the workers of one launch on one machine share, and no other has."""
-    process = psutil.Process()
-    if worker.count > 1:
-        process = process.parent() or process
-    return f"{socket.gethostname()} {process.pid} {process.create_time()}"
+def n_cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS and Windows.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-class Writer:
-    """Among the workers of one output folder, the one that prints and writes the results.
+def _user_chose_threads(environment: Mapping[str, str], launcher: Mapping[str, str]) -> bool:
+    """Whether the number of threads is the user's.
 
-    The lock belongs to a process and goes when the process does; the next worker that asks gets it.
-    What has been done once for all of them is noted in a file, so that the next one knows.
-
-    Args:
-        output_dir: Folder that the workers share.
-        eligible: False for a process that only follows the main one of its group.
-        worker: Which process of a launch this is.
+    torchrun and `accelerate launch` set 1 where nothing is set, for processes that they start.
     """
+    return environment.get(_THREADS, "1") != "1" or _THREADS in launcher
 
-    def __init__(self, output_dir: Path, eligible: bool = True, worker: Worker = _ALONE) -> None:
-        self._eligible = eligible
-        self._lock = FileLock(output_dir / ".writer.lock", is_singleton=True)
-        self._turn = FileLock(output_dir / ".turn.lock", is_singleton=True)
-        self._notes = output_dir / ".writer.notes"
-        self._launch = _this_launch(worker)
 
-    def is_here(self) -> bool:
-        """Whether this process is the writer; it becomes it if there is none."""
-        if not self._eligible:
-            return False
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            return False
-        return True
+def _environment_of_parent() -> Mapping[str, str]:
+    """What the parent of this process was started with; nothing where that cannot be read."""
+    try:
+        return psutil.Process(os.getppid()).environ()
+    except (psutil.Error, OSError):
+        return {}
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Keeps other workers from writing meanwhile, so that what is read last is written last.
 
-        After a minute without a turn it goes on without one: every file is written whole.
-        """
-        try:
-            with self._turn.acquire(timeout=_TURN_SECONDS):
-                yield
-        except Timeout:
-            yield
-
-    @contextmanager
-    def once(self, what: str) -> Iterator[bool]:
-        """Whether no worker of this launch has done `what` yet; it is done after the `with` block.
-
-        The others wait meanwhile. Always False for a process that only follows.
-        """
-        if not self._eligible:
-            yield False
-            return
-        note = f"{self._launch}\t{what}\n"
-        with self.turn():
-            is_new = not self._notes.exists() or note not in self._notes.read_text("utf-8")
-            yield is_new
-            if is_new:
-                with self._notes.open("a", encoding="utf-8") as file:
-                    file.write(note)
+def _use_threads(count: int, environment: MutableMapping[str, str]) -> None:
+    """Sets the threads of torch, be it imported already or not."""
+    count = max(1, count)
+    environment[_THREADS] = str(count)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
