@@ -105,10 +105,10 @@ class Retraining:
         """
         best = self._choose(trained)
         on_main(lambda: self._write(best, trained))
+        on_main(lambda: shutil.rmtree(self.output_dir / _WORK, ignore_errors=True))
         if self.recipe.train.push_to_hub:
             repository = self.recipe.train.push_to_hub
             on_main(lambda: upload(self.output_dir / MODEL, repository))
-        on_main(lambda: shutil.rmtree(self.output_dir / _WORK, ignore_errors=True))
         return best
 
     def _finish(self, training: Training) -> Trained:
