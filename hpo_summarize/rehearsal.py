@@ -20,6 +20,7 @@ from hpo_summarize.arguments import with_values
 from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.errors import HpoError, Problem, RecipeError
 from hpo_summarize.recipe import Recipe
+from hpo_summarize.recipe.idle_checks import ACTS_ONLY
 from hpo_summarize.space import SearchSpace
 from hpo_summarize.trainer import SummarizationTrainer
 from hpo_summarize.trainer.search import FollowedTrial
@@ -101,7 +102,8 @@ def rehearse(trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe) 
     _try_variants(space, "training", lambda values: _make_optimizer(trainer, values))
     _try_variants(space, "generation", lambda values: _generate(trainer, values))
     _try_variants(space, "lora", lambda values: _make_adapter(trainer, values))
-    if problems := list(_idle_in_optimizer(trainer, space, recipe)):
+    problems = [*_idle_in_optimizer(trainer, space, recipe), *_idle_in_decoding(trainer, recipe)]
+    if problems:
         raise RecipeError(problems)
     trainer.create_accelerator_and_postprocess()
 
@@ -191,6 +193,18 @@ def _idle_in_optimizer(
     if fixed.get("optim_target_modules") and not acts({}, {}):
         message = f"only GaLore and APOLLO read it, and the optimizer is {optimizers}"
         yield Problem("training.optim_target_modules", f"{message}; take it out or change optim")
+
+
+def _idle_in_decoding(trainer: SummarizationTrainer, recipe: Recipe) -> Iterator[Problem]:
+    """Fixed values that act only with a `do_sample` or `num_beams` that the checkpoint has not."""
+    config = unwrap_peft_model(trainer.model).generation_config
+    given = {**recipe.generation.settings(), **recipe.space}
+    for name, value in recipe.generation.settings().items():
+        other = names.implied_condition(name)
+        if other is None or other in given or value in (None, names.defaults().get(name)):
+            continue
+        if not names.lets_act(name, getattr(config, other)):
+            yield Problem(f"generation.{name}", f"{ACTS_ONLY[other]} (value {value!r})")
 
 
 def _differ(

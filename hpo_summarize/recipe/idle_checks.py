@@ -10,7 +10,7 @@ from hpo_summarize.errors import Problem
 from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.recipe.values import is_number
 
-_ACTS_ONLY = {
+ACTS_ONLY = {
     "do_sample": "it acts only while tokens are sampled, and do_sample is never true here; "
     "search do_sample, set generation.do_sample=true, or drop it",
     "num_beams": "it acts only in beam search, and num_beams is never above 1 here; "
@@ -26,14 +26,21 @@ def why_idle(name: str, parts: Mapping[str, Any]) -> str | None:
     values = possible_values(other, parts) if other else []
     if other is None or not values or any(names.lets_act(name, value) for value in values):
         return None
-    return _ACTS_ONLY[other]
+    return ACTS_ONLY[other]
 
 
 def idle_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Fixed values that never act; one that says no more than the default does is let through."""
+    """Fixed values that never act; one that says no more than the default does is let through.
+
+    Where the recipe leaves `do_sample` or `num_beams` to the checkpoint, that decides.
+    """
+    given = {**parts.get("training", {}), **parts.get("generation", {}), **parts.get("space", {})}
     for section in ("training", "generation"):
         for name, value in parts.get(section, {}).items():
             if value is None or value == names.defaults().get(name):
+                continue
+            other = names.implied_condition(name)
+            if section == "generation" and other not in given:
                 continue
             if isinstance(name, str) and (reason := why_idle(name, parts)):
                 yield Problem(f"{section}.{name}", f"{reason} (value {value!r})")
