@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -86,19 +84,3 @@ def test_a_killed_trial_goes_on_from_its_last_epoch_with_its_values(
     clean = optuna.load_study(study_name="again", storage=build_storage(url)).trials
     assert heir.values == clean[1].values
     assert heir.intermediate_values == clean[1].intermediate_values
-
-
-def test_a_study_killed_again_and_again_ends_with_its_total(recipe: Path) -> None:
-    draw = random.Random(0)
-    for _ in range(3):
-        process = start(recipe)
-        pause = draw.uniform(6, 14)
-        kill_when(process, lambda end=time.monotonic() + pause: time.monotonic() > end)
-    start(recipe).communicate()
-    study = study_of(recipe)
-    assert len(finished_trials(study)) == 4
-    assert {trial.state.name for trial in finished_trials(study)} == {"COMPLETE"}
-    assert not [t for t in study.trials if t.state.name in ("RUNNING", "WAITING")]
-    kept: list[Any] = sorted((recipe.parent / "out" / "trials" / "crash").iterdir())
-    assert len(kept) == 2
-    assert all(list(folder.glob("checkpoint-*/adapter_model.safetensors")) for folder in kept)

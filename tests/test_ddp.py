@@ -42,7 +42,7 @@ def launch(
         capture_output=True,
         text=True,
         env=environment,
-        timeout=180,
+        timeout=300,
     )
 
 
