@@ -36,8 +36,10 @@ def trials_of(family: str) -> list[dict[str, Any]]:
     return TRIALS if family in WITH_DEPTH else TRIALS[:2]
 
 
-def build(recipe: Any, tokenizer: Any, values: Any, base: PretrainedBase | None = None) -> Any:
-    torch.manual_seed(7)
+def build(
+    recipe: Any, tokenizer: Any, values: Any, base: PretrainedBase | None = None, seed: int = 7
+) -> Any:
+    torch.manual_seed(seed)
     return build_model(recipe, tokenizer, values, base)
 
 
@@ -71,10 +73,11 @@ def test_a_model_on_the_shared_base_is_the_one_from_disk_to_the_bit(
     tokenizer = load_tokenizer(recipe.model, special_tokens)
     base = PretrainedBase(recipe.model, tokenizer)
     before, inputs = tensors_of(base), batch(tokenizer)
-    for values in trials_of(family):
-        read = build(recipe, tokenizer, values)
+    trials = trials_of(family)
+    for values, seed in zip([*trials, *trials[:1]], (7, 7, 8, 8, 7), strict=False):
+        read = build(recipe, tokenizer, values, seed=seed)
         after_reading = torch.get_rng_state()
-        shared = build(recipe, tokenizer, values, base)
+        shared = build(recipe, tokenizer, values, base, seed)
         assert torch.equal(torch.get_rng_state(), after_reading)
         assert [type(m) for m in shared.modules()] == [type(m) for m in read.modules()]
         assert shared.config.to_dict() == read.config.to_dict()

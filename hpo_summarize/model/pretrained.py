@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -18,8 +19,17 @@ from hpo_summarize.errors import ModelError
 from hpo_summarize.model.config import load_config
 from hpo_summarize.model.depth import spread_layers
 from hpo_summarize.model.source import find_place, loading_options, not_loaded
-from hpo_summarize.model.tokenizer import check_fits, new_tokens
+from hpo_summarize.model.tokenizer import check_fits, n_rows, new_tokens
 from hpo_summarize.recipe import ModelSection
+
+
+@dataclass(frozen=True)
+class _Resized:
+    """The weights that got new rows, and the random generator before and after drawing those."""
+
+    before: torch.Tensor
+    after: torch.Tensor
+    weights: dict[str, torch.Tensor]
 
 
 class PretrainedBase:
@@ -42,10 +52,9 @@ class PretrainedBase:
         model = load_pretrained(section, copy.deepcopy(self._config), tokenizer)
         self._class = type(model)
         self._generation_config = model.generation_config
-        buffers = {k: v for k, v in model.named_buffers() if k in model.state_dict()}
-        self._weights = {
-            name: tensor.detach() for name, tensor in (*model.named_parameters(), *buffers.items())
-        }
+        self._weights = _saved_tensors(model)
+        self._n_rows = max(n_rows(tokenizer), n_embeddings(model))
+        self._resized: _Resized | None = None
         self._sums = self._checksums()
         self.new_tokens = new_tokens(section, tokenizer, n_embeddings(model))
 
@@ -54,7 +63,7 @@ class PretrainedBase:
         return copy.deepcopy(self._config)
 
     def build(self, config: PretrainedConfig, depth: Mapping[str, int]) -> PreTrainedModel:
-        """A model on the shared weights, as `from_pretrained` would load it from the disk.
+        """A model on the shared weights, as it would come from the disk, with a row for each token.
 
         Args:
             config: From `config`, with the dropout wanted; the depth is written into it.
@@ -68,7 +77,11 @@ class PretrainedBase:
                 "the pretrained weights that all trials share were changed in place, by a merge of "
                 "adapters perhaps; call unshare(model) on the model before it is merged"
             )
-        weights = self._spread(config, depth)
+        weights, drawn = self._spread(config, depth), self._drawn_before()
+        if drawn is not None:
+            weights |= drawn.weights
+            config.vocab_size = self._n_rows
+            torch.set_rng_state(drawn.after)
         model = self._class.from_pretrained(
             None, config=config, state_dict=weights, dtype=torch.float32
         )
@@ -76,13 +89,33 @@ class PretrainedBase:
         model.name_or_path = model.config.name_or_path = self._config.name_or_path
         model.generation_config = copy.deepcopy(self._generation_config)
         _keep_separate_head(model)
+        if drawn is not None:  # As after a resize, encoder and decoder then share one module.
+            model.set_input_embeddings(model.get_input_embeddings())
+        elif n_embeddings(model) < self._n_rows:
+            self._resize(model)
         return model
+
+    def _drawn_before(self) -> _Resized | None:
+        """The new rows as the random generator would give them now, if they were drawn already.
+
+        Every trial begins with the same seed, and to draw them takes longer than all the rest.
+        """
+        known = self._resized
+        same = known is not None and torch.equal(known.before, torch.get_rng_state())
+        return known if same else None
+
+    def _resize(self, model: PreTrainedModel) -> None:
+        before, old = torch.get_rng_state(), _saved_tensors(model)
+        model.resize_token_embeddings(self._n_rows, mean_resizing=True)
+        new = {k: v for k, v in _saved_tensors(model).items() if v.shape != old[k].shape}
+        self._resized = _Resized(before, torch.get_rng_state(), new)
+        self._sums = self._checksums()
 
     def _spread(
         self, config: PretrainedConfig, depth: Mapping[str, int]
     ) -> dict[str, torch.Tensor]:
         """The weights by their names in a model of another depth; repeated layers share them."""
-        weights = self._weights
+        weights = dict(self._weights)
         for key, wanted in depth.items():
             stack = f".{key.removesuffix('_layers')}.layers."
             chosen = spread_layers(getattr(config, key), wanted)
@@ -98,7 +131,15 @@ class PretrainedBase:
         return weights
 
     def _checksums(self) -> list[int]:
-        return [_checksum(weight) for weight in self._weights.values()]
+        resized = self._resized.weights if self._resized else {}
+        return [_checksum(weight) for weight in (*self._weights.values(), *resized.values())]
+
+
+def _saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Parameters, tied ones once, and the buffers that a checkpoint has."""
+    saved = model.state_dict()
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor.detach() for name, tensor in named if name in saved}
 
 
 def _checksum(weight: torch.Tensor) -> int:
