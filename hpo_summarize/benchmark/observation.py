@@ -154,12 +154,13 @@ class Observation(TrainerCallback):
 
     def _watch_generation(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self.section(EVALUATION):
-            ids = call(*args, **kwargs)
+            output = call(*args, **kwargs)
+        ids = getattr(output, "sequences", output)
         config = kwargs.get("generation_config") or args[0].generation_config
         self.without_cache += not kwargs.get("use_cache", config.use_cache)
         # Every row begins with the start token, which is not generated.
         self.n_tokens += int((ids != config.pad_token_id).sum()) - len(ids)
-        return ids
+        return output
 
     def _watch_model(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         call(*args, **kwargs)
