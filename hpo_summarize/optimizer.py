@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from optuna.trial import FrozenTrial
 
@@ -73,7 +74,10 @@ class OptunaOptimizer:
         self.recipe = _with_settings(recipe, given, output_dir)
         self.output_dir = Path(self.recipe.output_dir)
         self.worker = worker or Worker()
-        self.writer = Writer(self.output_dir, eligible=PartialState().is_main_process)
+        # On a CPU a bare `PartialState()` forms no group, and every process would be the main one
+        # until the trainer is made.
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        self.writer = Writer(self.output_dir, eligible=state.is_main_process)
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
