@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from hpo_summarize.attributes import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, OBJECTIVES
 from hpo_summarize.callbacks import find_metric
-from hpo_summarize.distributed import on_main
+from hpo_summarize.distributed import join_group, on_main
 from hpo_summarize.errors import HpoError, StudyError
 from hpo_summarize.experiment import Experiment, build_arguments
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
@@ -88,6 +88,8 @@ class OptunaOptimizer:
         self.recipe = _with_settings(recipe, given, output_dir, needs_data)
         self.output_dir = Path(self.recipe.output_dir)
         self.worker = worker or Worker()
+        if worker is None:
+            join_group()  # Of one process, where no launcher has started others.
         eligible = PartialState().is_main_process
         self.writer = Writer(self.output_dir, eligible, self.worker)
         if (train_dataset is None) != (val_dataset is None):

@@ -25,11 +25,8 @@ def main() -> None:
     worker = separate_workers() if recipe.search.parallel == "trials" else None
 
     from hpo_summarize import OptunaOptimizer
-    from hpo_summarize.distributed import join_group
     from hpo_summarize.summary import print_plan, print_result
 
-    if worker is None:
-        join_group()
     optimizer = OptunaOptimizer(recipe, worker=worker)
     optimizer.prepare(debug=arguments.debug)
     print_plan(optimizer)

@@ -188,6 +188,31 @@ def test_the_trial_is_put_back_when_the_other_process_dies_first(
     assert trials[-1].user_attrs["continues"] == len(trials) - 2
 
 
+def test_one_process_of_the_group_makes_the_study_and_writes_its_results(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    recipe, out = tmp_path / "ddp.yaml", tmp_path / "out"
+    text = RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=out)
+    recipe.write_text(
+        text.replace(", max_new_tokens: 16", "").replace("num_epochs: 3", "num_epochs: 1")
+    )
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
+    options = ["--num_processes", "2", "--main_process_port", "0"]
+    script = [str(REPOSITORY / "scripts" / "search.py"), str(recipe), "search.n_trials=1"]
+    done = subprocess.run(
+        [*launcher, *options, *script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("study    ddp in ") == done.stdout.count("trial   0 (1/1)") == 1
+    best = json.loads((out / "best_params.json").read_text())
+    study = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}")
+    assert best["max_new_tokens"] == study.user_attrs["max_new_tokens"] < 34
+
+
 def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:

@@ -272,6 +272,46 @@ def test_the_loss_is_not_measured_where_another_metric_decides(trainer_of: Any) 
     assert "eval_loss" not in trainer.metrics
 
 
+# Out of memory.
+
+
+class Narrow(BartForConditionalGeneration):
+    """Has memory for three of the longest rows and what is generated for them."""
+
+    sizes: list[int] = []
+    longest = 0
+
+    def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        rows, length = input_ids.shape
+        self.sizes.append(rows)
+        if rows * (length + 12) > 3 * (self.longest + 12):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().generate(input_ids, **kwargs)
+
+
+def test_a_search_out_of_memory_in_its_evaluation_takes_smaller_batches(
+    make_trainer: Any, bart_config: Any, uneven: Dataset
+) -> None:
+    Narrow.sizes.clear()
+    Narrow.longest = max(len(row) for row in uneven["input_ids"])
+    options = {
+        "model_init": lambda: Narrow(bart_config()),
+        "model": None,
+        "eval_dataset": uneven,
+        "compute_metrics": lambda prediction: {"rows": float(len(prediction.predictions))},
+    }
+    trainer = make_trainer(
+        SummarizationTrainer, options, predict_with_generate=True, generation_max_length=13
+    )
+    best = trainer.hyperparameter_search(
+        lambda trial: {}, n_trials=1, backend="optuna", direction="maximize"
+    )
+    assert best.objective == 13.0
+    # Of 8 rows and of 4 of the greatest length the first batch is too large; of 2 none is.
+    assert Narrow.sizes[0] > Narrow.sizes[1] > Narrow.sizes[2]
+    assert sum(Narrow.sizes[2:]) == 13
+
+
 # What goes the parent's way.
 
 
