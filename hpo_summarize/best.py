@@ -10,12 +10,19 @@ from typing import Any
 
 import optuna
 
+from hpo_summarize.attributes import DECODING_STUDY
 from hpo_summarize.errors import Problem, RecipeError, StudyError, did_you_mean
 from hpo_summarize.recipe import CategoricalParameter, IntParameter, Parameter, Recipe
 from hpo_summarize.recipe.settings import is_among
 from hpo_summarize.recipe.values import is_number
 from hpo_summarize.redact import redact_url
-from hpo_summarize.results.outcome import best_epoch_of, is_finite, read_study, values_of
+from hpo_summarize.results.outcome import (
+    best_epoch_of,
+    is_finite,
+    read_study,
+    trained_trial_of,
+    values_of,
+)
 from hpo_summarize.space import SearchSpace
 from hpo_summarize.study import build_storage, default_storage_url
 
@@ -32,6 +39,7 @@ class Candidate:
         epoch: Its best epoch, from which its weights and its values are.
         values: One number for each objective.
         study_name: The study that it belongs to.
+        max_new_tokens: Most tokens of a summary, as the study recorded it; None: it did not.
     """
 
     number: int
@@ -39,6 +47,7 @@ class Candidate:
     epoch: float
     values: tuple[float, ...]
     study_name: str
+    max_new_tokens: int | None = None
 
     def n_epochs(self, recipe: Recipe) -> float:
         """The epochs that its schedule was laid out for."""
@@ -105,6 +114,7 @@ def read_candidates(path: Path, maximize: bool) -> list[Candidate]:
                 float(content["best_epoch"]),
                 (float(content["best_value"]),),
                 str(content["study_name"]),
+                content.get("max_new_tokens"),
             )
         ]
     except (KeyError, TypeError, ValueError) as error:
@@ -121,6 +131,7 @@ def _from_front(item: Mapping[str, Any], content: Mapping[str, Any]) -> Candidat
         float(item["epoch"]),
         tuple(float(item["values"][name]) for name in content["objectives"]),
         str(content["study_name"]),
+        content.get("max_new_tokens"),
     )
 
 
@@ -142,20 +153,35 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _from_study(recipe: Recipe, name: str, trial: int | None = None) -> list[Candidate]:
-    """The complete trials of the study, the best in the first objective first."""
-    outcome = read_study(_open(recipe, name))
+    """The complete trials of the study, the best in the first objective first.
+
+    In a staged search those whose decoding was searched, each with the best that was found for it.
+    """
+    study = _open(recipe, name)
+    length = read_study(study).max_new_tokens
+    outcome = read_study(_open(recipe, study.user_attrs.get(DECODING_STUDY, name)))
     found = [
-        Candidate(t.number, values_of(t), float(best_epoch_of(t) or 0), tuple(t.values), name)
+        Candidate(
+            trained_trial_of(t),
+            values_of(t),
+            float(best_epoch_of(t) or 0),
+            tuple(t.values),
+            name,
+            length,
+        )
         for t in outcome.trials
-        if is_finite(t) and trial in (None, t.number)
+        if is_finite(t) and trial in (None, trained_trial_of(t))
     ]
     if not found:
         what = "no trial is complete" if trial is None else f"trial {trial} is not complete"
         raise StudyError(
-            f"{what} in the study '{name}'; take one that all_trials.csv shows as COMPLETE"
+            f"{what} in the study '{name}'; take one that all_trials.csv shows as COMPLETE, and "
+            "in a staged search one of decoding_trials.csv"
         )
     sign = -1 if outcome.directions[0] == "maximize" else 1
-    return sorted(found, key=lambda one: (sign * one.values[0], one.number))
+    found.sort(key=lambda one: (sign * one.values[0], one.number))
+    best_of_each = {one.number: one for one in reversed(found)}
+    return [one for one in found if best_of_each[one.number] is one]
 
 
 def _open(recipe: Recipe, name: str) -> optuna.Study:

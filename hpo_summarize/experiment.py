@@ -152,6 +152,11 @@ class Experiment:
         wanted = max(usual, *(value for value in least if value is not None), 1)
         return min(wanted, positions(self.model_config) or wanted)
 
+    def adopt_length(self, recorded: int | None) -> None:
+        """Goes on with the `max_new_tokens` that a study recorded, where the recipe gives none."""
+        if recorded is not None and self.recipe.generation.max_new_tokens is None:
+            self.max_new_tokens = recorded
+
     @property
     def decided_recipe(self) -> Recipe:
         """The recipe with `max_new_tokens` as a number."""

@@ -14,33 +14,22 @@ from accelerate import PartialState
 from datasets import Dataset
 from optuna.trial import FrozenTrial
 
-from hpo_summarize.attributes import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, OBJECTIVES
+from hpo_summarize.attributes import DECODING_STUDY, MAX_NEW_TOKENS
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.distributed import join_group, on_main
-from hpo_summarize.errors import HpoError, StudyError
+from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment, build_arguments
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.progress import SearchProgress
-from hpo_summarize.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-from hpo_summarize.recipe.settings import possible_values
+from hpo_summarize.recipe import Recipe, as_recipe, dump_recipe, with_settings
 from hpo_summarize.redact import redact_url
 from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import values_of
 from hpo_summarize.staged import DecodingSearch, Finalist, find_finalists
-from hpo_summarize.study import (
-    best_trials,
-    check_identity,
-    default_storage_url,
-    find_study,
-    identity_of,
-    open_study,
-    prune_after,
-    require_complete,
-    wait_for_running,
-    warm_start_of,
-)
+from hpo_summarize.studies import SearchStudies
+from hpo_summarize.study import best_trials, prune_after, require_complete, wait_for_running
 from hpo_summarize.trainer import SummarizationTrainer
 from hpo_summarize.workers import Worker, Writer
 
@@ -82,10 +71,10 @@ class OptunaOptimizer:
         worker: Worker | None = None,
     ) -> None:
         needs_data = train_dataset is None
-        recipe = _as_recipe(config, needs_data)
+        recipe = as_recipe(config, needs_data)
         given = {"n_trials": n_trials, "timeout": timeout, "study_name": study_name}
         given |= {"storage": storage, "direction": direction}
-        self.recipe = _with_settings(recipe, given, output_dir, needs_data)
+        self.recipe = with_settings(recipe, given, output_dir, needs_data)
         self.output_dir = Path(self.recipe.output_dir)
         self.worker = worker or Worker()
         if worker is None:
@@ -96,43 +85,25 @@ class OptunaOptimizer:
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
         self.experiment = Experiment(self.recipe, datasets, share_base=True)
-        self.study_name = self.recipe.search.study_name or "study"
-        self._decoding: DecodingSearch | None = None
+        self.studies = SearchStudies(self.experiment, self.worker.number)
         self._prepared = False
 
     @functools.cached_property
     def trainer(self) -> SummarizationTrainer:
         """The trainer of all trials."""
-        folder = self.output_dir / "trials" / self.study_name
         train, validation = self.experiment.splits
-        trainer = self.experiment.build_trainer(folder, train, validation)
+        trainer = self.experiment.build_trainer(self.studies.folder, train, validation)
         trainer.epoch_evaluation = self.experiment.build_epoch_evaluation(
             validation, n_best=max(self.recipe.search.n_kept, 1)
         )
         trainer.prune_after = prune_after(self.recipe.search.pruner)
-        trainer.set_up_search(self.create_search_space, self._compute_objective, _folder_name)
+        trainer.set_up_search(self.create_search_space, self._compute_objective, self._folder_name)
         return trainer
 
-    @functools.cached_property
+    @property
     def study(self) -> optuna.Study:
-        """The study in its storage, with the recipe's values waiting as trial 0 where it is new."""
-        search, space = self.recipe.search, self.experiment.space
-        study = open_study(
-            search,
-            self.study_name,
-            self.storage,
-            [search.direction] * len(search.objectives),
-            baselines=[space.baseline(), *(space.baseline(given) for given in search.baselines)],
-            worker=self.worker.number,
-            n_epochs=max(possible_values("num_epochs", self.recipe.model_dump())),
-            warm_start=warm_start_of(self.recipe, self._identity(), space.sample),
-        )
-        self._adopt_length(study)
-        check_identity(study, self._identity())
-        study.set_user_attr(MAX_NEW_TOKENS, self.experiment.max_new_tokens)
-        if study.user_attrs.get(OBJECTIVES) != search.objectives:
-            study.set_user_attr(OBJECTIVES, search.objectives)
-        return study
+        """The study in its storage; it is made where it is new."""
+        return self.studies.first
 
     # What a user calls.
 
@@ -159,7 +130,7 @@ class OptunaOptimizer:
         )
         _ = experiment.splits, experiment.tokenizer
         if not debug:
-            on_main(self._check_study)
+            on_main(self.studies.check)
         with refusals("training"):
             _ = self.trainer
         rehearse(self.trainer, experiment.whole_space, self.recipe)
@@ -191,13 +162,12 @@ class OptunaOptimizer:
             return None
         start = time.monotonic()
         try:
-            self._search_training()
             if staged:
-                self._search_decoding(start)
-        except Exception:
-            if staged and self._decoding is None:
-                on_main(lambda: None)  # The other processes of the group wait for the second stage.
-            raise
+                with self._decoding_search([]).leading():
+                    self._search_training()
+                    self._search_decoding(start)
+            else:
+                self._search_training()
         finally:
             self._write_pages()
         return self.study
@@ -214,7 +184,7 @@ class OptunaOptimizer:
                 compute_objective=self._compute_objective,
                 n_trials=search.n_trials,
                 backend="optuna",
-                hp_name=_folder_name,
+                hp_name=self._folder_name,
                 study=self.study,
                 timeout=search.timeout and search.timeout * share,
                 keep_trials=search.n_kept,
@@ -228,14 +198,15 @@ class OptunaOptimizer:
     def _search_decoding(self, start: float) -> None:
         search = self.recipe.search
         wait_for_running(self.study)
-        finalists = find_finalists(self.study, self._folder_of, search.staged.n_models)
-        self._decoding = self._decoding_search(finalists)
-        self.study.set_user_attr(DECODING_STUDY, self._decoding.study_name)
-        study = self._decoding.study
-        progress = SearchProgress(study, search.staged.n_trials, search.objectives, self.writer)
+        finalists = find_finalists(self.study, self.studies.folder_of, search.staged.n_models)
+        decoding = self._decoding_search(finalists)
+        self.study.set_user_attr(DECODING_STUDY, decoding.study.study_name)
+        progress = SearchProgress(
+            decoding.study, search.staged.n_trials, search.objectives, self.writer
+        )
         rest = search.timeout and max(start + search.timeout - time.monotonic(), 0)
         try:
-            self._decoding.run(rest, [progress.on_trial_end, self._write_after_trial])
+            decoding.run(rest, [progress.on_trial_end, self._write_after_trial])
         finally:
             progress.print_finished()
 
@@ -244,8 +215,8 @@ class OptunaOptimizer:
             self.experiment,
             self.trainer,
             finalists,
-            self.study_name,
-            self.storage,
+            self.studies.name,
+            self.studies.storage,
             self.worker.number,
         )
 
@@ -275,13 +246,13 @@ class OptunaOptimizer:
 
     def save_results(self, output_dir: str | Path) -> None:
         """Writes `best_params.json`, `all_trials.csv` and `study_stats.json`."""
-        study = self._made_study()
-        write_results(study, Path(output_dir), decoding=self._second_study(study))
+        study = self.studies.made()
+        write_results(study, Path(output_dir), decoding=self.studies.second())
 
     def plot_optimization_history(self, output_dir: str | Path) -> list[Path]:
         """Writes the plots and `report.html`; returns their paths."""
-        folder, study = Path(output_dir), self._made_study()
-        decoding = self._second_study(study)
+        folder, study = Path(output_dir), self.studies.made()
+        decoding = self.studies.second()
         paths = write_plots(study, folder)
         if decoding is not None:
             paths += write_plots(decoding, folder / "decoding")
@@ -293,6 +264,9 @@ class OptunaOptimizer:
         values = [find_metric(metrics, name) for name in self.recipe.search.objectives]
         return values if len(values) > 1 else values[0]
 
+    def _folder_name(self, trial: optuna.trial.BaseTrial | FrozenTrial) -> str:
+        return self.studies.folder_of(trial).name
+
     def _write_after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if self.writer.is_here():
             with self.writer.turn():
@@ -300,8 +274,8 @@ class OptunaOptimizer:
 
     def _write_pages(self) -> None:
         """Writes everything, unless another worker has done so since anything changed."""
-        studies = {self.study, self.final_study}
-        trials = [trial for study in studies for trial in study.get_trials(deepcopy=False)]
+        studies = (self.studies.made(), self.studies.second())
+        trials = [t for study in studies if study for t in study.get_trials(deepcopy=False)]
         states = Counter(trial.state.name for trial in trials)
         with self.writer.once(f"pages of {sorted(states.items())}") as is_new:
             if is_new:
@@ -309,68 +283,9 @@ class OptunaOptimizer:
                 self.plot_optimization_history(self.output_dir)
 
     def _best_trial(self) -> FrozenTrial:
-        study = self._made_study()
-        require_complete(study)
+        require_complete(self.studies.made())
         sign = 1 if self.recipe.search.direction == "maximize" else -1
-        return max(best_trials(self.final_study), key=lambda trial: sign * trial.values[0])
-
-    # The study and its recipe.
-
-    @property
-    def storage(self) -> str:
-        """URL of the study's storage, with its password."""
-        return self.recipe.search.storage or default_storage_url(self.output_dir)
-
-    @property
-    def final_study(self) -> optuna.Study:
-        """The study whose best trial is the best of all: in a staged search the second one.
-
-        Raises:
-            StudyError: No search has run yet.
-        """
-        study = self._made_study()
-        decoding = self._second_study(study)
-        return decoding if decoding is not None and best_trials(decoding) else study
-
-    def _identity(self) -> dict[str, Any]:
-        train, validation = self.experiment.splits
-        recipe = self.experiment.decided_recipe
-        return identity_of(recipe, {"train": train, "validation": validation})
-
-    def _adopt_length(self, study: optuna.Study) -> None:
-        """Goes on with the length of summaries that a study began with."""
-        recorded = study.user_attrs.get(MAX_NEW_TOKENS)
-        if recorded is not None and self.recipe.generation.max_new_tokens is None:
-            self.experiment.max_new_tokens = recorded
-
-    def _check_study(self) -> None:
-        """Refuses a storage that cannot be reached, and a study of another recipe."""
-        study = find_study(self.storage, self.study_name)
-        if study is not None and IDENTITY in study.user_attrs:
-            self._adopt_length(study)
-            check_identity(study, self._identity())
-
-    def _made_study(self) -> optuna.Study:
-        """The study of this search or of an earlier one; it is never made here."""
-        if "study" in self.__dict__:
-            return self.study
-        study = find_study(self.storage, self.study_name)
-        if study is None:
-            raise StudyError(
-                f"there is no study '{self.study_name}' in {redact_url(self.storage)} yet; "
-                "call optimize() first"
-            )
-        return study
-
-    def _second_study(self, study: optuna.Study) -> optuna.Study | None:
-        """The latest decoding study of a staged search; None if there is none yet."""
-        if self._decoding is not None:
-            return self._decoding.study
-        name = study.user_attrs.get(DECODING_STUDY)
-        return find_study(self.storage, name) if name else None
-
-    def _folder_of(self, trial: FrozenTrial) -> Path:
-        return self.output_dir / "trials" / self.study_name / _folder_name(trial)
+        return max(best_trials(self.studies.final()), key=lambda trial: sign * trial.values[0])
 
     def _write_recipe(self) -> None:
         searched = MAX_NEW_TOKENS in self.recipe.space
@@ -386,26 +301,3 @@ def create_optuna_optimizer(
 ) -> OptunaOptimizer:
     """An `OptunaOptimizer`; the arguments are its own."""
     return OptunaOptimizer(config, **kwargs)
-
-
-def _folder_name(trial: optuna.trial.BaseTrial | FrozenTrial) -> str:
-    return f"trial-{trial.number}"
-
-
-def _as_recipe(config: Recipe | str | Path | Mapping[str, Any], needs_data: bool) -> Recipe:
-    if isinstance(config, Recipe):
-        return config
-    if isinstance(config, str | Path):
-        return load_recipe(config, needs_data=needs_data)
-    return parse_recipe(config, needs_data=needs_data)
-
-
-def _with_settings(
-    recipe: Recipe, search: Mapping[str, Any], output_dir: str | Path | None, needs_data: bool
-) -> Recipe:
-    """The recipe with arguments of a caller in the place of its own values, checked again."""
-    content = recipe.model_dump(exclude_unset=True)
-    content.setdefault("search", {}).update({k: v for k, v in search.items() if v is not None})
-    if output_dir is not None:
-        content["output_dir"] = str(output_dir)
-    return parse_recipe(content, needs_data=needs_data)

@@ -12,6 +12,7 @@ import functools
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +36,7 @@ from hpo_summarize.experiment import Experiment
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.study import StudyCallback, TrialError, best_trials, open_study, run_study
 from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.trainer.group_failure import is_lost_peer
 from hpo_summarize.trainer.trial_run import failure_reason
 
 # Of the rows a trial decodes so many parts, with a look at the pruner after each; a part has at
@@ -152,20 +154,24 @@ class DecodingSearch:
             timeout: Seconds after which no new trial starts; None: none.
             callbacks: Called after each trial, as in `Study.optimize`.
         """
+        n_trials = self.recipe.search.staged.n_trials
+        run_study(self.study, self.objective, n_trials, timeout=timeout, callbacks=callbacks)
+
+    @contextmanager
+    def leading(self) -> Iterator[None]:
+        """Lets the processes that `follow` go when the main one has nothing more to decode.
+
+        They wait from the end of the first stage on, also where it has failed.
+        """
         try:
-            run_study(
-                self.study,
-                self.objective,
-                self.recipe.search.staged.n_trials,
-                timeout=timeout,
-                callbacks=callbacks,
-            )
+            yield
         except KeyboardInterrupt:
-            raise  # The processes that follow are interrupted, too, and listen no more.
-        except BaseException:
-            on_main(lambda: None)
+            raise  # They are interrupted, too, and listen no more.
+        except Exception:
+            self._trainer.dismiss_group()
             raise
-        on_main(lambda: None)
+        else:
+            self._trainer.dismiss_group()
 
     def follow(self) -> None:
         """Decodes with the main process of the group, until it has no more trials."""
@@ -188,6 +194,8 @@ class DecodingSearch:
         except optuna.TrialPruned:
             raise
         except Exception as error:
+            if is_lost_peer(error):
+                raise
             reason = failure_reason(error)
             trial.set_user_attr(FAILURE, reason)
             self._loaded = None

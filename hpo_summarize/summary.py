@@ -18,7 +18,7 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     train, validation = experiment.splits
     done, search = len(finished_trials(optimizer.study)), recipe.search
     lora = "LoRA" if recipe.lora else "all weights"
-    storage = redact_url(optimizer.storage)
+    storage = redact_url(optimizer.studies.storage)
     print(f"model    {recipe.model.name or experiment.model_config.model_type}, training {lora}")
     print(f"data     {len(train)} dialogues to train on, {len(validation)} to validate on")
     for note in (*train.notes, *validation.notes):
@@ -47,7 +47,9 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
             f"{earlier['storage']} teach this search"
             + (left_out > 0) * "; the others do not fit it"
         )
-    print(f"study    {optimizer.study_name} in {storage}: {done} of {search.n_trials} trials done")
+    print(
+        f"study    {optimizer.studies.name} in {storage}: {done} of {search.n_trials} trials done"
+    )
 
 
 def print_result(optimizer: OptunaOptimizer) -> None:
@@ -58,7 +60,7 @@ def print_result(optimizer: OptunaOptimizer) -> None:
 
 
 def _print_best(optimizer: OptunaOptimizer) -> None:
-    study, names = optimizer.final_study, optimizer.recipe.search.objectives
+    study, names = optimizer.studies.final(), optimizer.recipe.search.objectives
     if is_exhausted(optimizer.study):
         count, wanted = len(finished_trials(optimizer.study)), optimizer.recipe.search.n_trials
         print(f"every combination has been tried, with {count} of {wanted} trials")

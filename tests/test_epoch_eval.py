@@ -112,9 +112,10 @@ def test_nothing_is_measured_twice_where_the_cheap_way_is_the_whole(make_optimiz
 def test_the_weights_of_the_best_epoch_are_kept_whatever_metric_the_trainer_goes_by(
     make_optimizer: Any,
 ) -> None:
-    wrong = {"metric_for_best_model": "eval_rouge1", "greater_is_better": False}
-    wrong |= {"scheduler_type": "constant", "learning_rate": 1e-2, "num_epochs": 4}
-    optimizer = make_optimizer(training=wrong)
+    restless = {"scheduler_type": "constant", "learning_rate": 1e-2, "num_epochs": 4}
+    optimizer = make_optimizer(training=restless)
+    optimizer.trainer.args.metric_for_best_model = "eval_rouge1"
+    optimizer.trainer.args.greater_is_better = False
     (trial,) = optimizer.optimize().trials
     epochs = trial.intermediate_values
     assert trial.user_attrs[BEST_EPOCH] == max(epochs, key=lambda epoch: epochs[epoch])

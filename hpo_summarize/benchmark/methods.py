@@ -161,7 +161,7 @@ def search_ours(job: Job, decode: str) -> Found:
         for name in optuna.get_all_study_names(storage)
         for trial in optuna.load_study(study_name=name, storage=storage).trials
     ]
-    folder = job.folder / "trials" / optimizer.study_name / f"trial-{best['best_trial_number']}"
+    folder = optimizer.studies.folder / f"trial-{best['best_trial_number']}"
     (weights,) = folder.glob("checkpoint-*")
     return Found(trials, best["best_value"], best["best_params"], weights)
 

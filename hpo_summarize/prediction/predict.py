@@ -80,7 +80,8 @@ class Prediction:
             folder = Path(self._model) if self._model else output_dir / MODEL
             return load_summarizer(folder, self.recipe), folder
         path = output_dir / BEST_PARAMS
-        (candidate,) = find_candidates(self.recipe, self.experiment.space, path)
+        (candidate,) = find_candidates(self.recipe, self.experiment.whole_space, path)
+        self.experiment.adopt_length(candidate.max_new_tokens)
         folder = find_kept(output_dir, candidate)
         return load_kept(self.experiment, candidate), folder
 

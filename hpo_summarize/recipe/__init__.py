@@ -1,5 +1,6 @@
 """Recipes: one YAML file, checked as a whole before anything is loaded."""
 
+from hpo_summarize.recipe.given import as_recipe, with_settings
 from hpo_summarize.recipe.load import debug_recipe, dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.recipe.sections import (
     CategoricalParameter,
@@ -31,8 +32,10 @@ __all__ = [
     "SearchSection",
     "TrainSection",
     "TrainingSection",
+    "as_recipe",
     "debug_recipe",
     "dump_recipe",
     "load_recipe",
     "parse_recipe",
+    "with_settings",
 ]

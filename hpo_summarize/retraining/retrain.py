@@ -60,8 +60,10 @@ class Retraining:
     @functools.cached_property
     def candidates(self) -> list[Candidate]:
         """The trials to train."""
-        space = self.experiment.space
-        return find_candidates(self.recipe, space, self._path, self._top, self._trial)
+        space = self.experiment.whole_space
+        found = find_candidates(self.recipe, space, self._path, self._top, self._trial)
+        self.experiment.adopt_length(found[0].max_new_tokens)
+        return found
 
     @functools.cached_property
     def test(self) -> Dialogues | None:

@@ -40,8 +40,8 @@ class GeneratingTrainer(Seq2SeqTrainer):
     out where `metric_for_best_model` names a metric that is not a loss.
 
     Predictions end in the padding token and are as wide as the longest one. Sampled texts
-    (`do_sample`) depend on which rows share a batch, so they are others than the parent's, and the
-    same ones for the same seed.
+    (`do_sample`) are drawn with random numbers of their own, by `args.seed`: they are others than
+    the parent's, the same ones at every evaluation of the same model, and no part of the training.
 
     What the parent's loop alone can do goes through it: iterable data sets, a `prediction_step` of
     a subclass, `batch_eval_metrics`, `preprocess_logits_for_metrics`, losses in
@@ -126,10 +126,11 @@ class GeneratingTrainer(Seq2SeqTrainer):
                 pin_memory=args.dataloader_pin_memory,
             )
             self.callback_handler.eval_dataloader = loader
-            parts = [
-                (rows, self._generate(inputs, config, others))
-                for rows, inputs in zip(batches, loader, strict=True)
-            ]
+            with _own_random_numbers(args.device, args.seed):
+                parts = [
+                    (rows, self._generate(inputs, config, others))
+                    for rows, inputs in zip(batches, loader, strict=True)
+                ]
         if args.world_size > 1:
             parts = gather_object(parts)
         return self._in_order(parts, len(dataset))
@@ -188,6 +189,14 @@ class GeneratingTrainer(Seq2SeqTrainer):
         if config.max_new_tokens is not None:
             config.max_length = None
         return outputs
+
+
+@contextmanager
+def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
+    """Sampled texts are those of a seed, and the training goes on with its own random numbers."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _with_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:

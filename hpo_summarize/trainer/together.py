@@ -30,13 +30,14 @@ class GroupTrainer(TrialTrainer):
             except KeyboardInterrupt:
                 raise  # They are interrupted, too, and listen no more.
             except Exception:
-                self._dismiss()
+                self.dismiss_group()
                 raise
             else:
-                self._dismiss()
+                self.dismiss_group()
 
     @staticmethod
-    def _dismiss() -> None:
+    def dismiss_group() -> None:
+        """Tells the processes that follow the main one that it has nothing more for them."""
         try:
             on_main(lambda: None)
         except RuntimeError as error:

@@ -1,0 +1,117 @@
+"""The study of a search, and in a staged search the second one: made, checked, found again."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import BaseTrial, FrozenTrial
+
+from hpo_summarize.attributes import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, OBJECTIVES
+from hpo_summarize.errors import StudyError
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.recipe.settings import possible_values
+from hpo_summarize.redact import redact_url
+from hpo_summarize.study import (
+    best_trials,
+    check_identity,
+    default_storage_url,
+    find_study,
+    identity_of,
+    open_study,
+    warm_start_of,
+)
+
+
+class SearchStudies:
+    """The studies of one output folder and one study name.
+
+    Args:
+        experiment: The parts of the recipe.
+        worker: Number of this process among those that search together.
+
+    Attributes:
+        name: Of the study.
+        storage: URL of the storage, with its password.
+        folder: Where the trials keep their checkpoints.
+    """
+
+    def __init__(self, experiment: Experiment, worker: int = 0) -> None:
+        self._experiment, self._worker = experiment, worker
+        self._recipe = experiment.recipe
+        output_dir = Path(self._recipe.output_dir)
+        self.name = self._recipe.search.study_name or "study"
+        self.storage = self._recipe.search.storage or default_storage_url(output_dir)
+        self.folder = output_dir / "trials" / self.name
+
+    @functools.cached_property
+    def first(self) -> optuna.Study:
+        """The study, with the recipe's values waiting as trial 0 where it is made now."""
+        search, space = self._recipe.search, self._experiment.space
+        study = open_study(
+            search,
+            self.name,
+            self.storage,
+            [search.direction] * len(search.objectives),
+            baselines=[space.baseline(), *(space.baseline(given) for given in search.baselines)],
+            worker=self._worker,
+            n_epochs=max(possible_values("num_epochs", self._recipe.model_dump())),
+            warm_start=warm_start_of(self._recipe, self._identity(), space.sample),
+        )
+        self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))
+        check_identity(study, self._identity())
+        for name, value in (
+            (MAX_NEW_TOKENS, self._experiment.max_new_tokens),
+            (OBJECTIVES, search.objectives),
+        ):
+            if study.user_attrs.get(name) != value:
+                study.set_user_attr(name, value)
+        return study
+
+    def check(self) -> None:
+        """Makes nothing.
+
+        Raises:
+            StudyError: The storage cannot be reached, or the study is another recipe's.
+        """
+        study = find_study(self.storage, self.name)
+        if study is not None and IDENTITY in study.user_attrs:
+            self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))
+            check_identity(study, self._identity())
+
+    def made(self) -> optuna.Study:
+        """The study of this search or of an earlier one; it is never made here.
+
+        Raises:
+            StudyError: No search has run yet.
+        """
+        if "first" in self.__dict__:
+            return self.first
+        study = find_study(self.storage, self.name)
+        if study is None:
+            raise StudyError(
+                f"there is no study '{self.name}' in {redact_url(self.storage)} yet; "
+                "call optimize() first"
+            )
+        return study
+
+    def second(self) -> optuna.Study | None:
+        """The latest decoding study of a staged search; None if there is none yet."""
+        name = self.made().user_attrs.get(DECODING_STUDY)
+        return find_study(self.storage, name) if name else None
+
+    def final(self) -> optuna.Study:
+        """The study whose best trial is the best of all: in a staged search the second one."""
+        second = self.second()
+        return second if second is not None and best_trials(second) else self.made()
+
+    def folder_of(self, trial: BaseTrial | FrozenTrial) -> Path:
+        """Where a trial keeps its checkpoints."""
+        return self.folder / f"trial-{trial.number}"
+
+    def _identity(self) -> dict[str, Any]:
+        train, validation = self._experiment.splits
+        recipe = self._experiment.decided_recipe
+        return identity_of(recipe, {"train": train, "validation": validation})
