@@ -237,26 +237,27 @@ class Experiment:
         num_beams = self.recipe.search.epoch_eval.num_beams
         return {} if num_beams == "same" else {"num_beams": num_beams, "do_sample": False}
 
-    def build_epoch_evaluation(self, validation: Dialogues, n_best: int) -> EpochEvaluation | None:
+    def build_epoch_evaluation(
+        self, dataset: Dataset, validation: Dialogues, n_best: int
+    ) -> EpochEvaluation | None:
         """The evaluation after each epoch that the recipe asks for; None: all of it, every time.
 
         Args:
-            validation: Rows to draw from, by `data.seed`.
+            dataset: Rows to draw from, by `data.seed`, as token ids.
+            validation: The same rows as text.
             n_best: So many of the best trials matter.
         """
         section, generation = self.recipe.search.epoch_eval, self.cheap_decoding
         count = len(validation) if section.samples == "all" else section.samples
         if not generation and count >= len(validation):
             return None
-        draw = random.Random(self.recipe.data.seed)
-        chosen = validation.rows(
-            sorted(draw.sample(range(len(validation)), min(count, len(validation))))
-        )
+        draw, everything = random.Random(self.recipe.data.seed), range(len(validation))
+        rows = sorted(draw.sample(everything, min(count, len(everything))))
         return EpochEvaluation(
-            dataset=self.tokenize(chosen),
-            compute_metrics=self._metric_over(chosen),
+            dataset=dataset.select(rows),
+            compute_metrics=self._metric_over(validation.rows(rows)),
             generation=generation,
-            covers_all=len(chosen) == len(validation),
+            covers_all=len(rows) == len(everything),
             n_best=n_best,
         )
 

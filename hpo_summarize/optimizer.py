@@ -94,7 +94,7 @@ class OptunaOptimizer:
         train, validation = self.experiment.splits
         trainer = self.experiment.build_trainer(self.studies.folder, train, validation)
         trainer.epoch_evaluation = self.experiment.build_epoch_evaluation(
-            validation, n_best=max(self.recipe.search.n_kept, 1)
+            trainer.eval_dataset, validation, n_best=max(self.recipe.search.n_kept, 1)
         )
         trainer.prune_after = prune_after(self.recipe.search.pruner)
         trainer.set_up_search(self.create_search_space, self._compute_objective, self._folder_name)

@@ -120,23 +120,16 @@ def test_out_of_memory_ends_the_launch_and_the_same_command_goes_on_with_half_th
     ranks: str, checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     arguments = (f"memory:{ranks}", str(checkpoint), str(csv_path), str(tmp_path / "out"))
-    url = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
-    if ranks == "1":
-        log = tmp_path / "log"
-        (tmp_path / "out").mkdir()
-        assert end_of(start_group(DRIVER, log, *arguments)) == [1, 1]
-        assert "process 1, trial 0: out of memory" in log.read_text()
-        assert "goes on with this trial, with 2 examples at once" in log.read_text()
-        trials = optuna.load_study(study_name="s", storage=url).trials
-        assert [trial.state.name for trial in trials] == ["FAIL", "WAITING"]
-        assert "failure" not in trials[0].user_attrs
-        assert trials[1].user_attrs["continues"] == 0
-        assert end_of(start_group(DRIVER, log, *arguments)) == [0, 0], log.read_text()
-    else:
-        # The default way of the processes to find each other gives a restart the old addresses.
-        options = ("--rdzv_backend", "c10d", "--max_restarts", "1")
-        done = launch(f"memory:{ranks}", 2, checkpoint, csv_path, tmp_path / "out", *options)
-        assert done.returncode == 0, done.stderr
+    url, log = f"sqlite:///{tmp_path / 'out' / 'study.db'}", tmp_path / "log"
+    (tmp_path / "out").mkdir()
+    assert end_of(start_group(DRIVER, log, *arguments)) == [1, 1]
+    assert f"process {ranks[0]}, trial 0: out of memory" in log.read_text()
+    assert "goes on with this trial, with 2 examples at once" in log.read_text()
+    trials = optuna.load_study(study_name="s", storage=url).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "WAITING"]
+    assert "failure" not in trials[0].user_attrs
+    assert trials[1].user_attrs["continues"] == 0
+    assert end_of(start_group(DRIVER, log, *arguments)) == [0, 0], log.read_text()
     trials = optuna.load_study(study_name="s", storage=url).trials
     assert [trial.state.name for trial in trials] == ["FAIL", *3 * ["COMPLETE"]]
     assert trials[1].params == trials[0].params

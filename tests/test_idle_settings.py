@@ -13,7 +13,7 @@ from hpo_summarize.recipe import parse_recipe
 from hpo_summarize.recipe.training_checks import _ALLOWED, _REFUSED
 from hpo_summarize.space import build_space
 
-LORA = BASE + "lora: {r: 4}\ngeneration: {num_beams: 1, do_sample: false}\n"
+LORA = BASE + "lora: {r: 4}\ngeneration: {num_beams: 1, do_sample: false, max_new_tokens: 100}\n"
 IDLE = [
     ("training.max_steps=5", "num_epochs"),
     ("training.dataloader_drop_last=true", "validation split"),

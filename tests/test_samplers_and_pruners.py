@@ -52,7 +52,7 @@ def space_of(parameters: dict[str, Any]) -> SearchSpace:
 def open_at(folder: Path, space: SearchSpace, **search: Any) -> optuna.Study:
     section = SearchSection.model_validate(search)
     url = f"journal://{folder / 'study.log'}"
-    return open_study(section, "study", url, ["maximize"], space.baseline(), n_epochs=9)
+    return open_study(section, "study", url, ["maximize"], [space.baseline()], n_epochs=9)
 
 
 def quality(values: dict[str, Any], epoch: int, n_epochs: int) -> float:

@@ -183,7 +183,7 @@ def test_a_failed_trial_is_no_lesson_for_another_machine(make: Any, tmp_path: Pa
 OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"search": {"objective": "rouge1"}}, "search.objective: was 'rougeL', now 'rouge1'"),
     ({"search": {"direction": "minimize"}}, "search.direction: was 'maximize', now 'minimize'"),
-    ({"data": {"max_rows": 20}}, r"data \(content\): was .*, now"),
+    ({"data": {"max_rows": 20}}, r"data.train \(content\): was .*, now"),
     ({"training": {"weight_decay": 0.5}}, "training.weight_decay: was 0.0, now 0.5"),
     ({"rouge": {"references": "max"}}, "rouge.references: was 'mean', now 'max'"),
 ]

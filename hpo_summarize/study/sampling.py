@@ -53,7 +53,12 @@ class MarkingBruteForceSampler(optuna.samplers.BruteForceSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Marks the study where the parent stops it."""
+        """Marks the study where the parent stops it.
+
+        A trial that ended before anything was sampled says nothing; the parent would stop there.
+        """
+        if not trial.params:
+            return
         super().after_trial(study, trial, state, values)
         if study._stop_flag:
             study.set_user_attr(EXHAUSTED, True)

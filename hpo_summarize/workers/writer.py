@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ _ALONE = Worker()
 
 def _this_launch(worker: Worker) -> str:
     """A name that the workers of one launch on one machine share, and no other has."""
+    if worker.count == 1:
+        return uuid.uuid4().hex
     process = psutil.Process()
-    if worker.count > 1:
-        process = process.parent() or process
+    process = process.parent() or process
     return f"{socket.gethostname()} {process.pid} {process.create_time()}"
 
 
