@@ -11,7 +11,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hpo_summarize.attributes import BEATEN, BEST_EPOCH, FAILURE, INTERRUPTED, TRAINED_TRIAL
+from hpo_summarize.attributes import (
+    BEATEN,
+    BEST_EPOCH,
+    FAILURE,
+    INTERRUPTED,
+    N_DECODED,
+    TRAINED_TRIAL,
+)
 from hpo_summarize.study import best_trials, finished_trials
 from hpo_summarize.workers import Writer
 
@@ -154,7 +161,7 @@ def _fate(trial: FrozenTrial, objective: str) -> str:
         epoch = f"at epoch {trial.user_attrs[BEST_EPOCH]:g}"
         return f"{objective} {values} {epoch if trained is None else f'by trial {trained}'}"
     if trained is not None:
-        return f"pruned after {len(trial.intermediate_values)} dialogues"
+        return f"pruned after {trial.user_attrs.get(N_DECODED, 0)} dialogues"
     if BEATEN in trial.user_attrs:
         return f"cannot win after epoch {trial.last_step}"
     return f"pruned after epoch {trial.last_step}"

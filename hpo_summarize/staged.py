@@ -1,9 +1,10 @@
 """The second stage of `decode: staged`: decoding alone is searched, on the best trained models.
 
 A trial of this stage is one evaluation of a model that the first stage has trained and kept. The
-rows are decoded in the same shuffled order in every trial, and each row's score is reported at its
-place in that order. A trial ends early where a signed-rank test on the rows so far says that it is
-worse than the best one (Optuna's `WilcoxonPruner`).
+rows are decoded in the same shuffled order in every trial, in the same blocks of a few rows (of
+one where there are few), and the mean score of each block is reported. A trial ends early where a
+signed-rank test on the blocks so far says that it is worse than the best one (Optuna's
+`WilcoxonPruner`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from optuna.trial import FrozenTrial
 from hpo_summarize.attributes import (
     BEST_EPOCH,
     FAILURE,
+    N_DECODED,
     OBJECTIVES,
     STAGE,
     TRAINED_TRIAL,
@@ -39,10 +41,11 @@ from hpo_summarize.trainer import SummarizationTrainer
 from hpo_summarize.trainer.group_failure import is_lost_peer
 from hpo_summarize.trainer.trial_run import failure_reason
 
-# Of the rows a trial decodes so many parts, with a look at the pruner after each; a part has at
-# least so many rows, since the test says little about fewer.
+# A trial decodes the rows in so many parts, with a look at the pruner after each; a part has at
+# least so many blocks, since the test says little about fewer.
 _N_PARTS = 8
-_MIN_ROWS = 8
+_MIN_BLOCKS = 8
+_MAX_BLOCKS = 50  # Each is a write to the storage, of some 5 to 10 ms.
 _P_THRESHOLD = 0.1  # Optuna's default: a trial is worse with this probability of an error.
 
 
@@ -213,22 +216,34 @@ class DecodingSearch:
     def _evaluate(
         self, trial: optuna.Trial, finalist: Finalist, values: Mapping[str, Any]
     ) -> float | tuple[float, ...]:
-        names = self.recipe.search.objectives
+        names, n_rows = self.recipe.search.objectives, len(self._validation)
+        blocks = shuffled_blocks(n_rows, self.recipe.data.seed)
+        size = max(-(-len(blocks) // _N_PARTS), _MIN_BLOCKS)
         scores: list[dict[str, float]] = []
-        for part in _parts(len(self._validation), self.recipe.data.seed):
-            step = (finalist, dict(values), part)
-            on_main(lambda step=step: step)  # type: ignore[misc]
-            summaries = self._decode(*step)
-            references = [self._validation.references[row] for row in part]
-            new = self._experiment.rouge.score_rows(summaries, references)
-            if len(names) == 1:
-                for place, score in enumerate(new, start=len(scores)):
-                    trial.report(score[names[0]], place)
-            scores += new
-            if len(names) == 1 and len(scores) < len(self._validation) and trial.should_prune():
+        for start in range(0, len(blocks), size):
+            part = blocks[start : start + size]
+            new = self._score(finalist, values, part)
+            scores += [score for block in new for score in block]
+            if len(names) > 1:
+                continue
+            for place, block in enumerate(new, start):
+                trial.report(fmean(score[names[0]] for score in block), place)
+            if len(scores) < n_rows and trial.should_prune():
+                trial.set_user_attr(N_DECODED, len(scores))
                 raise optuna.TrialPruned(f"worse than the best after {len(scores)} dialogues")
         means = tuple(fmean(score[name] for score in scores) for name in names)
         return means if len(means) > 1 else means[0]
+
+    def _score(
+        self, finalist: Finalist, values: Mapping[str, Any], blocks: Sequence[Sequence[int]]
+    ) -> list[list[dict[str, float]]]:
+        """ROUGE of every row of some blocks, decoded by all processes of the group."""
+        rows = [row for block in blocks for row in block]
+        step = (finalist, dict(values), rows)
+        on_main(lambda: step)
+        references = [self._validation.references[row] for row in rows]
+        scores = iter(self._experiment.rouge.score_rows(self._decode(*step), references))
+        return [[next(scores) for _ in block] for block in blocks]
 
     @property
     def _validation(self) -> Dialogues:
@@ -245,10 +260,9 @@ class DecodingSearch:
         return self._experiment.decode(self._trainer.summarise(data, {**fixed, **values}))
 
 
-def _parts(n_rows: int, seed: int) -> Iterator[list[int]]:
-    """All rows in shuffled parts, the same ones for the same seed."""
+def shuffled_blocks(n_rows: int, seed: int) -> list[list[int]]:
+    """All rows in shuffled blocks, the same ones for the same seed; at most `_MAX_BLOCKS`."""
     order = list(range(n_rows))
     random.Random(seed).shuffle(order)
-    size = max(-(-n_rows // _N_PARTS), _MIN_ROWS)
-    for start in range(0, n_rows, size):
-        yield order[start : start + size]
+    size = -(-n_rows // _MAX_BLOCKS)
+    return [order[start : start + size] for start in range(0, n_rows, size)]

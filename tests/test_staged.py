@@ -13,8 +13,9 @@ import pytest
 from recipe_files import BASE, load, messages
 
 from hpo_summarize import OptunaOptimizer
-from hpo_summarize.attributes import BEST_EPOCH, TRAINED_TRIAL, VALUES
+from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, TRAINED_TRIAL, VALUES
 from hpo_summarize.errors import RecipeError, StudyError
+from hpo_summarize.staged import shuffled_blocks
 from hpo_summarize.study import build_storage
 
 SPACE = {
@@ -127,12 +128,20 @@ def test_files_and_pages_show_both_stages(finished: OptunaOptimizer) -> None:
     assert kept == {f"trial-{number}" for number in {int(row["trained_trial"]) for row in rows}}
 
 
-def test_every_row_has_its_place_in_every_trial(finished: OptunaOptimizer) -> None:
+def test_every_row_of_a_small_split_has_its_place_in_every_trial(finished: OptunaOptimizer) -> None:
     rows = len(finished.experiment.splits[1])
     complete = [t for t in second_study(finished).trials if t.state.name == "COMPLETE"]
     assert all(sorted(trial.intermediate_values) == list(range(rows)) for trial in complete)
     for trial in complete:
         assert sum(trial.intermediate_values.values()) / rows == pytest.approx(trial.value)
+
+
+@pytest.mark.parametrize(("n_rows", "n_blocks"), [(1, 1), (24, 24), (50, 50), (51, 26), (500, 50)])
+def test_blocks_hold_every_row_once_and_are_the_same_for_a_seed(n_rows: int, n_blocks: int) -> None:
+    blocks = shuffled_blocks(n_rows, seed=3)
+    assert len(blocks) == n_blocks
+    assert sorted(row for block in blocks for row in block) == list(range(n_rows))
+    assert blocks == shuffled_blocks(n_rows, seed=3)
 
 
 def test_a_decoding_that_is_worse_on_the_first_rows_is_pruned(make_optimizer: Make) -> None:
@@ -152,7 +161,7 @@ def test_a_decoding_that_is_worse_on_the_first_rows_is_pruned(make_optimizer: Ma
     again.optimize()
     last = second_study(again).trials[-1]
     assert last.state.name == "PRUNED"
-    assert len(last.intermediate_values) < rows
+    assert 0 < last.user_attrs[N_DECODED] < rows
 
 
 def test_the_same_command_goes_on_in_the_second_stage(make_optimizer: Make) -> None:

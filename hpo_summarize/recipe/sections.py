@@ -219,7 +219,7 @@ class StagedSection(Section):
     """
 
     n_models: int = Field(default=3, ge=1)
-    n_trials: int = Field(default=30, ge=1)
+    n_trials: int = Field(default=20, ge=1)
 
 
 class SearchSection(Section):

@@ -56,7 +56,7 @@ def draw_plots(outcome: Outcome) -> list[Plot]:
             parameter_figures.draw_importances(outcome, singles),
             parameter_figures.draw_parallel_coordinate(outcome, singles),
             parameter_figures.draw_slice(outcome, singles),
-            # A step of a decoding stage is a row of the data; a line over them shows nothing.
+            # A step of a decoding stage is a block of rows; a line over them shows nothing.
             *([] if outcome.is_decoding else [figures.draw_intermediate_values(outcome, whole)]),
             figures.draw_timeline(outcome, whole),
         ]

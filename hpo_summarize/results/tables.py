@@ -183,7 +183,7 @@ def list_trials(outcome: Outcome) -> str:
     """
     params = sorted({name for trial in outcome.trials for name in values_of(trial)})
     steps = sorted({step for trial in outcome.trials for step in trial.intermediate_values})
-    steps = [] if outcome.is_decoding else steps  # There a step is a row of the data.
+    steps = [] if outcome.is_decoding else steps  # There a step is a block of rows.
     value_columns = [f"value_{n}" for n in outcome.objectives] if outcome.several else ["value"]
     header = ["number", "state", *value_columns, "datetime_start", "datetime_complete"]
     header += ["duration_seconds", "train_seconds", "eval_seconds"]
