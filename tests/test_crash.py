@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
 import pytest
-from conftest import REPOSITORY
+from search_process import start_search
 
 from hpo_summarize.attributes import CONTINUES
 from hpo_summarize.study import build_storage, finished_trials
@@ -38,25 +35,17 @@ def recipe(tmp_path: Path, checkpoint: Path, csv_path: Path) -> Path:
     return path
 
 
-def start(recipe: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(REPOSITORY / "scripts" / "search.py"), str(recipe)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
-
-
 def study_of(recipe: Path) -> optuna.Study:
     url = f"sqlite:///{recipe.parent / 'out' / 'study.db'}"
     return optuna.load_study(study_name="crash", storage=build_storage(url))
 
 
-def kill_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+def kill_when(process: BaseProcess, happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not happened():
+    while process.is_alive() and time.monotonic() < deadline and not happened():
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
 
 def checkpoints(recipe: Path, trial: int) -> list[Path]:
@@ -67,19 +56,20 @@ def checkpoints(recipe: Path, trial: int) -> list[Path]:
 def test_a_killed_trial_goes_on_from_its_last_epoch_with_its_values(
     recipe: Path, tmp_path: Path
 ) -> None:
-    kill_when(start(recipe), lambda: len(checkpoints(recipe, 1)) > 0)
+    log = tmp_path / "log"
+    kill_when(start_search(log, str(recipe)), lambda: len(checkpoints(recipe, 1)) > 0)
     before = study_of(recipe).trials
-    output = start(recipe).communicate()[0]
+    start_search(log, str(recipe)).join()
     study = study_of(recipe)
     after = study.trials
-    assert len(finished_trials(study)) == 4, output
+    assert len(finished_trials(study)) == 4, log.read_text()
     assert not [trial for trial in after if trial.state.name in ("RUNNING", "WAITING")]
     heir = next(trial for trial in after if trial.user_attrs.get(CONTINUES) == 1)
     assert heir.params == before[1].params
     assert after[0].values == before[0].values
     undisturbed = tmp_path / "again.yaml"
     undisturbed.write_text(recipe.read_text().replace("/out", "/again"))
-    start(undisturbed).communicate()
+    start_search(log, str(undisturbed)).join()
     url = f"sqlite:///{tmp_path / 'again' / 'study.db'}"
     clean = optuna.load_study(study_name="again", storage=build_storage(url)).trials
     assert heir.values == clean[1].values

@@ -14,34 +14,21 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from search_process import REPOSITORY, SEARCH, end_of, start_group
+from search_process import REPOSITORY, SEARCH, end_of, start_group, start_script
 
 DRIVER = REPOSITORY / "tests" / "ddp_driver.py"
 
 
-def launch(
-    mode: str, processes: int, checkpoint: Path, csv: Path, out: Path, *launcher: str
-) -> subprocess.CompletedProcess[str]:
-    out.mkdir(exist_ok=True)
-    options = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else []
-    options += launcher
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    environment["MASTER_PORT"] = "0"
+def launch(mode: str, checkpoint: Path, csv: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the driver on two processes of a real launcher, which ends both when one breaks."""
+    out.mkdir()
+    start = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
+    start += ["--num_processes", "2", "--main_process_port", "0", str(DRIVER)]
     return subprocess.run(
-        [
-            *start,
-            "--main_process_port",
-            "0",
-            str(DRIVER),
-            mode,
-            str(checkpoint),
-            str(csv),
-            str(out),
-        ],
+        [*start, mode, str(checkpoint), str(csv), str(out)],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
         timeout=300,
     )
 
@@ -50,14 +37,24 @@ def result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
+def run(mode: str, processes: int, checkpoint: Path, csv: Path, out: Path) -> None:
+    """Runs the driver as a launcher would, and expects it to end well."""
+    out.mkdir()
+    log, arguments = out.with_suffix(".log"), (mode, str(checkpoint), str(csv), str(out))
+    if processes == 1:
+        started = [start_script(DRIVER, log, *arguments, ACCELERATE_USE_CPU="1")]
+    else:
+        started = start_group(DRIVER, log, *arguments)
+    assert end_of(started) == [0] * processes, log.read_text()
+
+
 def test_the_effective_batch_is_the_same_training_on_any_number_of_processes(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     weights, results = {}, {}
     for mode in ("8x1", "4x2", "2x4", "2p4x1", "2p2x2"):
         processes = 2 if mode.startswith("2p") else 1
-        done = launch(mode, processes, checkpoint, csv_path, tmp_path / mode)
-        assert done.returncode == 0, done.stderr
+        run(mode, processes, checkpoint, csv_path, tmp_path / mode)
         results[mode] = result(tmp_path / mode)
         assert results[mode]["world_size"] == processes
         weights[mode] = torch.load(tmp_path / mode / "weights.pt")
@@ -76,8 +73,7 @@ def test_the_effective_batch_is_the_same_training_on_any_number_of_processes(
 def test_a_pruned_trial_ends_on_both_processes(
     epoch: int, checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
-    done = launch(f"prune:{epoch}", 2, checkpoint, csv_path, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    run(f"prune:{epoch}", 2, checkpoint, csv_path, tmp_path / "out")
     found = result(tmp_path / "out")
     assert found["world_size"] == 2
     assert found["states"] == ["COMPLETE", "PRUNED", "PRUNED"]
@@ -87,16 +83,14 @@ def test_a_pruned_trial_ends_on_both_processes(
 def test_a_loss_that_is_not_a_number_ends_the_trial_on_both_processes(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
-    done = launch("nan", 2, checkpoint, csv_path, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    run("nan", 2, checkpoint, csv_path, tmp_path / "out")
     found = result(tmp_path / "out")
     assert found["states"] == ["COMPLETE", "PRUNED", "COMPLETE"]
     assert found["failures"][1] == "the training loss is not a finite number"
 
 
 def test_a_timeout_ends_both_processes(checkpoint: Path, csv_path: Path, tmp_path: Path) -> None:
-    done = launch("timeout", 2, checkpoint, csv_path, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    run("timeout", 2, checkpoint, csv_path, tmp_path / "out")
     assert 1 <= len(result(tmp_path / "out")["states"]) < 100
 
 
@@ -105,7 +99,7 @@ def test_an_error_on_one_process_ends_the_launch_with_a_clear_line(
     rank: int, checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     start = time.monotonic()
-    done = launch(f"break:{rank}", 2, checkpoint, csv_path, tmp_path / "out")
+    done = launch(f"break:{rank}", checkpoint, csv_path, tmp_path / "out")
     assert done.returncode != 0
     assert f"process {rank}, trial 1: RuntimeError: the test breaks this process" in done.stderr
     assert "the same command goes on" in done.stderr

@@ -12,7 +12,7 @@ from search_process import start_search
 from hpo_summarize.attributes import CONTINUES
 from hpo_summarize.study import build_storage, finished_trials
 
-N_KILLS = 20
+N_KILLS = 10
 
 # Every combination is tried once, whatever the order, so that the values of two runs compare.
 RECIPE = """
@@ -58,7 +58,7 @@ def finished_values(recipe: Path) -> dict[int, list[float]]:
         return {}
 
 
-def test_twenty_kills_at_random_moments_change_no_value_and_lose_no_trial(
+def test_ten_kills_at_random_moments_change_no_value_and_lose_no_trial(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     clean = write_recipe(tmp_path / "clean", checkpoint, csv_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,29 +28,42 @@ SPACE = {
 Make = Callable[..., OptunaOptimizer]
 
 
+def build(
+    checkpoint: Path, csv: Path, out: Path, n_trials: int = 3, n_decoding: int = 5, **search: Any
+) -> OptunaOptimizer:
+    staged = {"n_models": 2, "n_trials": n_decoding}
+    fixed = {"n_trials": n_trials, "pruner": {"name": "median"}, "study_name": "s"}
+    recipe = {
+        "model": {"name": str(checkpoint)},
+        "lora": {"r": 4, "alpha": 8},
+        "data": {
+            "train": str(csv),
+            "validation_fraction": 0.75,
+            "max_dialogue_tokens": 100,
+            "max_summary_tokens": 30,
+        },
+        "training": {"num_epochs": 2, "batch_size": 4, "learning_rate": 1e-2},
+        "generation": {"num_beams": 4, "max_new_tokens": 12},
+        "search": {**fixed, "decode": "staged", "staged": staged, **search},
+        "space": SPACE,
+        "output_dir": str(out),
+    }
+    return OptunaOptimizer(recipe)
+
+
 @pytest.fixture
 def make_optimizer(checkpoint: Path, csv_path: Path, tmp_path: Path) -> Make:
-    def make(n_trials: int = 3, n_decoding: int = 5, **search: Any) -> OptunaOptimizer:
-        staged = {"n_models": 2, "n_trials": n_decoding}
-        fixed = {"n_trials": n_trials, "pruner": {"name": "median"}, "study_name": "s"}
-        recipe = {
-            "model": {"name": str(checkpoint)},
-            "lora": {"r": 4, "alpha": 8},
-            "data": {
-                "train": str(csv_path),
-                "validation_fraction": 0.75,
-                "max_dialogue_tokens": 100,
-                "max_summary_tokens": 30,
-            },
-            "training": {"num_epochs": 2, "batch_size": 4, "learning_rate": 1e-2},
-            "generation": {"num_beams": 4, "max_new_tokens": 12},
-            "search": {**fixed, "decode": "staged", "staged": staged, **search},
-            "space": SPACE,
-            "output_dir": str(tmp_path / "out"),
-        }
-        return OptunaOptimizer(recipe)
+    return functools.partial(build, checkpoint, csv_path, tmp_path / "out")
 
-    return make
+
+@pytest.fixture(scope="module")
+def finished(
+    checkpoint: Path, csv_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> OptunaOptimizer:
+    """A search that has gone through both stages; to be read only."""
+    optimizer = build(checkpoint, csv_path, tmp_path_factory.mktemp("staged") / "out")
+    optimizer.optimize()
+    return optimizer
 
 
 def second_study(optimizer: OptunaOptimizer) -> optuna.Study:
@@ -60,13 +74,6 @@ def second_study(optimizer: OptunaOptimizer) -> optuna.Study:
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
-
-
-@pytest.fixture
-def finished(make_optimizer: Make) -> OptunaOptimizer:
-    optimizer = make_optimizer()
-    optimizer.optimize()
-    return optimizer
 
 
 def test_the_first_stage_trains_with_cheap_decoding_and_the_second_searches_the_rest(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import NoReturn
 
 import optuna
@@ -25,6 +26,8 @@ from hpo_summarize.study.recovery import fail, put_back_own
 from hpo_summarize.trainer.device_batches import Sizes, remember
 
 _LOOK_SECONDS = 0.2  # Between looks of the main process at the store.
+# Without a launcher the store is the main process's own, which may be gone already.
+_CONNECT_SECONDS = 5
 _ANSWER_SECONDS = 30  # A process that broke waits so long until the study knows of it.
 # A signal that ended another process first comes to this one within that time.
 _SIGNAL_SECONDS = 2
@@ -68,6 +71,7 @@ class Alarm:
             int(os.environ["MASTER_PORT"]),
             is_master=False,
             wait_for_workers=False,
+            timeout=timedelta(seconds=_CONNECT_SECONDS),
         )
 
     @staticmethod
