@@ -202,7 +202,7 @@ class OptunaOptimizer:
         decoding = self._decoding_search(finalists)
         self.study.set_user_attr(DECODING_STUDY, decoding.study.study_name)
         progress = SearchProgress(
-            decoding.study, search.staged.n_trials, search.objectives, self.writer
+            decoding.study, search.staged.n_trials, search.objectives, self.writer, "decoding"
         )
         rest = search.timeout and max(start + search.timeout - time.monotonic(), 0)
         try:

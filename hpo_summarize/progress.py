@@ -32,6 +32,7 @@ class SearchProgress(TrainerCallback):
         objectives: Names of the metrics that are searched for, the first of them is shown.
         writer: Says whether this process prints; of several workers one does, for all of them.
             None: it does.
+        word: What a trial of this stage is called.
         stream: Where to print; default standard output, as it is when a line is printed.
     """
 
@@ -41,12 +42,14 @@ class SearchProgress(TrainerCallback):
         n_trials: int,
         objectives: list[str],
         writer: Writer | None = None,
+        word: str = "trial",
         stream: TextIO | None = None,
     ) -> None:
         self._study = study
         self._n_trials = n_trials
         self._objective = objectives[0]
         self._writer = writer
+        self._word = word
         self._stream = stream
         self._start = time.monotonic()
         self._printed = {trial.number for trial in finished_trials(study)}
@@ -98,7 +101,7 @@ class SearchProgress(TrainerCallback):
     def _print_trial(self, trial: FrozenTrial) -> None:
         seconds = trial.duration.total_seconds() if trial.duration else 0
         parts = [
-            f"trial {trial.number:>3} ({len(self._printed)}/{self._n_trials})",
+            f"{self._word} {trial.number:>3} ({len(self._printed)}/{self._n_trials})",
             f"{_fate(trial, self._objective):<34}",
             self._best(),
             f"took {clock(seconds)}",

@@ -35,7 +35,7 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
         print(f"         {line}")
     if search.decode == "staged":
         count = search.staged.n_models
-        print(f"decoding on the {count} best models, {search.staged.n_trials} trials:")
+        print(f"decoding {search.staged.n_trials} trials on the {count} best models")
         for line in build_space(recipe, experiment.facts, "decoding").explain():
             print(f"         {line}")
     if optimizer.worker.count > 1:
@@ -75,9 +75,13 @@ def _print_best(optimizer: OptunaOptimizer) -> None:
         for name, value in values_of(trial).items():
             print(f"  {name}: {value:.6g}" if isinstance(value, float) else f"  {name}: {value}")
     first = optimizer.study.trials[0]
-    if not several and best[0].value and first.values and best[0].values != first.values:
-        gain = (best[0].value - first.values[0]) / abs(first.values[0] or 1)
-        cheaply = "" if study is optimizer.study else ", decoded as in the first stage"
-        change = f"{first.values[0]:.4f} (a change of {gain:+.0%})"
-        print(f"trial 0, the recipe's own values{cheaply}: {change}")
+    if not several and first.values and best[0].values != first.values:
+        start = first.values[0]
+        cheaply = (
+            ""
+            if study.study_name == optimizer.study.study_name
+            else ", decoded as in the first stage"
+        )
+        change = f" (a change of {(best[0].value - start) / abs(start):+.0%})" if start else ""
+        print(f"trial 0, the recipe's own values{cheaply}: {start:.4f}{change}")
     print(f"results in {optimizer.output_dir}: report.html, best_params.json, all_trials.csv")

@@ -131,6 +131,8 @@ def test_files_and_pages_show_both_stages(finished: OptunaOptimizer) -> None:
     report = (folder / "report.html").read_text()
     assert "Trials: decoding" in report
     assert "Optimization history: decoding" in report
+    drawn = re.findall(r'<div id="([^"]+)" class="plotly-graph-div"', report)
+    assert len(drawn) == len(set(drawn)) >= 10, "each plot has a place of its own"
     kept = {path.name for path in (folder / "trials" / "s").iterdir()}
     assert kept == {f"trial-{number}" for number in {int(row["trained_trial"]) for row in rows}}
 

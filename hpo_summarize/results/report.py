@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,8 +107,10 @@ def _title(title: str, stage: Outcome) -> str:
 
 
 def _telling_plots(outcome: Outcome) -> list[Plot]:
-    told = outcome.why_no_result()
-    return [plot for plot in draw_plots(outcome) if plot.figures or plot.problem != told]
+    """Plots with something to say, each with a name of its own on a page of both stages."""
+    told, stage = outcome.why_no_result(), "decoding_" if outcome.is_decoding else ""
+    plots = [plot for plot in draw_plots(outcome) if plot.figures or plot.problem != told]
+    return [dataclasses.replace(plot, name=f"{stage}{plot.name}") for plot in plots]
 
 
 def _trial_rows(outcome: Outcome) -> list[dict[str, Any]]:
