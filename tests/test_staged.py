@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from recipe_files import BASE, load, messages
+from search_process import SEARCH, end_of, start_group, start_search
 
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, TRAINED_TRIAL, VALUES
@@ -231,3 +233,35 @@ def test_weights_that_are_not_here_are_said_to_be_missing(make_optimizer: Make) 
     optimizer.study.tell(optimizer.study.ask(), 0.5)
     with pytest.raises(StudyError, match=r"weights of the best trials \(0\) are not in"):
         optimizer.optimize()
+
+
+RECIPE = """
+model: {{name: {checkpoint}}}
+lora: {{r: 4, alpha: 8}}
+data: {{train: {csv}, validation_fraction: 0.5, max_dialogue_tokens: 100, max_summary_tokens: 30}}
+training: {{num_epochs: 2, batch_size: 8, learning_rate: 1e-2}}
+generation: {{num_beams: 2, max_new_tokens: 12}}
+search: {{n_trials: 2, pruner: null, parallel: ddp, decode: staged, staged: {{n_trials: 3}}}}
+space:
+  learning_rate: {{type: float, low: 1e-3, high: 1e-1, log: true}}
+  num_beams: {{type: categorical, choices: [1, 2, 4]}}
+output_dir: {output}
+"""
+
+
+def test_two_processes_go_through_both_stages_together(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    values = []
+    for processes in (1, 2):
+        recipe, out = tmp_path / f"{processes}.yaml", tmp_path / f"out-{processes}"
+        recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=out))
+        log = tmp_path / f"{processes}.log"
+        start = [start_search(log, str(recipe))] if processes == 1 else None
+        started = start or start_group(SEARCH, log, str(recipe))
+        assert end_of(started) == [0] * processes, log.read_text()
+        assert log.read_text().count("decoding   0 (1/3)") == 1
+        with (out / "decoding_trials.csv").open() as file:
+            values.append([float(row["value"] or "nan") for row in csv.DictReader(file)])
+        assert read_json(out / "best_params.json")["n_decoding_trials"] == 3
+    assert values[0] == pytest.approx(values[1], abs=1e-3)
