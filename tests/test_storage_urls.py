@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from conftest import REPOSITORY
 from postgres import PASSWORD, running_server
 
 from hpo_summarize.errors import StudyError
 from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import open_study, storage
+from hpo_summarize.study import default_storage_url, open_study, storage
 
 CANARY = "canary-0815"
 AWAY = "127.0.0.1:1/study"
@@ -95,3 +96,17 @@ def test_the_password_of_the_database_is_in_nothing_that_a_search_prints_or_writ
     found = [str(path) for path, content in files.items() if PASSWORD.encode() in content]
     assert found == []
     assert PASSWORD.encode() not in done.stdout + done.stderr
+
+
+def test_a_path_that_an_older_sqlalchemy_would_cut_off_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy 2.1 needs Python 3.11; what 2.0 makes of such a URL is imitated here."""
+
+    def cut_off(url: str) -> sqlalchemy.URL:
+        return sqlalchemy.URL.create("sqlite", url.removeprefix("sqlite:///").partition("%3F")[0])
+
+    assert sqlalchemy.make_url(default_storage_url(tmp_path / "a?b")).database is not None
+    monkeypatch.setattr(storage.sqlalchemy, "make_url", cut_off)
+    with pytest.raises(StudyError, match="cannot open .*a\\?b.* choose another output_dir"):
+        default_storage_url(tmp_path / "a?b")

@@ -38,8 +38,19 @@ _MADE_BY_ANOTHER = ("already exists", "duplicate key", "unique constraint", "loc
 
 
 def default_storage_url(output_dir: Path) -> str:
-    """The SQLite file of a study inside its output folder, whatever characters its path has."""
-    return str(sqlalchemy.URL.create("sqlite", database=str(output_dir / "study.db")))
+    """The SQLite file of a study inside its output folder, whatever characters its path has.
+
+    Raises:
+        StudyError: The path has a question mark, and SQLAlchemy is older than 2.1, which quotes it.
+    """
+    path = str(output_dir / "study.db")
+    url = str(sqlalchemy.URL.create("sqlite", database=path))
+    if sqlalchemy.make_url(url).database != path:
+        raise StudyError(
+            f"SQLAlchemy {sqlalchemy.__version__} cannot open {path}, as it ends the path at the "
+            "question mark; choose another output_dir, or install SQLAlchemy 2.1"
+        )
+    return url
 
 
 def retry_first_start(url: str, start: Callable[[], T]) -> T:
