@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hpo_summarize.attributes import BEST_EPOCH, WARM_START
+from hpo_summarize.experiment import Experiment
+from hpo_summarize.model import spare_rows_note
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of, values_of
@@ -21,7 +23,7 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     storage = redact_url(optimizer.studies.storage)
     print(f"model    {recipe.model.name or experiment.model_config.model_type}, training {lora}")
     print(f"data     {len(train)} dialogues to train on, {len(validation)} to validate on")
-    for note in (*train.notes, *validation.notes):
+    for note in (*train.notes, *validation.notes, *_model_notes(experiment)):
         print(f"note     {note}")
     print(f"search   {' and '.join(search.objectives)}, {search.direction}")
     if len(search.objectives) > 1:
@@ -50,6 +52,14 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     print(
         f"study    {optimizer.studies.name} in {storage}: {done} of {search.n_trials} trials done"
     )
+
+
+def _model_notes(experiment: Experiment) -> list[str]:
+    if experiment.recipe.model.name is None:
+        return []  # It is made with as many embeddings as its tokenizer has tokens.
+    rows = getattr(experiment.model_config, "vocab_size", 0)
+    note = spare_rows_note(experiment.tokenizer, rows)
+    return [] if note is None else [note]
 
 
 def print_result(optimizer: OptunaOptimizer) -> None:

@@ -204,8 +204,11 @@ def test_a_failed_evaluation_leaves_the_decoding_as_it_was(
 def test_sampled_texts_are_the_same_for_the_same_seed(trainer_of: Any) -> None:
     trainer = trainer_of()
     for seed in (1, 1, 2):
-        torch.manual_seed(seed)
+        trainer.args.seed = seed
+        before = torch.get_rng_state()
         trainer.evaluate(do_sample=True, num_beams=1)
+        assert torch.equal(torch.get_rng_state(), before), "the training's numbers are its own"
+        torch.rand(1)
     first, again, other = (prediction.predictions.tolist() for prediction in trainer.seen)
     assert first == again
     assert first != other

@@ -20,6 +20,7 @@ from hpo_summarize.recipe.registry import NEEDED_PACKAGES, PRUNERS, SAMPLERS, op
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.study import (
     build_pruner,
+    build_sampler,
     finished_trials,
     open_study,
     prune_after,
@@ -238,3 +239,24 @@ def test_the_recipe_can_say_itself_when_pruning_begins(
     section: dict[str, Any], share: float
 ) -> None:
     assert prune_after(PrunerSection.model_validate(section)) == share
+
+
+def test_brute_force_goes_on_beside_trials_that_were_cut_off_while_they_were_sampled(
+    tmp_path: Path,
+) -> None:
+    kinds = {name: optuna.distributions.CategoricalDistribution([1, 2]) for name in ("a", "b")}
+    study = optuna.create_study(sampler=build_sampler("brute_force", seed=1))
+    for names in ((), ("a",), ("a", "b")):
+        cut_off = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.FAIL,
+            params=dict.fromkeys(names, 1),
+            distributions={name: kinds[name] for name in names},
+        )
+        study.add_trial(cut_off)
+
+    def objective(trial: optuna.Trial) -> float:
+        return float(sum(trial.suggest_categorical(name, [1, 2]) for name in kinds))
+
+    study.optimize(objective)
+    tried = [(t.params["a"], t.params["b"]) for t in study.trials if t.state.name == "COMPLETE"]
+    assert sorted(tried) == [(1, 2), (2, 1), (2, 2)]

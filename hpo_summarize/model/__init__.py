@@ -10,7 +10,12 @@ from hpo_summarize.model.config import (
 )
 from hpo_summarize.model.depth import spread_layers, with_depth
 from hpo_summarize.model.pretrained import PretrainedBase, unshare
-from hpo_summarize.model.tokenizer import add_tokens, load_tokenizer, train_tokenizer
+from hpo_summarize.model.tokenizer import (
+    add_tokens,
+    load_tokenizer,
+    spare_rows_note,
+    train_tokenizer,
+)
 
 __all__ = [
     "PretrainedBase",
@@ -22,6 +27,7 @@ __all__ = [
     "load_tokenizer",
     "model_facts",
     "positions",
+    "spare_rows_note",
     "spread_layers",
     "train_tokenizer",
     "unshare",

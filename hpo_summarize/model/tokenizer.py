@@ -105,17 +105,27 @@ def check_fits(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     checkpoints); the vocabulary itself may not.
 
     Raises:
-        ModelError: The vocabulary is larger than the model's, or far smaller.
+        ModelError: The vocabulary is larger than the model's.
     """
     added = tokenizer.get_added_vocab()
     own = 1 + max(
         (i for token, i in tokenizer.get_vocab().items() if token not in added), default=-1
     )
-    if own > rows or rows - n_rows(tokenizer) >= _TOO_MANY_SPARE_ROWS:
+    if own > rows:
         raise ModelError(
             f"model: the tokenizer has {own} tokens and the model has embeddings for {rows}, so "
             "they do not belong together; set model.tokenizer to the tokenizer of this model"
         )
+
+
+def spare_rows_note(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
+    """What a user should know of a tokenizer that leaves many of `rows` embeddings without use."""
+    if rows - n_rows(tokenizer) < _TOO_MANY_SPARE_ROWS:
+        return None
+    return (
+        f"the tokenizer has {n_rows(tokenizer)} tokens and the model embeddings for {rows}; if it "
+        "is not the tokenizer that the model was trained with, set model.tokenizer to that one"
+    )
 
 
 def new_tokens(section: ModelSection, tokenizer: PreTrainedTokenizerBase, rows: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,19 +33,27 @@ def build_sampler(
         arguments = {"multivariate": True, "group": True, **arguments}
     if name != "brute_force" or seed is not None:
         arguments["seed"] = derive_seed(seed, worker, finished)
-    if name == "brute_force":
-        return MarkingBruteForceSampler(**arguments)
+    made = MarkingBruteForceSampler if name == "brute_force" else optuna_class("sampler", name)
     with warnings.catch_warnings():
         # `group` has been marked experimental since Optuna 2.8, and conditions need it.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna_class("sampler", name)(**arguments)
+        return made(**arguments)
 
 
 class MarkingBruteForceSampler(optuna.samplers.BruteForceSampler):
     """Writes into the study that every combination was tried; Optuna only stops the run at hand.
 
-    Without the mark the same command again would try one of them once more.
+    Without the mark the same command again would try one of them once more. And Optuna 5.0 raises
+    at a trial whose worker died, or is at work, before all of it was sampled.
     """
+
+    @staticmethod
+    def _populate_tree(tree: Any, trials: list[FrozenTrial], params: dict[str, Any]) -> None:
+        """Leaves out trials that are sampled in part, where another one has gone on from there."""
+        for trial in sorted(trials, key=lambda trial: -len(trial.params)):
+            if trial.params:
+                with contextlib.suppress(ValueError):
+                    optuna.samplers.BruteForceSampler._populate_tree(tree, [trial], params)
 
     def after_trial(
         self,

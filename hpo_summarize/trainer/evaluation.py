@@ -71,8 +71,9 @@ class GeneratingTrainer(Seq2SeqTrainer):
             return super().evaluation_loop(dataloader, description, prediction_loss_only, *rest)
         # The parent makes the model ready and measures the loss, of no rows where nobody reads it.
         rows: Any = dataloader if self._loss_is_read(dataloader) else []
-        measured = super().evaluation_loop(rows, description, True, *rest).metrics
-        found = self._generate_all(dataloader)
+        with _own_random_numbers(self.args.device, self.args.seed):
+            measured = super().evaluation_loop(rows, description, True, *rest).metrics
+            found = self._generate_all(dataloader)
         labels = found.get("labels")
         metrics = {}
         if self.compute_metrics is not None and labels is not None:
@@ -126,11 +127,10 @@ class GeneratingTrainer(Seq2SeqTrainer):
                 pin_memory=args.dataloader_pin_memory,
             )
             self.callback_handler.eval_dataloader = loader
-            with _own_random_numbers(args.device, args.seed):
-                parts = [
-                    (rows, self._generate(inputs, config, others))
-                    for rows, inputs in zip(batches, loader, strict=True)
-                ]
+            parts = [
+                (rows, self._generate(inputs, config, others))
+                for rows, inputs in zip(batches, loader, strict=True)
+            ]
         if args.world_size > 1:
             parts = gather_object(parts)
         return self._in_order(parts, len(dataset))
