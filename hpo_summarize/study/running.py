@@ -156,7 +156,7 @@ def run_study(
 
     def may_begin() -> bool:
         late = deadline is not None and time.monotonic() >= deadline
-        return not late and _taken(study) < n_trials
+        return not late and _taken(study) < n_trials and not _is_given_out(study)
 
     def stop_when_taken(study: optuna.Study, trial: FrozenTrial) -> None:
         put_back_orphans(study)
@@ -188,6 +188,13 @@ def wait_for_running(study: optuna.Study) -> None:
 
 
 def is_exhausted(study: optuna.Study) -> bool:
+    """Whether every combination of the space was tried to its end, also by other workers."""
+    return _is_given_out(study) and not study.get_trials(
+        deepcopy=False, states=(TrialState.RUNNING,)
+    )
+
+
+def _is_given_out(study: optuna.Study) -> bool:
     """Whether the space has no further combination, and none was put back to be tried again."""
     waiting = (TrialState.WAITING,)
     return EXHAUSTED in study.user_attrs and not study.get_trials(deepcopy=False, states=waiting)
