@@ -13,6 +13,8 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Sums depend on the number of threads: a process that a test starts must come to the same weights.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import optuna  # noqa: E402
 import pandas as pd  # noqa: E402
