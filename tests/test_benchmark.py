@@ -16,6 +16,9 @@ import pytest
 from conftest import REPOSITORY, make_rows
 from transformers import AutoModelForSeq2SeqLM
 
+from hpo_summarize.attributes import EPOCH_VALUE
+from hpo_summarize.benchmark.methods import Job, search_unpruned
+from hpo_summarize.benchmark.observation import Observation
 from hpo_summarize.benchmark.schedule import RunFailed, run_missing
 from hpo_summarize.benchmark.stock import build_stock_trainer
 from hpo_summarize.errors import HpoError
@@ -193,6 +196,17 @@ def test_a_second_command_runs_only_what_is_missing(benchmark: Benchmark) -> Non
         "joint, seed 1: begins"
     ]
     assert (benchmark.folder / "table.md").read_text().strip() in benchmark.second
+
+
+def test_unpruned_measures_every_trial_in_full(recipe: Path, tmp_path: Path) -> None:
+    pruning = {"name": "threshold", "lower": 1.0, "n_warmup_steps": 0}
+    settings = {"search.pruner": pruning, "search.n_trials": 3, "training.num_epochs": 3}
+    with Observation() as observation:
+        job = Job(load_recipe(recipe, settings=settings), tmp_path, observation)
+        found = search_unpruned(job)
+    assert [trial.state.name for trial in found.trials] == ["COMPLETE"] * 3
+    assert all(EPOCH_VALUE in trial.user_attrs for trial in found.trials)
+    assert len(list(tmp_path.glob("**/trial-*/checkpoint-*/model.safetensors"))) == 3
 
 
 WRONG = [

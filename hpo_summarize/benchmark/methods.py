@@ -20,7 +20,7 @@ from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.model import build_model
 from hpo_summarize.optimizer import OptunaOptimizer
-from hpo_summarize.recipe import Recipe, SearchSection, parse_recipe
+from hpo_summarize.recipe import Recipe, parse_recipe
 from hpo_summarize.study import build_storage, default_storage_url
 
 # What a user of ours would add to the recipe: epochs ranked by greedy decoding of a part.
@@ -140,16 +140,15 @@ def search_seed(job: Job) -> Found:
     return _found(study, job.folder / f"run-{study.best_trial.number}")
 
 
-def search_ours(job: Job, decode: str) -> Found:
+def search_ours(job: Job, **search: Any) -> Found:
     """`OptunaOptimizer` with the recipe.
 
     Args:
         job: The search.
-        decode: The value of `search.decode`.
+        **search: Keys of the recipe's `search` section in the place of the recipe's own.
     """
     content = job.recipe.model_dump(exclude_unset=True)
-    search = {"epoch_eval": EPOCH_EVAL, **content.get("search", {}), "decode": decode}
-    content["search"] = {k: v for k, v in search.items() if k in SearchSection.model_fields}
+    content["search"] = {"epoch_eval": EPOCH_EVAL, **content.get("search", {}), **search}
     optimizer = OptunaOptimizer(parse_recipe(content), output_dir=job.folder)
     optimizer.prepare()
     optimizer.trainer.add_callback(job.observation)
@@ -166,18 +165,23 @@ def search_ours(job: Job, decode: str) -> Found:
     return Found(trials, best["best_value"], best["best_params"], weights)
 
 
+def search_unpruned(job: Job) -> Found:
+    """`joint` with every trial trained to its end and, as all are kept, measured in full.
+
+    It says what the cheap value of an epoch is worth: `joint` measures only those in full that
+    are near the top.
+    """
+    n_trials = job.recipe.search.n_trials
+    return search_ours(job, decode="joint", pruner=None, keep_trials=n_trials)
+
+
 METHODS: dict[str, Callable[[Job], Found]] = {
     "stock": search_stock,
     "seed": search_seed,
     "joint": functools.partial(search_ours, decode="joint"),
     "staged": functools.partial(search_ours, decode="staged"),
+    "unpruned": search_unpruned,
 }
-
-
-def available_methods() -> list[str]:
-    """The methods that this version can run."""
-    staged = "decode" in SearchSection.model_fields
-    return [name for name in METHODS if staged or name != "staged"]
 
 
 def _found(study: optuna.Study, folder: Path) -> Found:

@@ -19,11 +19,11 @@ from hpo_summarize.benchmark.summary import (
     write_table,
 )
 from hpo_summarize.recipe import Recipe
-from hpo_summarize.results.figures import BLUE, GREEN, GREY, ORANGE, Plot
+from hpo_summarize.results.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, Plot
 from hpo_summarize.results.files import write_text
 from hpo_summarize.results.page import build_page, fill, plot_html
 
-_COLORS = {"stock": GREY, "seed": ORANGE, "joint": BLUE, "staged": GREEN}
+_COLORS = {"stock": GREY, "seed": ORANGE, "joint": BLUE, "staged": GREEN, "unpruned": PURPLE}
 _CLOCKS = {"wall": "seconds since the start of the search", "cpu": "CPU seconds"}
 _BODY = """<h1>{{ title }}</h1>
 <p class="hint">{{ machine }}</p>

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpo_summarize.benchmark.methods import available_methods
+from hpo_summarize.benchmark.methods import METHODS
 from hpo_summarize.benchmark.setting import run_path
 from hpo_summarize.errors import HpoError, Problem, RecipeError
 
@@ -29,27 +29,24 @@ def check_runs(methods: Sequence[str] | None, seeds: int, jobs: int) -> tuple[li
     """Methods and seeds by their names and numbers on the command line.
 
     Args:
-        methods: Default: all that this version can run.
+        methods: Default: all.
         seeds: So many, from 1.
         jobs: Searches at once.
 
     Raises:
-        RecipeError: A method is not known or cannot be run yet, or a number is below 1.
+        RecipeError: A method is not known, or a number is below 1.
     """
-    available = available_methods()
     problems = [
-        Problem("--methods", f"{name!r} is not among {', '.join(available)}; leave it out")
+        Problem("--methods", f"{name!r} is not among {', '.join(METHODS)}; leave it out")
         for name in methods or ()
-        if name not in available
+        if name not in METHODS
     ]
     for option, number in (("--seeds", seeds), ("--jobs", jobs)):
         if number < 1:
             problems.append(Problem(option, f"must be 1 or more, got {number}; raise it"))
     if problems:
         raise RecipeError(problems, "command line")
-    if not methods and "staged" not in available:
-        print("staged: left out, the recipes of this version have no key search.decode")
-    return list(dict.fromkeys(methods or available)), list(range(1, seeds + 1))
+    return list(dict.fromkeys(methods or METHODS)), list(range(1, seeds + 1))
 
 
 def run_missing(output_dir: Path, methods: Sequence[str], seeds: Sequence[int], jobs: int) -> None:

@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo_summarize.results.drawable import safe
 from hpo_summarize.results.outcome import Fate, Outcome
 
-BLUE, RED, GREY, ORANGE, GREEN = "#2563a8", "#c8321e", "#a3acb8", "#e08a1e", "#3a8f5c"
+BLUE, RED, GREY, ORANGE = "#2563a8", "#c8321e", "#a3acb8", "#e08a1e"
+GREEN, PURPLE = "#3a8f5c", "#7b4fa3"
 _COLORS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED, "RUNNING": GREEN}
 
 # An objective's name, and a copy of the study with this objective alone.
