@@ -17,6 +17,7 @@ from model_families import (
     save_checkpoint,
     train_a_little,
 )
+from peft import set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
@@ -118,6 +119,36 @@ def test_new_tokens_are_learned_where_they_are_read_and_where_they_are_written(
     merged.save_pretrained(tmp_path / "merged")
     reloaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")
     assert torch.equal(logits(reloaded, inputs), logits(merged, inputs))
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_a_saved_adapter_holds_the_rows_of_new_tokens_and_not_all_embeddings(
+    family: str, save: Save, tmp_path: Path
+) -> None:
+    recipe = make_recipe(save(family), lora=LORA)
+    tokenizer = load_tokenizer(recipe.model, NEW)
+    model, inputs = build_model(recipe, tokenizer, {}), batch(tokenizer)
+    labels = tokenizer("#Mina# #Tae#", return_tensors="pt").input_ids
+    train_a_little(model, inputs | {"labels": labels})
+    model.save_pretrained(str(tmp_path / "adapter"))
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    rows = [weight for name, weight in saved.items() if "lora_" not in name]
+    assert rows and {len(weight) for weight in rows} == {len(NEW)}
+
+    torch.manual_seed(3)  # New rows are drawn; the saved ones stand in their place.
+    fresh = build_model(recipe, tokenizer, {})
+    set_peft_model_state_dict(fresh, saved)
+    assert torch.equal(logits(fresh, inputs), logits(model, inputs))
+
+
+def test_new_tokens_that_are_not_all_trained_are_saved_with_all_embeddings(
+    save: Save, tmp_path: Path
+) -> None:
+    recipe = make_recipe(save(), lora={**LORA, "trainable_token_indices": [0]})
+    tokenizer = load_tokenizer(recipe.model, NEW)
+    build_model(recipe, tokenizer, {}).save_pretrained(str(tmp_path / "adapter"))
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len(tokenizer) in {len(weight) for weight in saved.values()}
 
 
 def test_tokens_that_fall_into_spare_rows_of_the_embeddings_are_learned_too(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import (
     AutoModelForSeq2SeqLM,
     PretrainedConfig,
@@ -16,15 +14,13 @@ from transformers import (
 
 from hpo_summarize import names
 from hpo_summarize.decoding import clear_idle_flags
-from hpo_summarize.errors import ModelError
 from hpo_summarize.model.config import check_can_act, check_output_length, load_config, set_dropout
 from hpo_summarize.model.depth import with_depth
+from hpo_summarize.model.lora import leaves_base, lora_settings, with_lora
 from hpo_summarize.model.pretrained import (
     PretrainedBase,
-    has_separate_head,
     load_pretrained,
     n_embeddings,
-    name_of,
     unshare,
 )
 from hpo_summarize.model.source import not_loaded
@@ -33,11 +29,6 @@ from hpo_summarize.recipe import ModelSection, Recipe
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-# Ways to begin the adapters that leave the weights below them alone; the others, PiSSA or OLoRA,
-# take out of those what they put into the adapters.
-_LEAVES_BASE = (True, False, "gaussian", "orthogonal", "mica")
 
 
 def build_model(
@@ -79,11 +70,11 @@ def build_model(
     _set_fixed_decoding(model, recipe, tokenizer, parts["generation"])
     if recipe.lora is None:
         return model
-    settings = _lora_settings(recipe, parts["lora"])
+    settings = lora_settings(recipe.lora, parts["lora"])
     new = base.new_tokens if base else new_tokens(recipe.model, tokenizer, old_rows)
-    if base and settings.get("init_lora_weights", True) not in _LEAVES_BASE:
+    if base and not leaves_base(settings):
         unshare(model)
-    adapted = _with_lora(model, settings, new)
+    adapted = with_lora(model, settings, new)
     if base:
         unshare(adapted, only_trained=True)
     return adapted
@@ -136,49 +127,3 @@ def _set_fixed_decoding(
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     clear_idle_flags(config, values)
-
-
-def _lora_settings(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
-    from peft import TaskType
-
-    words = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
-    section = recipe.lora.model_dump() if recipe.lora else {}
-    fixed = {words.get(key, key): value for key, value in section.items()}
-    sampled = {names.LORA_WORDS.get(name, name): value for name, value in values.items()}
-    return {"task_type": TaskType.SEQ_2_SEQ_LM, **fixed, **sampled}
-
-
-def _with_lora(model: PreTrainedModel, settings: dict[str, Any], new: Sequence[int]) -> PeftModel:
-    from peft import LoraConfig, get_peft_model
-
-    if new and "trainable_token_indices" not in settings:
-        # Their embeddings are new, and LoRA freezes the embeddings: they would stay as they are.
-        settings["trainable_token_indices"] = list(new)
-        if has_separate_head(model):
-            layers = (model.get_input_embeddings(), model.get_output_embeddings())
-            settings["trainable_token_indices"] = {name_of(model, m): list(new) for m in layers}
-    _check_patterns(model, settings)
-    try:
-        return get_peft_model(model, LoraConfig(**settings))
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # peft raises ValueError, TypeError, IndexError, re.error and more.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"lora: the adapters cannot be put on a '{model.config.model_type}' model "
-            f"({reason}); check lora.target_modules and the other keys of lora"
-        ) from None
-
-
-def _check_patterns(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
-    """Refuses names of modules that the model has not; peft passes over them without a word."""
-    modules = [name for name, _ in model.named_modules()]
-    for key in ("modules_to_save", "exclude_modules", "rank_pattern", "alpha_pattern"):
-        patterns = settings.get(key)
-        for pattern in patterns if isinstance(patterns, list | Mapping) else ():
-            text = re.escape(pattern) if isinstance(patterns, list) else pattern
-            if not any(re.fullmatch(rf"(.*\.)?({text})", name) for name in modules):
-                raise ModelError(
-                    f"lora.{key}: a '{model.config.model_type}' model has no module that ends in "
-                    f"{pattern!r}; take one of its own, such as {modules[-1]!r}, or drop it"
-                )
