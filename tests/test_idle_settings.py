@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ IDLE = [
     ("lora.inference_mode=true", "made for training"),
     ("lora.task_type=CAUSAL_LM", "made for training"),
 ]
+
+
+@pytest.mark.parametrize("section", ["model", "data"])
+def test_a_revision_of_what_is_no_repository_is_refused(section: str, tmp_path: Path) -> None:
+    settings = [f"{section}.name={tmp_path}", f"{section}.revision=main"]
+    with pytest.raises(RecipeError) as error:
+        load(BASE, *settings)
+    assert f"has the folder '{tmp_path}'" in messages(error)[f"{section}.revision"]
+    assert load(BASE, f"{section}.name=someone/something", settings[1])
 
 
 @pytest.mark.parametrize(("setting", "advice"), IDLE)

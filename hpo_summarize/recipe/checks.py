@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hpo_summarize import names
@@ -65,6 +66,7 @@ def find_problems(content: Mapping[str, Any], needs_data: bool = True) -> list[P
     parts = {key: value for key, value in content.items() if isinstance(value, Mapping)}
     return [
         *_model_problems(parts),
+        *_revision_problems(parts),
         *(_data_problems(content) if needs_data else ()),
         *_open_section_problems(parts),
         *schedule_problems(parts),
@@ -85,6 +87,20 @@ def _model_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(config, Mapping) and "model_type" in config:
         if message := model_type_problem(config["model_type"]):
             yield Problem("model.from_config.model_type", message)
+
+
+def _revision_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    for section in ("model", "data"):
+        name, revision = (parts.get(section, {}).get(key) for key in ("name", "revision"))
+        if revision is None or (name is None and section == "data"):
+            continue
+        place = "no name" if name is None else f"the folder {name!r}"
+        if not isinstance(name, str) or Path(name).expanduser().is_dir():
+            yield Problem(
+                f"{section}.revision",
+                f"acts on a repository of the Hub, and this section has {place} "
+                f"(value {revision!r}); drop it",
+            )
 
 
 def _data_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
