@@ -240,3 +240,34 @@ def test_a_gpu_that_one_process_has_not_is_found_before_there_is_a_group(
     assert end_of(start_group(DRIVER, log, f"device:1:{n_gpus}", "", "", "")) == [2, 2]
     assert time.monotonic() - start < SECONDS
     check_said_once(log.read_text(), line)
+
+
+def test_a_trial_without_the_random_numbers_of_one_process_begins_anew_and_comes_to_its_value(
+    recipe: Path, tmp_path: Path
+) -> None:
+    text = without_lora(recipe).replace("num_epochs: 1", "num_epochs: 8")
+    recipe.write_text(text.replace("learning_rate: 1e-3", "learning_rate: 5e-3"))
+    out, log = tmp_path / "out", tmp_path / "log"
+    group = start_group(SEARCH, log, str(recipe))
+    deadline = time.monotonic() + SECONDS
+    while not list((out / "trials" / "ddp").glob("trial-0/*/trainer_state.json")):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    for process in group:
+        process.kill()
+        process.join()
+    before = trials_in(out)
+    assert [trial.state.name for trial in before] == ["RUNNING"]
+    for path in (out / "trials" / "ddp" / "trial-0").glob("checkpoint-*/rng_state_1.pth"):
+        path.unlink()
+    assert end_of(start_group(SEARCH, log, str(recipe), "search.n_trials=1")) == [0, 0]
+    after = trials_in(out)
+    assert [trial.state.name for trial in after] == ["FAIL", "COMPLETE"]
+    assert after[1].params == before[0].params
+    rest = ("search.n_trials=1", f"output_dir={tmp_path / 'again'}")
+    assert end_of(start_group(SEARCH, log, str(recipe), *rest)) == [0, 0]
+    (undisturbed,) = trials_in(tmp_path / "again")
+    assert undisturbed.user_attrs["best_epoch"] > 1
+    assert undisturbed.intermediate_values == after[1].intermediate_values
+    one, two = (f.glob("trials/ddp/*/*/model.safetensors") for f in (out, tmp_path / "again"))
+    assert next(one).read_bytes() == next(two).read_bytes()
