@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -271,3 +272,13 @@ def test_a_trial_without_the_random_numbers_of_one_process_begins_anew_and_comes
     assert undisturbed.intermediate_values == after[1].intermediate_values
     one, two = (f.glob("trials/ddp/*/*/model.safetensors") for f in (out, tmp_path / "again"))
     assert next(one).read_bytes() == next(two).read_bytes()
+
+
+def test_two_processes_share_the_rows_of_an_evaluation_and_measure_no_loss_that_nobody_reads(
+    recipe: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    assert end_of(start_group(SEARCH, log, str(recipe), "search.n_trials=1")) == [0, 0]
+    (state,) = (tmp_path / "out" / "trials" / "ddp").glob("trial-0/*/trainer_state.json")
+    (evaluation,) = [e for e in json.loads(state.read_text())["log_history"] if "eval_rougeL" in e]
+    assert "eval_loss" not in evaluation
