@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 
 from hpo_summarize.errors import HpoError
 from hpo_summarize.recipe import Recipe, load_recipe
+from hpo_summarize.workers.launch import is_launched_with_others
 
 _INTERRUPTED = 130
 
@@ -48,10 +51,13 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     _quiet()
     try:
-        main()
+        _with_others(main)
     except HpoError as error:
+        # A launcher ends this process as soon as another one has ended, and it shall end well.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        if (line := _line_of(error)) is not None:
+            print(line, file=sys.stderr, flush=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.stdout.flush()
@@ -60,6 +66,36 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
             file=sys.stderr,
         )
         sys.exit(_INTERRUPTED)
+
+
+def _with_others(main: Callable[[], None]) -> None:
+    """Runs a program whose other processes may be gone in the middle of it."""
+    try:
+        main()
+    except RuntimeError as error:
+        from hpo_summarize.distributed import SIGNAL_SECONDS, is_lost_peer
+
+        if not is_lost_peer(error):
+            raise
+        time.sleep(SIGNAL_SECONDS)  # Ctrl-C is for all, and comes to some of them first.
+        raise HpoError(
+            "another process of the launch is gone. The launch ends here; the same command goes "
+            "on from here"
+        ) from None
+
+
+def _line_of(error: HpoError) -> str | None:
+    """What this process prints; None where the main one of its launch prints it for all."""
+    if is_launched_with_others() and not error.shared:
+        import torch
+
+        if torch.distributed.is_initialized():  # The others hear of it when this process is gone.
+            return f"error: process {os.environ['RANK']}: {error}"
+        from hpo_summarize.roll_call import report_failure
+
+        error = report_failure(error)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    return f"error: {error}" if is_main or not error.shared else None
 
 
 def _interrupt(number: int, frame: object) -> None:

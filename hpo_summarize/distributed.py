@@ -1,27 +1,55 @@
-"""One process decides, every process acts: the only place that broadcasts."""
+"""One process decides, every process acts, all fail together: the only place that broadcasts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
+
+from hpo_summarize.errors import HpoError, LaunchError, common_failure
+from hpo_summarize.roll_call import call_roll
+from hpo_summarize.workers.launch import is_launched_with_others
 
 T = TypeVar("T")
 
+# A signal that ended another process first comes to this one within that time.
+SIGNAL_SECONDS = 2
 
-def join_group() -> None:
+
+def join_group() -> PartialState:
     """Makes the processes of one launch a group; to be called before anything asks for devices.
 
     `PartialState()` of accelerate 1.15 forms none on CPUs unless it is told that it is on one, and
     every process would then do all of the work and write over the others.
+
+    Raises:
+        HpoError: A process of the launch has failed already, or has no device of its own.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    on_cpu = several and not torch.accelerator.is_available()
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or on_cpu)
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (
+        several and not torch.accelerator.is_available()
+    )
+    if not is_launched_with_others() or torch.distributed.is_initialized():
+        return PartialState(cpu=on_cpu)
+    store = call_roll("cpu" if on_cpu else _accelerator())
+    state = PartialState(cpu=on_cpu)
+    del store  # Without a launcher the group has had it from here.
+    return state
+
+
+def _accelerator() -> str:
+    """The kind of device of this process, which two cannot share in a group."""
+    count, wanted = torch.accelerator.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if wanted > count:
+        raise LaunchError(
+            f"{wanted} processes were started on this machine to work together, and each needs a "
+            f"GPU of its own: there are {count}; start as many (--num_processes {count})"
+        )
+    return str(torch.accelerator.current_accelerator())
 
 
 def on_main(decide: Callable[[], T]) -> T:
@@ -47,5 +75,42 @@ def on_main(decide: Callable[[], T]) -> T:
             outcome[1] = error
     result, failure = broadcast_object_list(outcome)
     if failure is not None:
+        if isinstance(failure, HpoError):
+            failure.shared = True
         raise failure
     return result
+
+
+def on_all(act: Callable[[], T]) -> T:
+    """Runs `act` on every process, and goes on only where it has succeeded on all of them.
+
+    Every process of the group must call this at the same point, and `act` must wait for no other
+    process. With one process it is a plain call.
+
+    Returns:
+        The result of `act` on this process.
+
+    Raises:
+        HpoError: What `act` raised, where that was the same on every process.
+        ProcessError: `act` has raised an `HpoError` on some processes; names them.
+    """
+    if PartialState().num_processes == 1:
+        return act()
+    result: Any = None
+    own = None
+    try:
+        result = act()
+    except HpoError as error:
+        own = error
+    join_group()  # Training arguments that were refused have left no state.
+    reports = gather_object([None if own is None else (str(own), own.exit_status)])
+    if failure := common_failure(reports, own):
+        raise failure
+    return result
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an exchange broke because a process at its other end is gone."""
+    text = str(error)
+    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

@@ -12,9 +12,11 @@ class HpoError(Exception):
 
     Attributes:
         exit_status: Status of the command line programs when this error ends them.
+        shared: Every process of a launch has this error, and the main one prints it for all.
     """
 
     exit_status = 1
+    shared = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class LaunchError(HpoError):
     exit_status = 2
 
 
+class ProcessError(HpoError):
+    """Some processes of a launch met an error that the others did not.
+
+    The values of a trial are not to blame for it.
+    """
+
+
 class StudyError(HpoError):
     """The study cannot be opened, or does not fit the recipe."""
 
@@ -75,6 +84,26 @@ class MissingMetric(HpoError):
 
 class SearchFailed(HpoError):
     """The search ended without a single finished trial, or was stopped by repeated failures."""
+
+
+def common_failure(
+    reports: Sequence[tuple[str, int] | None], own: HpoError | None = None
+) -> HpoError | None:
+    """What every process of a launch raises where one of them or all have failed.
+
+    Args:
+        reports: Message and exit status by rank; None where all is well.
+        own: The error of this process.
+    """
+    failed = {rank: report for rank, report in enumerate(reports) if report is not None}
+    if not failed:
+        return None
+    failure = own
+    if failure is None or len(failed) < len(reports) or len(set(failed.values())) > 1:
+        failure = ProcessError("\n".join(f"process {r}: {text}" for r, (text, _) in failed.items()))
+        failure.exit_status = max(status for _, status in failed.values())
+    failure.shared = True
+    return failure
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

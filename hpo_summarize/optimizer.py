@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from hpo_summarize.attributes import DECODING_STUDY, MAX_NEW_TOKENS
 from hpo_summarize.callbacks import find_metric
-from hpo_summarize.distributed import join_group, on_main
+from hpo_summarize.distributed import join_group, on_all, on_main
 from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment, build_arguments
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
@@ -79,8 +79,7 @@ class OptunaOptimizer:
         self.worker = worker or Worker()
         if worker is None:
             join_group()  # Of one process, where no launcher has started others.
-        eligible = PartialState().is_main_process
-        self.writer = Writer(self.output_dir, eligible, self.worker)
+        self.writer = Writer(self.output_dir, PartialState().is_main_process, self.worker)
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
@@ -121,6 +120,17 @@ class OptunaOptimizer:
         if self._prepared:
             return
         on_main(lambda: prepare_folder(self.output_dir, debug))
+        on_all(self._load)
+        if not debug:
+            on_main(self.studies.check)
+        on_all(self._rehearse)
+        if debug:
+            on_main(lambda: clear_debug_folder(self.output_dir, self.worker))
+        self.experiment.max_new_tokens = on_main(self._begin)
+        self._prepared = True
+
+    def _load(self) -> None:
+        """Loads what a search needs, but for the model; a part of `prepare` on every process."""
         experiment = self.experiment
         _ = experiment.space, experiment.rouge
         rehearse_arguments(
@@ -129,17 +139,19 @@ class OptunaOptimizer:
             experiment.whole_space,
         )
         _ = experiment.splits, experiment.tokenizer
-        if not debug:
-            on_main(self.studies.check)
+
+    def _rehearse(self) -> None:
         with refusals("training"):
             _ = self.trainer
-        rehearse(self.trainer, experiment.whole_space, self.recipe)
-        if debug:
-            on_main(lambda: clear_debug_folder(self.output_dir, self.worker))
-        experiment.max_new_tokens = on_main(lambda: self.study.user_attrs[MAX_NEW_TOKENS])
+        rehearse(self.trainer, self.experiment.whole_space, self.recipe)
+
+    def _begin(self) -> int:
+        """Makes the study, and says how long its summaries may be."""
+        length = self.study.user_attrs[MAX_NEW_TOKENS]
+        self.experiment.max_new_tokens = length
         if self.writer.is_here():
             self._write_recipe()
-        self._prepared = True
+        return length
 
     def optimize(self) -> optuna.Study | None:
         """Runs the search until the study holds `n_trials` finished trials.
@@ -154,23 +166,39 @@ class OptunaOptimizer:
             KeyboardInterrupt: Ctrl-C; what has finished is kept, and a new run goes on from there.
         """
         self.prepare()
-        staged = self.recipe.search.decode == "staged"
-        if not PartialState().is_main_process:
-            self.trainer.follow()
-            if staged:
-                self._decoding_search([]).follow()
-            return None
+        is_main, failure = PartialState().is_main_process, None
+        if is_main:
+            failure = self._lead()
+        else:
+            self._follow()
+        # The others end when everything is written: a launcher ends all after the first that fails.
+        on_main(lambda: _raise(failure))
+        return self.study if is_main else None
+
+    def _lead(self) -> HpoError | None:
         start = time.monotonic()
         try:
-            if staged:
+            if self.recipe.search.decode == "staged":
                 with self._decoding_search([]).leading():
                     self._search_training()
                     self._search_decoding(start)
             else:
                 self._search_training()
+        except HpoError as error:
+            return error
         finally:
             self._write_pages()
-        return self.study
+        return None
+
+    def _follow(self) -> None:
+        try:
+            self.trainer.follow()
+        except HpoError as error:
+            if not error.shared:
+                raise
+            # The main process says it again when everything is written.
+        if self.recipe.search.decode == "staged":
+            self._decoding_search([]).follow()
 
     def _search_training(self) -> None:
         search = self.recipe.search
@@ -301,3 +329,8 @@ def create_optuna_optimizer(
 ) -> OptunaOptimizer:
     """An `OptunaOptimizer`; the arguments are its own."""
     return OptunaOptimizer(config, **kwargs)
+
+
+def _raise(error: HpoError | None) -> None:
+    if error is not None:
+        raise error

@@ -13,7 +13,7 @@ import functools
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -32,13 +32,13 @@ from hpo_summarize.attributes import (
     VALUES,
 )
 from hpo_summarize.data import Dialogues
-from hpo_summarize.distributed import on_main
-from hpo_summarize.errors import StudyError
+from hpo_summarize.distributed import on_all, on_main
+from hpo_summarize.errors import HpoError, StudyError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.study import StudyCallback, TrialError, best_trials, open_study, run_study
 from hpo_summarize.trainer import SummarizationTrainer
-from hpo_summarize.trainer.group_failure import is_lost_peer
+from hpo_summarize.trainer.group_failure import Group, failure_of
 from hpo_summarize.trainer.trial_run import failure_reason
 
 # A trial decodes the rows in so many parts, with a look at the pruner after each; a part has at
@@ -122,6 +122,7 @@ class DecodingSearch:
         self._experiment, self._trainer = experiment, trainer
         self._storage, self._worker = storage, worker
         self._loaded: int | None = None
+        self._group: Group | None = None  # Where several processes decode together.
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -158,7 +159,10 @@ class DecodingSearch:
             callbacks: Called after each trial, as in `Study.optimize`.
         """
         n_trials = self.recipe.search.staged.n_trials
-        run_study(self.study, self.objective, n_trials, timeout=timeout, callbacks=callbacks)
+        args = self._trainer.args
+        self._group = Group(args.process_index, self.study) if args.world_size > 1 else None
+        with self._group.listening() if self._group else nullcontext():
+            run_study(self.study, self.objective, n_trials, timeout=timeout, callbacks=callbacks)
 
     @contextmanager
     def leading(self) -> Iterator[None]:
@@ -173,13 +177,26 @@ class DecodingSearch:
         except Exception:
             self._trainer.dismiss_group()
             raise
-        else:
-            self._trainer.dismiss_group()
+        self._trainer.dismiss_group()
 
     def follow(self) -> None:
         """Decodes with the main process of the group, until it has no more trials."""
-        while (part := on_main(lambda: None)) is not None:
-            self._decode(*part)
+        self._group, number = Group(self._trainer.args.process_index), 0
+        while True:
+            with self._group.leaving_when_broken(number):
+                part = on_main(lambda: None)
+            if part is None:
+                return
+            number, *step = part
+            try:
+                self._decode(*step)
+            except Exception as error:
+                self._leave_alone(number, error)
+
+    def _leave_alone(self, number: int, error: Exception) -> None:
+        """Ends this process where the others of its group do not know of its error."""
+        if self._group is not None and not (isinstance(error, HpoError) and error.shared):
+            self._group.leave(failure_of(self._trainer.args.process_index, number, error), error)
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Decodes the validation split with a trial's values and returns its mean scores.
@@ -197,8 +214,7 @@ class DecodingSearch:
         except optuna.TrialPruned:
             raise
         except Exception as error:
-            if is_lost_peer(error):
-                raise
+            self._leave_alone(trial.number, error)
             reason = failure_reason(error)
             trial.set_user_attr(FAILURE, reason)
             self._loaded = None
@@ -222,7 +238,7 @@ class DecodingSearch:
         scores: list[dict[str, float]] = []
         for start in range(0, len(blocks), size):
             part = blocks[start : start + size]
-            new = self._score(finalist, values, part)
+            new = self._score(trial.number, finalist, values, part)
             scores += [score for block in new for score in block]
             if len(names) > 1:
                 continue
@@ -235,12 +251,16 @@ class DecodingSearch:
         return means if len(means) > 1 else means[0]
 
     def _score(
-        self, finalist: Finalist, values: Mapping[str, Any], blocks: Sequence[Sequence[int]]
+        self,
+        number: int,
+        finalist: Finalist,
+        values: Mapping[str, Any],
+        blocks: Sequence[Sequence[int]],
     ) -> list[list[dict[str, float]]]:
         """ROUGE of every row of some blocks, decoded by all processes of the group."""
         rows = [row for block in blocks for row in block]
         step = (finalist, dict(values), rows)
-        on_main(lambda: step)
+        on_main(lambda: (number, *step))
         references = [self._validation.references[row] for row in rows]
         scores = iter(self._experiment.rouge.score_rows(self._decode(*step), references))
         return [[next(scores) for _ in block] for block in blocks]
@@ -253,7 +273,7 @@ class DecodingSearch:
         self, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
     ) -> list[str]:
         if self._loaded != finalist.number:
-            self._trainer.load_trial(finalist.params, finalist.checkpoint)
+            on_all(lambda: self._trainer.load_trial(finalist.params, finalist.checkpoint))
             self._loaded = finalist.number
         fixed = self._experiment.decided_recipe.generation.model_dump()
         data = self._trainer.eval_dataset.select(rows)

@@ -9,7 +9,7 @@ from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of, values_of
 from hpo_summarize.space import build_space
-from hpo_summarize.study import best_trials, finished_trials, is_exhausted
+from hpo_summarize.study import baseline_trial, best_trials, finished_trials, is_exhausted
 
 
 def print_plan(optimizer: OptunaOptimizer) -> None:
@@ -84,8 +84,8 @@ def _print_best(optimizer: OptunaOptimizer) -> None:
         print(f"{'' if several else 'best '}trial {number}: {values} at epoch {epoch:g}")
         for name, value in values_of(trial).items():
             print(f"  {name}: {value:.6g}" if isinstance(value, float) else f"  {name}: {value}")
-    first = optimizer.study.trials[0]
-    if not several and first.values and best[0].values != first.values:
+    first = baseline_trial(optimizer.study)
+    if not several and first is not None and best[0].values != first.values:
         start = first.values[0]
         cheaply = (
             ""
@@ -93,5 +93,5 @@ def _print_best(optimizer: OptunaOptimizer) -> None:
             else ", decoded as in the first stage"
         )
         change = f" (a change of {(best[0].value - start) / abs(start):+.0%})" if start else ""
-        print(f"trial 0, the recipe's own values{cheaply}: {start:.4f}{change}")
+        print(f"trial {first.number}, the recipe's own values{cheaply}: {start:.4f}{change}")
     print(f"results in {optimizer.output_dir}: report.html, best_params.json, all_trials.csv")

@@ -6,6 +6,7 @@ ddp_driver.py MODE CHECKPOINT CSV OUTPUT_DIR
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from transformers import (
 )
 
 from hpo_summarize import SummarizationTrainer
+from hpo_summarize.callbacks import find_metric
+from hpo_summarize.cli import run
+from hpo_summarize.distributed import join_group
 from hpo_summarize.errors import HpoError
 from hpo_summarize.rouge import Rouge
 
@@ -44,12 +48,13 @@ class PruneAt(optuna.pruners.BasePruner):
 class BreakOn(TrainerCallback):
     """Breaks trial 1 in its second epoch on one process."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, error: type[Exception] = RuntimeError) -> None:
         self.rank = rank
+        self.error = error
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.process_index == self.rank and state.epoch and args.learning_rate > 1:
-            raise RuntimeError("the test breaks this process")
+            raise self.error("the test breaks this process")
 
 
 class OutOfMemoryOn(BartForConditionalGeneration):
@@ -97,8 +102,11 @@ def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -
     )
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
+        rank = PartialState().process_index
+        if kind == "metric" and str(rank) == detail and trainer.args.learning_rate > 1:
+            raise HpoError("the test lets this process have no metric")
         texts = tokenizer.batch_decode(prediction.predictions, skip_special_tokens=True)
-        (out / f"texts-{PartialState().process_index}.json").write_text(json.dumps(texts))
+        (out / f"texts-{rank}.json").write_text(json.dumps(texts))
         references = [row["summary"] for row in rows[:N_EVAL]]
         return Rouge().compute(predictions=texts, references=references)
 
@@ -123,7 +131,7 @@ def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -
         "train_sampling_strategy": "sequential",
         "generation_max_length": 20,
     }
-    return SummarizationTrainer(
+    trainer = SummarizationTrainer(
         args=Seq2SeqTrainingArguments(**{**fields, **args}),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         train_dataset=data.select(range(24)),
@@ -132,6 +140,7 @@ def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -
         model_init=model_init,
         compute_metrics=compute_metrics,
     )
+    return trainer
 
 
 def train(mode: str, checkpoint: str, csv: str, out: Path) -> None:
@@ -160,10 +169,13 @@ def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
     kind, _, detail = mode.partition(":")
     trainer = make_trainer(mode, checkpoint, csv, out, per_device_train_batch_size=4)
     world_size = trainer.args.world_size
-    rates = {"nan": 1e30, "break": 2.0}
+    rates = {"nan": 1e30, "break": 2.0, "refuse": 2.0, "metric": 2.0}
     bad = rates.get(kind, 1e-3)
-    if kind == "break":
-        trainer.add_callback(BreakOn(int(detail)))
+    if kind in ("break", "refuse"):
+        trainer.add_callback(BreakOn(int(detail), RuntimeError if kind == "break" else HpoError))
+
+    def objective(metrics: dict[str, float]) -> float:
+        return find_metric(metrics, "rougeX" if kind == "missing" else "rougeL")
 
     def space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         choices = [1e-2] if trial.number != 1 or kind == "memory" else [bad]
@@ -183,19 +195,15 @@ def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
     )
     batches = NoteBatches()
     trainer.add_callback(batches)
-    try:
-        trainer.hyperparameter_search(
-            space,
-            objective,
-            n_trials=100 if kind == "timeout" else 3,
-            direction="maximize",
-            backend="optuna",
-            study=study,
-            timeout=2 if kind == "timeout" else None,
-        )
-    except HpoError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    trainer.hyperparameter_search(
+        space,
+        objective,
+        n_trials=100 if kind == "timeout" else 3,
+        direction="maximize",
+        backend="optuna",
+        study=study,
+        timeout=2 if kind == "timeout" else None,
+    )
     states = [trial.state.name for trial in study.trials]
     steps = [trial.last_step for trial in study.trials]
     result = {"states": states, "steps": steps, "world_size": world_size}
@@ -204,11 +212,24 @@ def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
     (out / "result.json").write_text(json.dumps(result))
 
 
-def objective(metrics: dict[str, float]) -> float:
-    return metrics["eval_rougeL"]
+def main() -> None:
+    mode, checkpoint, csv, folder = sys.argv[1:]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if mode.startswith("device:"):
+        join_with_gpus(*map(int, mode.split(":")[1:]))
+    else:
+        (train if mode in BATCHES else search)(mode, checkpoint, csv, Path(folder))
+
+
+def join_with_gpus(rank: int, count: int) -> None:
+    """Joins the group; one process takes itself for one on a machine with so many GPUs."""
+    if os.environ["RANK"] == str(rank):
+        del os.environ["ACCELERATE_USE_CPU"]
+        torch.accelerator.is_available = lambda: True
+        torch.accelerator.current_accelerator = lambda: torch.device("cuda")
+        torch.accelerator.device_count = lambda: count
+    join_group()
 
 
 if __name__ == "__main__":
-    mode, checkpoint, csv, folder = sys.argv[1:]
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    (train if mode in BATCHES else search)(mode, checkpoint, csv, Path(folder))
+    run(main)

@@ -8,8 +8,16 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 
-from hpo_summarize.trainer.checkpoints import evaluations, read_state, slim, take_over
+from hpo_summarize import SummarizationTrainer
+from hpo_summarize.trainer.checkpoints import (
+    evaluations,
+    last_checkpoint,
+    read_state,
+    slim,
+    take_over,
+)
 from hpo_summarize.trainer.together import FollowedTrial
 from hpo_summarize.trainer.trial_run import TrialFailed, TrialPlan, TrialRun
 
@@ -20,8 +28,9 @@ def make_checkpoint(folder: Path, step: int, best: str | None = None) -> Path:
     history = [{"loss": 2.0, "step": 4}, {"eval_loss": 1.5, "epoch": 1.0, "step": 4}]
     state = {"log_history": history, "best_model_checkpoint": best}
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
-    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "training_args.bin"):
-        (checkpoint / name).write_bytes(b"x")
+    (checkpoint / "model.safetensors").write_bytes(b"x")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        torch.save({}, checkpoint / name)
     return checkpoint
 
 
@@ -30,7 +39,7 @@ def test_the_last_whole_checkpoint_is_taken_over_and_half_ones_are_deleted(tmp_p
     make_checkpoint(old, 4)
     make_checkpoint(old, 8, best=str(old / "checkpoint-4"))
     (make_checkpoint(old, 12) / "trainer_state.json").write_text('{"log_hist')
-    taken = take_over(old, new)
+    taken = take_over(old, new, world_size=1)
     assert taken == new / "checkpoint-8"
     assert not old.exists()
     assert sorted(path.name for path in new.iterdir()) == ["checkpoint-4", "checkpoint-8"]
@@ -42,12 +51,41 @@ def test_a_checkpoint_that_was_slimmed_already_is_not_gone_on_with(tmp_path: Pat
     best = make_checkpoint(old, 4)
     make_checkpoint(old, 8)
     slim(old, str(best))
-    assert take_over(old, new) is None
+    assert take_over(old, new, world_size=1) is None
     assert list(new.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "part", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_checkpoint_without_a_part_or_with_half_of_it_is_not_gone_on_with(
+    part: str, missing: bool, make_trainer: Any, tmp_path: Path
+) -> None:
+    trainer = make_trainer(SummarizationTrainer, save_strategy="epoch", eval_strategy="no")
+    trainer.train()
+    (checkpoint,) = (tmp_path / "runs").iterdir()
+    assert last_checkpoint(tmp_path / "runs", world_size=1) == checkpoint
+    content = (checkpoint / part).read_bytes()
+    (checkpoint / part).unlink()
+    if not missing:
+        (checkpoint / part).write_bytes(content[: len(content) // 2])
+    assert last_checkpoint(tmp_path / "runs", world_size=1) is None
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("ranks, whole", [((0, 1), True), ((0,), False), ((1,), False)])
+def test_a_checkpoint_of_two_processes_has_the_random_numbers_of_both(
+    ranks: tuple[int, ...], whole: bool, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path, 4)
+    for rank in ranks:
+        torch.save({}, checkpoint / f"rng_state_{rank}.pth")
+    assert last_checkpoint(tmp_path, world_size=2) == (checkpoint if whole else None)
+
+
 def test_a_trial_without_a_folder_starts_from_the_beginning(tmp_path: Path) -> None:
-    assert take_over(tmp_path / "missing", tmp_path / "new") is None
+    assert take_over(tmp_path / "missing", tmp_path / "new", world_size=1) is None
 
 
 def test_past_evaluations_come_without_the_step_that_the_log_adds(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hpo_summarize.errors import SearchFailed, StudyError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.study import (
+    baseline_trial,
     best_trials,
     build_pruner,
     build_sampler,
@@ -154,3 +155,35 @@ def test_samplers_and_pruners_are_built_by_their_short_names() -> None:
     pruner = build_pruner("median", n_startup_trials=5, n_warmup_steps=3, interval_steps=1)
     assert isinstance(pruner, optuna.pruners.MedianPruner)
     assert pruner._n_startup_trials == 5
+
+
+def test_the_recipes_own_values_are_those_of_a_trial_that_came_to_its_end(tmp_path: Path) -> None:
+    def prune_first(trial: optuna.Trial) -> float:
+        trial.report(0.3, 1)
+        if trial.number == 0:
+            raise optuna.TrialPruned
+        return draw(trial)
+
+    study = open_at(tmp_path)
+    run_study(study, prune_first, 2)
+    assert study.trials[0].values == [0.3]  # Of its first epoch.
+    assert baseline_trial(study) is None
+
+
+def test_the_recipes_own_values_are_those_of_the_trial_that_went_on_with_trial_0(
+    tmp_path: Path,
+) -> None:
+    def interrupt_first(trial: optuna.Trial) -> float:
+        value = draw(trial)
+        if trial.number == 0:
+            raise KeyboardInterrupt
+        return value
+
+    study = open_at(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, interrupt_first, 2)
+    assert baseline_trial(study) is None
+    run_study(study, draw, 2)
+    found = baseline_trial(study)
+    assert found is not None
+    assert (found.number, found.value) == (1, study.trials[0].params["x"])

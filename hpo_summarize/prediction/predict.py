@@ -14,7 +14,7 @@ from accelerate import PartialState
 from hpo_summarize.best import BEST_PARAMS, find_candidates
 from hpo_summarize.data import Dialogues, read_every_row
 from hpo_summarize.data.dialogues import listed
-from hpo_summarize.distributed import on_main
+from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.errors import DataError, HpoError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.prediction.kept import find_kept, load_kept
@@ -105,10 +105,8 @@ class Prediction:
             HpoError: Something is wrong; nothing has been summarised yet.
         """
         on_main(lambda: make_writable(self.output.parent, "output"))
+        on_all(self._load)
         data = self.rows[0]
-        _ = self.summarizer
-        if any(data.references):
-            _ = self.experiment.rouge
         notes = list(data.notes)
         empty = [f"row {n}" for n, text in enumerate(data.dialogues, 1) if not text.strip()]
         if empty:
@@ -122,6 +120,11 @@ class Prediction:
                 "settings differ"
             )
         return notes
+
+    def _load(self) -> None:
+        _ = self.rows, self.summarizer
+        if any(self.rows[0].references):
+            _ = self.experiment.rouge
 
     def run(self) -> dict[str, Any] | None:
         """Summarises what is not finished yet, and writes the files.

@@ -12,7 +12,7 @@ from typing import Any
 
 from hpo_summarize.best import BEST_PARAMS, Candidate, find_candidates
 from hpo_summarize.data import Dialogues, joined, read_dialogues
-from hpo_summarize.distributed import on_main
+from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.prediction import load_summarizer, summarize_all
@@ -83,10 +83,13 @@ class Retraining:
             message = "leaves nothing to choose among trials by; set it to false, or drop --top"
             raise RecipeError([Problem("train.use_validation", message)])
         on_main(lambda: make_writable(self.output_dir))
-        experiment = self.experiment
-        _ = self.candidates, experiment.rouge, experiment.splits, self.test, experiment.tokenizer
+        on_all(self._load)
         if self.recipe.train.push_to_hub:
             on_main(lambda: make_repository(str(self.recipe.train.push_to_hub)))
+
+    def _load(self) -> None:
+        experiment = self.experiment
+        _ = self.candidates, experiment.rouge, experiment.splits, self.test, experiment.tokenizer
 
     def run(self) -> list[Trained]:
         """Trains and measures everything; what an interrupted run has finished is kept.

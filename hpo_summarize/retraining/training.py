@@ -24,7 +24,7 @@ from hpo_summarize.data import Dialogues
 from hpo_summarize.distributed import on_main
 from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment
-from hpo_summarize.trainer.checkpoints import read_state
+from hpo_summarize.trainer.checkpoints import last_checkpoint
 from hpo_summarize.trainer.trial_run import OUT_OF_MEMORY, failure_reason
 
 # An epoch is a sum of fractions, and ends within this of a whole number.
@@ -135,12 +135,14 @@ class Training:
             HpoError: It ended in an error, or its weights are no numbers any more.
         """
         args = self.arguments(experiment, folder)
+        world_size = args.world_size
         while True:
             trainer = experiment.build_trainer_for(self.candidate.params, args, train, validation)
             for callback in (StopAfter(self.candidate.epoch), *callbacks):
                 trainer.add_callback(callback)
             try:
-                trainer.train(resume_from_checkpoint=on_main(lambda: last_checkpoint(folder)))
+                checkpoint = on_main(lambda: last_checkpoint(folder, world_size))
+                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
                 break
             except Exception as error:
                 args = self._smaller(args, failure_reason(error))
@@ -170,21 +172,6 @@ class Training:
 
 def _uses_validation(experiment: Experiment) -> bool:
     return experiment.recipe.train.use_validation
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint in a folder; half ones, which a killed run left, are deleted."""
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if read_state(checkpoint) is None:  # The Trainer writes its state last.
-            shutil.rmtree(checkpoint)
-        else:
-            whole.append(checkpoint)
-    return str(max(whole, key=_step)) if whole else None
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _clear(folder: Path) -> None:

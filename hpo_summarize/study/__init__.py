@@ -14,6 +14,7 @@ from hpo_summarize.study.running import (
 from hpo_summarize.study.sampling import build_sampler, derive_seed
 from hpo_summarize.study.storage import build_storage, default_storage_url
 from hpo_summarize.study.trials import (
+    baseline_trial,
     best_trials,
     counts,
     finished_trials,
@@ -24,6 +25,7 @@ from hpo_summarize.study.warm_start import warm_start_of
 __all__ = [
     "StudyCallback",
     "TrialError",
+    "baseline_trial",
     "best_trials",
     "build_pruner",
     "build_sampler",

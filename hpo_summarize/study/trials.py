@@ -6,7 +6,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.attributes import EARLIER, FAILURE
+from hpo_summarize.attributes import CONTINUES, EARLIER, FAILURE
 from hpo_summarize.errors import SearchFailed
 
 
@@ -45,6 +45,19 @@ def best_trials(study: optuna.Study, count: int = 1) -> list[FrozenTrial]:
     return [
         t for t in complete if not any(_dominates(x, losses[t.number]) for x in losses.values())
     ]
+
+
+def baseline_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial of the recipe's own values: trial 0, or the one that went on with it.
+
+    None where it was pruned: what it is then said to be worth is that of an early epoch.
+    """
+    trials = study.get_trials(deepcopy=False)
+    first = trials[0] if trials else None
+    for trial in trials[1:]:
+        if first is not None and trial.user_attrs.get(CONTINUES) == first.number:
+            first = trial
+    return first if first is not None and first.state == TrialState.COMPLETE else None
 
 
 def _dominates(one: list[float], other: list[float]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ _FOR_RESUMING = (
 )
 
 
-def take_over(old: Path, new: Path) -> Path | None:
+def take_over(old: Path, new: Path, world_size: int) -> Path | None:
     """Moves the folder of an interrupted trial and finds the checkpoint to go on from.
 
     Args:
         old: Folder of the interrupted trial; may be missing.
         new: Folder of the trial that goes on with it; must not exist.
+        world_size: Processes that are going to train it.
 
     Returns:
         The checkpoint of the last epoch that was saved as a whole; None if there is none.
@@ -31,23 +33,43 @@ def take_over(old: Path, new: Path) -> Path | None:
     if not old.is_dir():
         return None
     old.rename(new)
-    whole = []
+    last = last_checkpoint(new, world_size)
     for checkpoint in new.glob("checkpoint-*"):
-        if not _is_whole(checkpoint):
-            shutil.rmtree(checkpoint)
-        else:
-            whole.append(checkpoint)
-            _point_to_folder(checkpoint)
-    return max(whole, key=_step) if whole else None
+        _point_to_folder(checkpoint)
+    return last
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a training can go on from here as if nothing had happened.
+def last_checkpoint(folder: Path, world_size: int) -> Path | None:
+    """The newest checkpoint from which a training can go on as if nothing had happened.
 
-    The Trainer writes its state last, and `slim` takes the optimizer's away first. Without that the
-    Trainer would go on, too, with a fresh optimizer, and come to another value.
+    Without its optimizer's state, or the random numbers of one process, the Trainer would go on,
+    too, and come to another value. Checkpoints that lack a part are deleted: the Trainer would
+    count them among those to keep.
+
+    Args:
+        folder: Of one training; may be missing.
+        world_size: Processes that are going to train.
     """
-    return read_state(checkpoint) is not None and any(checkpoint.glob("optimizer*"))
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if _is_whole(checkpoint, world_size):
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    return max(whole, key=_step, default=None)
+
+
+def _is_whole(checkpoint: Path, world_size: int) -> bool:
+    """Whether every part is there, and was written to its end.
+
+    The Trainer of the main process writes its state last, without waiting for the random numbers of
+    the others; `slim` takes the optimizer's away first.
+    """
+    several = [f"rng_state_{rank}.pth" for rank in range(world_size)]
+    parts = ("optimizer.pt", "scheduler.pt", *(several if world_size > 1 else ["rng_state.pth"]))
+    # `torch.save` writes a zip file, whose directory stands at its end.
+    zipped = all(zipfile.is_zipfile(checkpoint / name) for name in parts)
+    return zipped and read_state(checkpoint) is not None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any] | None:

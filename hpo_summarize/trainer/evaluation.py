@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import get_sampler
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import EvalPrediction, GenerationConfig, Seq2SeqTrainer
@@ -97,7 +96,7 @@ class GeneratingTrainer(Seq2SeqTrainer):
             and self.preprocess_logits_for_metrics is None
             and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
             and type(self).prediction_step is GeneratingTrainer.prediction_step
-            and isinstance(get_sampler(dataloader), SequentialSampler)
+            and isinstance(_sampler_of(dataloader), SequentialSampler)
             and isinstance(first, Mapping)
             and "input_ids" in first
         )
@@ -189,6 +188,12 @@ class GeneratingTrainer(Seq2SeqTrainer):
         if config.max_new_tokens is not None:
             config.max_length = None
         return outputs
+
+
+def _sampler_of(dataloader: DataLoader) -> Any:
+    """What puts the rows in order; with several processes accelerate shares out its batches."""
+    batches = dataloader.batch_sampler
+    return getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
 
 
 @contextmanager

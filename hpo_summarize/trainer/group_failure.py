@@ -15,22 +15,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import NoReturn
 
 import optuna
 from torch.distributed import DistError, TCPStore
 
+from hpo_summarize.distributed import SIGNAL_SECONDS, is_lost_peer
 from hpo_summarize.errors import HpoError
+from hpo_summarize.redact import redact_url
+from hpo_summarize.roll_call import connect, key
 from hpo_summarize.study.recovery import fail, put_back_own
 from hpo_summarize.trainer.device_batches import Sizes, remember
+from hpo_summarize.trainer.trial_run import failure_reason
 
 _LOOK_SECONDS = 0.2  # Between looks of the main process at the store.
 # Without a launcher the store is the main process's own, which may be gone already.
 _CONNECT_SECONDS = 5
 _ANSWER_SECONDS = 30  # A process that broke waits so long until the study knows of it.
-# A signal that ended another process first comes to this one within that time.
-_SIGNAL_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,33 @@ class Failure:
         number: Of the trial that it was at.
         reason: What broke it.
         smaller: Out of memory: the per-device batches to try next.
+        lasts: Its values would break it again. Otherwise the next run goes on with it.
     """
 
     rank: int
     number: int
     reason: str
     smaller: Sizes | None = None
+    lasts: bool = True
 
     def message(self) -> str:
         """What the user reads."""
-        start = f"error: process {self.rank}, trial {self.number}: {self.reason}. "
-        if self.smaller is None:
-            return f"{start}The launch ends here; the same command goes on with the next trial"
-        return (
-            f"{start}The launch ends here; the same command goes on with this trial, with "
-            f"{self.smaller[0]} examples at once on each device and more accumulation"
+        line = (
+            f"error: process {self.rank}, trial {self.number}: {self.reason}. The launch ends "
+            f"here; the same command goes on with {'the next' if self.lasts else 'this'} trial"
         )
+        if self.smaller is None:
+            return line
+        return (
+            f"{line}, with {self.smaller[0]} examples at once on each device and more accumulation"
+        )
+
+
+def failure_of(rank: int, number: int, error: Exception, smaller: Sizes | None = None) -> Failure:
+    """What a process that met `error` in trial `number` tells the others; see `Failure`."""
+    if isinstance(error, HpoError):  # The set-up of this process is to blame, and no values.
+        return Failure(rank, number, str(error), lasts=False)
+    return Failure(rank, number, failure_reason(error), smaller, lasts=smaller is None)
 
 
 class Alarm:
@@ -66,37 +78,26 @@ class Alarm:
     @functools.cached_property
     def _store(self) -> TCPStore:
         # A connection of its own: on the group's a waiting exchange may hold the lock.
-        return TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=_CONNECT_SECONDS),
-        )
-
-    @staticmethod
-    def _key(name: str) -> str:
-        """The store outlives a restart of the group by its launcher."""
-        return f"hpo_summarize/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{name}"
+        return connect(_CONNECT_SECONDS)
 
     def raise_alarm(self, failure: Failure) -> None:
         """Returns when the main process has dealt with it, or is gone itself."""
-        self._store.set(self._key("failure"), json.dumps(asdict(failure)))
+        self._store.set(key("failure"), json.dumps(asdict(failure)))
         deadline = time.monotonic() + _ANSWER_SECONDS
-        while not self._store.check([self._key("answer")]) and time.monotonic() < deadline:
+        while not self._store.check([key("answer")]) and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
 
     def heard(self) -> Failure | None:
         """The failure of another process, if there is one."""
-        if not self._store.check([self._key("failure")]):
+        if not self._store.check([key("failure")]):
             return None
-        content = json.loads(self._store.get(self._key("failure")))
+        content = json.loads(self._store.get(key("failure")))
         smaller = content.pop("smaller")
         return Failure(**content, smaller=tuple(smaller) if smaller else None)
 
     def answer(self) -> None:
         """Lets the process that raised the alarm go."""
-        self._store.set(self._key("answer"), "")
+        self._store.set(key("answer"), "")
 
 
 class Group:
@@ -119,11 +120,13 @@ class Group:
         done = threading.Event()
 
         def listen() -> None:
-            # Without its launcher the store is gone, and nobody can be heard any more.
-            with suppress(DistError):
-                while not done.wait(_LOOK_SECONDS):
-                    if failure := self._alarm.heard():
-                        self._record_and_exit(failure)
+            while not done.wait(_LOOK_SECONDS):
+                try:
+                    failure = self._alarm.heard()
+                except (DistError, OSError):
+                    return  # The store is gone with the launcher, and nobody can be heard any more.
+                if failure is not None:
+                    self._record_and_exit(failure)
 
         listener = threading.Thread(target=listen, daemon=True, name="group failures")
         listener.start()
@@ -140,7 +143,7 @@ class Group:
             KeyboardInterrupt: The error is but the end of another process that had the same signal.
         """
         if is_lost_peer(error):
-            time.sleep(_SIGNAL_SECONDS)  # A signal that waits is raised here.
+            time.sleep(SIGNAL_SECONDS)  # A signal that waits is raised here.
             self._say(
                 f"error: process {self._rank}, trial {failure.number}: another process of the "
                 "launch is gone. The launch ends here; the same command goes on with this trial"
@@ -148,30 +151,40 @@ class Group:
             self._record_and_exit(self._alarm.heard() if self._study else None)
         self._say(failure.message())
         if self._study is None:
-            with suppress(DistError):
+            with suppress(DistError, OSError):
                 self._alarm.raise_alarm(failure)
         self._record_and_exit(failure)
+
+    @contextmanager
+    def leaving_when_broken(self, number: int) -> Iterator[None]:
+        """An exchange outside of a trial's own work, from which a lost process ends this one."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            self.leave(Failure(self._rank, number, str(error)), error)
 
     def _record_and_exit(self, failure: Failure | None) -> NoReturn:
         """Puts back the trial that this process is at, unless it has failed for good."""
         with self._leaving:  # The listener may come here, too, and one of the two is enough.
-            if self._study is not None:
-                if failure is not None and failure.smaller is not None:
-                    remember(self._study, failure.smaller)
-                elif failure is not None:
-                    fail(self._study, failure.number, failure.reason)
-                put_back_own(self._study)
-                with suppress(DistError):
-                    self._alarm.answer()
-            sys.stdout.flush()
-            os._exit(HpoError.exit_status)
+            try:
+                if self._study is not None:
+                    self._record(self._study, failure)
+            except Exception as error:
+                self._say(f"error: the study could not be told of it: {redact_url(str(error))}")
+            finally:
+                sys.stdout.flush()
+                os._exit(HpoError.exit_status)
+
+    def _record(self, study: optuna.Study, failure: Failure | None) -> None:
+        if failure is not None and failure.smaller is not None:
+            remember(study, failure.smaller)
+        elif failure is not None and failure.lasts:
+            fail(study, failure.number, failure.reason)
+        put_back_own(study)
+        with suppress(DistError, OSError):
+            self._alarm.answer()
 
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether an exchange broke because a process at its other end is gone."""
-    text = str(error)
-    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

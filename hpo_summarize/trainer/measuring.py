@@ -15,7 +15,7 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize import names
 from hpo_summarize.decoding import with_settings
-from hpo_summarize.distributed import on_main
+from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.study.finals import why_beaten
 from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
 from hpo_summarize.trainer.trial_run import Epoch, TrialBeaten, TrialFailed, TrialRun, frozen
@@ -51,6 +51,10 @@ class MeasuringTrainer(SoundSeq2SeqTrainer):
     eval_dataset: Any
     epoch_evaluation: EpochEvaluation | None = None
     _run: TrialRun | None = None
+
+    def _objective(self, metrics: Mapping[str, float]) -> Any:
+        """The objective of an evaluation: a number, or several."""
+        return on_all(lambda: self.compute_objective(dict(metrics)))
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluates an epoch of a trial in the cheap way."""
@@ -124,7 +128,7 @@ class MeasuringTrainer(SoundSeq2SeqTrainer):
             if reason is not None:
                 raise TrialBeaten(reason)
         best = self._bring_back(run, best)
-        value = frozen(self.compute_objective(self.evaluate()))
+        value = frozen(self._objective(self.evaluate()))
         measured = dataclasses.replace(best, value=value, epoch_value=best.value)
         if not measured.is_finite:
             raise TrialFailed("the objective was not a finite number in the full evaluation")

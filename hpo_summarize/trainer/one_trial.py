@@ -16,8 +16,10 @@ from optuna.trial import FrozenTrial
 from hpo_summarize import names
 from hpo_summarize.arguments import with_values, within_device
 from hpo_summarize.callbacks import OptunaPruningCallback
+from hpo_summarize.distributed import on_all
+from hpo_summarize.errors import HpoError
 from hpo_summarize.trainer.device_batches import Sizes, halved, remember
-from hpo_summarize.trainer.group_failure import Failure, Group
+from hpo_summarize.trainer.group_failure import Group, failure_of
 from hpo_summarize.trainer.measuring import MeasuringTrainer
 from hpo_summarize.trainer.trial_run import (
     OUT_OF_MEMORY,
@@ -27,6 +29,7 @@ from hpo_summarize.trainer.trial_run import (
     TrialPlan,
     TrialRun,
     failure_reason,
+    is_out_of_memory,
 )
 
 
@@ -74,13 +77,14 @@ class TrialTrainer(MeasuringTrainer):
                 return TrialEnd(best=self._measure(run))
         except optuna.TrialPruned as pruned:
             return TrialEnd(message=str(pruned), beaten=isinstance(pruned, TrialBeaten))
-        except self._catch as error:
-            end = TrialEnd(message=failure_reason(error), failed=True)
-            if self._group is not None and not isinstance(error, TrialFailed):
-                smaller = halved(self._sizes(plan)) if end.message == OUT_OF_MEMORY else None
-                rank = self.args.process_index
-                self._group.leave(Failure(rank, plan.number, end.message, smaller), error)
-            return end
+        except Exception as error:
+            if self._group is not None and not _is_everywhere(error):
+                smaller = halved(self._sizes(plan)) if is_out_of_memory(error) else None
+                failure = failure_of(self.args.process_index, plan.number, error, smaller)
+                self._group.leave(failure, error)
+            if not isinstance(error, self._catch):
+                raise
+            return TrialEnd(message=failure_reason(error), failed=True)
 
     @contextmanager
     def _set_up_for(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> Iterator[TrialRun]:
@@ -97,9 +101,7 @@ class TrialTrainer(MeasuringTrainer):
         self._use_arguments(args)
         reports = any(isinstance(callback, OptunaPruningCallback) for callback in own_callbacks)
         if plan.n_objectives == 1 and not reports:
-            self.add_callback(
-                OptunaPruningCallback(trial, self.compute_objective, self.prune_after)
-            )
+            self.add_callback(OptunaPruningCallback(trial, self._objective, self.prune_after))
         try:
             yield self._run
         finally:
@@ -108,6 +110,11 @@ class TrialTrainer(MeasuringTrainer):
             self.callback_handler.callbacks = own_callbacks
             self._use_arguments(own_args)
             self._release_model()
+
+    def call_model_init(self, trial: optuna.trial.BaseTrial | None = None) -> Any:
+        """Goes on only where the model of a trial could be built on every process."""
+        build = super().call_model_init
+        return build(trial) if self._run is None else on_all(lambda: build(trial))
 
     def _hp_search_setup(self, trial: optuna.trial.BaseTrial | None) -> None:
         """The arguments of the trial are in place already; the parent would cast each value."""
@@ -129,7 +136,7 @@ class TrialTrainer(MeasuringTrainer):
         """Keeps the objective of an epoch; the callback alone reports to Optuna."""
         if self._run is None:
             return super()._report_to_hp_search(trial, step, metrics)
-        self.objective = self.compute_objective(dict(metrics))
+        self.objective = self._objective(metrics)
         self._run.record(self.state.epoch, self.objective)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -144,3 +151,8 @@ class TrialTrainer(MeasuringTrainer):
         if self.args.world_size > 1:
             finite = self.accelerator.gather(finite).all()
         return bool(finite)
+
+
+def _is_everywhere(error: Exception) -> bool:
+    """Whether every process of the group has met this error at the same point."""
+    return isinstance(error, TrialFailed) or (isinstance(error, HpoError) and error.shared)

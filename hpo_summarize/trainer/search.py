@@ -188,7 +188,7 @@ class SummarizationTrainer(GroupTrainer):
         folder = Path(self._get_output_dir(trial))
         shutil.rmtree(folder, ignore_errors=True)
         left = self._folder_of_interrupted(trial)
-        checkpoint = take_over(left, folder) if left else None
+        checkpoint = take_over(left, folder, self.args.world_size) if left else None
         epochs = [
             Epoch(metrics["epoch"], frozen(self.compute_objective(dict(metrics))))
             for metrics in (evaluations(checkpoint) if checkpoint else ())

@@ -20,6 +20,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.distributed import on_all
 from hpo_summarize.trainer.evaluation import GeneratingTrainer
 
 
@@ -145,7 +146,10 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
     def _without_padding_index(
         self, compute_metrics: Callable[..., dict[str, float]]
     ) -> Callable[..., dict[str, float]]:
-        """Replaces the -100 between unequal batches, at which `batch_decode` overflows."""
+        """Replaces the -100 between unequal batches, at which `batch_decode` overflows.
+
+        Every process has all predictions, and goes on only where all of them could be scored.
+        """
 
         def compute(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
             ids = prediction.predictions
@@ -153,6 +157,6 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
                 owner = self.processing_class or unwrap_peft_model(self.model).config
                 pad = owner.pad_token_id
                 prediction.predictions = np.where(ids == -100, pad, ids)
-            return compute_metrics(prediction, **kwargs)
+            return on_all(lambda: compute_metrics(prediction, **kwargs))
 
         return compute

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import optuna
 
-from hpo_summarize.distributed import on_main
+from hpo_summarize.distributed import is_lost_peer, on_main
 from hpo_summarize.errors import HpoError
-from hpo_summarize.trainer.group_failure import Failure, Group, is_lost_peer
+from hpo_summarize.trainer.group_failure import Group
 from hpo_summarize.trainer.one_trial import TrialTrainer
 
 
@@ -29,6 +29,9 @@ class GroupTrainer(TrialTrainer):
                 yield
             except KeyboardInterrupt:
                 raise  # They are interrupted, too, and listen no more.
+            except HpoError as error:
+                self.dismiss_group(error)
+                raise
             except Exception:
                 self.dismiss_group()
                 raise
@@ -36,18 +39,25 @@ class GroupTrainer(TrialTrainer):
                 self.dismiss_group()
 
     @staticmethod
-    def dismiss_group() -> None:
-        """Tells the processes that follow the main one that it has nothing more for them."""
+    def dismiss_group(error: HpoError | None = None) -> None:
+        """Tells the processes that follow the main one that it has nothing more for them.
+
+        Args:
+            error: They raise it.
+        """
         try:
-            on_main(lambda: None)
-        except RuntimeError as error:
-            if not is_lost_peer(error):  # Who is gone already need not be told.
+            on_main(lambda: error)
+        except RuntimeError as lost:
+            if not is_lost_peer(lost):  # Who is gone already need not be told.
                 raise
 
     def follow(self) -> None:
         """Trains the trials that the main process of the group runs, until it has no more.
 
         What every other process does while the main one is in `hyperparameter_search`.
+
+        Raises:
+            HpoError: The search of the main process has ended in it.
         """
         self._group, number = Group(self.args.process_index), 0
         while True:
@@ -55,21 +65,19 @@ class GroupTrainer(TrialTrainer):
                 plan = on_main(_only_on_main)
             if plan is None:
                 return
+            if isinstance(plan, HpoError):
+                plan.shared = True
+                raise plan
             number = plan.number
             try:
                 self._train_trial(FollowedTrial(plan.params, number), plan)
-            except HpoError:
-                pass  # The main process meets the same error, and tells when to stop.
+            except HpoError as error:
+                if not error.shared:
+                    raise
+                # The main process has met it, too, and tells when to stop.
 
-    @contextmanager
-    def _leaving_when_broken(self, number: int) -> Iterator[None]:
-        """An exchange outside of a trial's training, from which a lost process ends this one."""
-        try:
-            yield
-        except RuntimeError as error:
-            if self._group is None or not is_lost_peer(error):
-                raise
-            self._group.leave(Failure(self.args.process_index, number, str(error)), error)
+    def _leaving_when_broken(self, number: int) -> AbstractContextManager[None]:
+        return self._group.leaving_when_broken(number) if self._group else nullcontext()
 
 
 class FollowedTrial(optuna.trial.FixedTrial):

@@ -147,9 +147,15 @@ def failure_reason(error: Exception) -> str:
     """
     if isinstance(error, HpoError):
         raise error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error):
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY
     if isinstance(error, TrialFailed):
         return str(error)
     first_line = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {first_line}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or the machine has no memory left."""
+    kinds = torch.OutOfMemoryError | MemoryError
+    return isinstance(error, kinds) or should_reduce_batch_size(error)

@@ -42,6 +42,12 @@ class Worker:
     count: int = 1
 
 
+def is_launched_with_others(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher has started this process as one of several that can become a group."""
+    needed = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return needed <= environment.keys() and int(environment["WORLD_SIZE"]) > 1
+
+
 def separate_workers(
     environment: MutableMapping[str, str] = os.environ,
     count_gpus: Callable[[], int] | None = None,
