@@ -41,7 +41,12 @@ class Rouge(evaluate.Metric):
     | `kiwi` | a Korean morpheme, a punctuation mark or a symbol, by kiwipiepy |
     | `mecab` | the same by python-mecab-ko |
 
-    `kiwi` and `mecab` need `pip install "hpo_summarize[korean]"`.
+    `kiwi` and `mecab` need `pip install "hpo_summarize[korean]"`. `kiwi` is loaded once a process,
+    in 2.7 s, and takes as many threads as torch has at that time.
+
+    500 Korean predictions and their references, of 150 characters each, take 0.05 s in words, 0.08
+    in characters, 0.5 by mecab, 1.4 by kiwi on one thread and 0.75 on two, the first time; later,
+    with the tokens of the references remembered and other predictions, about half of that.
 
     `auto` decides by the references of the first evaluation, never by predictions, and stays with
     it: use one object a study, and give a study one set of references. Should it have taken
@@ -123,8 +128,13 @@ class Rouge(evaluate.Metric):
         """
         texts, rows = _checked_rows(predictions, references)
         self._settle_tokenizer(rows)
-        self._tokenizer.remember(text for row in rows for text in row)
-        return [self._score_row(text, row) for text, row in zip(texts, rows)]
+        all_references = [text for row in rows for text in row]
+        self._tokenizer.remember(all_references)
+        tokens = self._tokenizer.tokenize([*texts, *all_references])
+        return [
+            self._score_row(tokens[text], [tokens[reference] for reference in row])
+            for text, row in zip(texts, rows)
+        ]
 
     def add(self, *, prediction: str, reference: str | Sequence[str]) -> None:
         """Adds one row to those that the next `compute` scores."""
@@ -140,9 +150,8 @@ class Rouge(evaluate.Metric):
         scores = self.score_rows(predictions, references)
         return {name: fmean(score[name] for score in scores) for name in MEASURES}
 
-    def _score_row(self, prediction: str, references: list[str]) -> dict[str, float]:
-        tokens = self._tokenizer.tokenize(prediction)
-        scores = [score_tokens(self._tokenizer.tokenize(text), tokens) for text in references]
+    def _score_row(self, prediction: list[str], references: list[list[str]]) -> dict[str, float]:
+        scores = [score_tokens(reference, prediction) for reference in references]
         over = max if self._best_reference else fmean
         return {name: over(score[name] for score in scores) for name in MEASURES}
 
