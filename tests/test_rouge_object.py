@@ -120,6 +120,16 @@ def test_copies_and_pickles_go_on_with_the_same_choice() -> None:
         ("a", ["a"], TypeError, "predictions must be a list with an entry for each row, got 'a'"),
         (["a"], "a", TypeError, "references must be a list with an entry for each row, got 'a'"),
         (["a"], None, TypeError, "references must be a list with an entry for each row, got None"),
+        ({"a": "b"}, ["a"], TypeError, r"predictions must be a list .*, got \{'a': 'b'\}"),
+        ({"a", "b"}, ["a", "b"], TypeError, r"predictions must be a list .*, got \{'a', 'b'\}"),
+        (["a"], {"a": "b"}, TypeError, r"references must be a list .*, got \{'a': 'b'\}"),
+        (
+            ["a"],
+            [{"summary": "a"}],
+            TypeError,
+            r"references\[0\] must be text, got \{'summary': 'a'",
+        ),
+        (["a"], [b"a"], TypeError, r"references\[0\] must be text, got b'a' \(bytes\)"),
         (["a"], ["b \ud800"], ValueError, r"references\[0\] must be valid Unicode .* character 2"),
     ],
 )

@@ -17,6 +17,8 @@ from hpo_summarize.rouge.tokenizers import (
     split_words,
 )
 
+ANALYSERS = [("kiwi", "kiwipiepy"), ("mecab", "mecab")]
+
 
 def tokens(name: str, text: str) -> list[str]:
     return RememberingTokenizer(name).tokenize([text])[text]
@@ -96,6 +98,13 @@ def test_korean_analysers_give_morphemes(name: str, package: str, expected: list
     assert found[""] == []
     # The particle stands apart from the placeholder, which is no hashtag.
     assert found[speaker][:5] == ["#", "person", "1", "#", "은"]
+
+
+@pytest.mark.parametrize("name, package", [*ANALYSERS, ("unicode", "regex")])
+def test_a_null_character_separates_and_hides_nothing(name: str, package: str) -> None:
+    # Byte-level models can write one; mecab takes it for the end of the text.
+    pytest.importorskip(package, reason=f"the extra 'korean' is not installed ({package})")
+    assert tokens(name, "역에\x00갔다\x00") == tokens(name, "역에 갔다") != tokens(name, "역에")
 
 
 @pytest.mark.parametrize(

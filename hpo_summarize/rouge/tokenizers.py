@@ -66,6 +66,11 @@ def _normalized(text: str) -> str:
     return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.lower())
 
 
+def _composed(text: str) -> str:
+    # A null character ends a text for mecab; for kiwi it would be a symbol.
+    return unicodedata.normalize("NFC", text).replace("\0", " ")
+
+
 def _join_and_split(morphemes: Iterable[str]) -> list[str]:
     # A few dictionary entries hold a space. The Korean way joins morphemes by spaces, so they part.
     return " ".join(morphemes).lower().split()
@@ -89,7 +94,7 @@ def _load_kiwi() -> SplitAll:
     match: Any = Match.ALL & ~Match.HASHTAG
 
     def split_all(texts: Iterable[str]) -> Iterable[list[str]]:
-        composed = (unicodedata.normalize("NFC", text) for text in texts)
+        composed = map(_composed, texts)
         if os.getpid() == process:
             analysed = kiwi.tokenize(composed, match_options=match)
         else:
@@ -121,7 +126,7 @@ def _load_mecab() -> SplitAll:
     mecab: Any = MeCab()
 
     def split(text: str) -> list[str]:
-        return _join_and_split(mecab.morphs(unicodedata.normalize("NFC", text)))
+        return _join_and_split(mecab.morphs(_composed(text)))
 
     return _one_by_one(split)
 
