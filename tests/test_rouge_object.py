@@ -73,7 +73,7 @@ def test_many_evaluations_keep_no_memory_but_the_references() -> None:
     assert len(set(held)) == 1 and metric.data is None and len(metric) == 0
 
 
-def test_each_reference_is_cut_into_tokens_once_with_identical_scores(
+def test_each_text_is_cut_into_tokens_once_with_identical_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str] = []
@@ -91,6 +91,10 @@ def test_each_reference_is_cut_into_tokens_once_with_identical_scores(
     seen.clear()
     assert metric.score_rows(["가 다", "마 바 가"], rows) == first
     assert seen == ["가 다", "마 바 가"]
+    seen.clear()
+    same_predictions = metric.score_rows(["마 다", "마 다"], rows)
+    assert seen == ["마 다"]  # As from a model that has learnt nothing yet.
+    assert [row["rouge1"] for row in same_predictions] == pytest.approx([0.45, 1 / 6])
     forgetful = Rouge("unicode")
     forgetful._tokenizer.max_remembered = 0
     assert forgetful.score_rows(["가 다", "마 바 가"], rows) == first
@@ -116,6 +120,16 @@ def test_copies_and_pickles_go_on_with_the_same_choice() -> None:
         ("a", ["a"], TypeError, "predictions must be a list with an entry for each row, got 'a'"),
         (["a"], "a", TypeError, "references must be a list with an entry for each row, got 'a'"),
         (["a"], None, TypeError, "references must be a list with an entry for each row, got None"),
+        ({"a": "b"}, ["a"], TypeError, r"predictions must be a list .*, got \{'a': 'b'\}"),
+        ({"a", "b"}, ["a", "b"], TypeError, r"predictions must be a list .*, got \{'a', 'b'\}"),
+        (["a"], {"a": "b"}, TypeError, r"references must be a list .*, got \{'a': 'b'\}"),
+        (
+            ["a"],
+            [{"summary": "a"}],
+            TypeError,
+            r"references\[0\] must be text, got \{'summary': 'a'",
+        ),
+        (["a"], [b"a"], TypeError, r"references\[0\] must be text, got b'a' \(bytes\)"),
         (["a"], ["b \ud800"], ValueError, r"references\[0\] must be valid Unicode .* character 2"),
     ],
 )

@@ -17,9 +17,11 @@ from hpo_summarize.rouge.tokenizers import (
     split_words,
 )
 
+ANALYSERS = [("kiwi", "kiwipiepy"), ("mecab", "mecab")]
+
 
 def tokens(name: str, text: str) -> list[str]:
-    return RememberingTokenizer(name).tokenize(text)
+    return RememberingTokenizer(name).tokenize([text])[text]
 
 
 def test_unicode_cuts_every_ascii_text_as_rouge_score_does() -> None:
@@ -89,13 +91,20 @@ def test_no_letter_or_digit_of_unicode_is_dropped() -> None:
 )
 def test_korean_analysers_give_morphemes(name: str, package: str, expected: list[str]) -> None:
     pytest.importorskip(package, reason=f"the extra 'korean' is not installed ({package})")
-    tokenizer = RememberingTokenizer(name)
-    assert tokenizer.tokenize("3명이 왔다.") == expected
-    assert tokenizer.tokenize(unicodedata.normalize("NFD", "3명이 왔다.")) == expected
-    assert tokenizer.tokenize("") == []
+    text, speaker = "3명이 왔다.", "#Person1#은 3시에"
+    decomposed = unicodedata.normalize("NFD", text)
+    found = RememberingTokenizer(name).tokenize([text, decomposed, "", speaker])
+    assert found[text] == found[decomposed] == expected
+    assert found[""] == []
     # The particle stands apart from the placeholder, which is no hashtag.
-    speaker = ["#", "person", "1", "#", "은"]
-    assert tokenizer.tokenize("#Person1#은 3시에")[:5] == speaker
+    assert found[speaker][:5] == ["#", "person", "1", "#", "은"]
+
+
+@pytest.mark.parametrize("name, package", [*ANALYSERS, ("unicode", "regex")])
+def test_a_null_character_separates_and_hides_nothing(name: str, package: str) -> None:
+    # Byte-level models can write one; mecab takes it for the end of the text.
+    pytest.importorskip(package, reason=f"the extra 'korean' is not installed ({package})")
+    assert tokens(name, "역에\x00갔다\x00") == tokens(name, "역에 갔다") != tokens(name, "역에")
 
 
 @pytest.mark.parametrize(
@@ -121,9 +130,10 @@ def test_unknown_tokenizer_is_refused_with_the_names_and_the_nearest_one() -> No
 
 def test_texts_beyond_the_limit_are_cut_but_not_remembered() -> None:
     tokenizer = RememberingTokenizer("unicode", max_remembered=1)
-    tokenizer.remember(["가 나", "다 라"])
-    assert tokenizer.tokenize("가 나") is tokenizer.tokenize("가 나")
-    first = tokenizer.tokenize("다 라")
-    tokenizer.tokenize("마")
-    assert tokenizer.tokenize("다 라") == first == ["다", "라"]
-    assert tokenizer.tokenize("다 라") is not first
+    texts = ["가 나", "다 라"]
+    tokenizer.remember(texts)
+    tokenizer.remember(["마"])
+    first, second = tokenizer.tokenize(texts), tokenizer.tokenize(texts)
+    assert first == second == {"가 나": ["가", "나"], "다 라": ["다", "라"]}
+    assert first["가 나"] is second["가 나"]
+    assert first["다 라"] is not second["다 라"]

@@ -34,8 +34,8 @@ def score_tokens(reference: Sequence[str], prediction: Sequence[str]) -> dict[st
 
 def _shared(reference: Iterable[Hashable], prediction: Iterable[Hashable]) -> int:
     """How many n-grams of the one text stand in the other, each counted as often as in both."""
-    counts = Counter(prediction)
-    return sum(min(count, counts[ngram]) for ngram, count in Counter(reference).items())
+    expected, found = Counter(reference), Counter(prediction)
+    return sum(min(expected[ngram], found[ngram]) for ngram in expected.keys() & found.keys())
 
 
 def _f1(shared: float, n_reference: int, n_prediction: int) -> float:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import reprlib
 import warnings
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Any
 
 import datasets
 import evaluate
 
 from hpo_summarize.rouge.counting import MEASURES, score_tokens
+from hpo_summarize.rouge.rows import NOTHING, References, checked_rows
 from hpo_summarize.rouge.tokenizers import (
     AUTO,
     TOKENIZERS,
@@ -21,9 +20,6 @@ from hpo_summarize.rouge.tokenizers import (
 )
 
 _OVER_REFERENCES = ("mean", "max")
-
-# One text, or several, a row.
-References = Sequence[str] | Sequence[Sequence[str]]
 
 
 class Rouge(evaluate.Metric):
@@ -41,7 +37,12 @@ class Rouge(evaluate.Metric):
     | `kiwi` | a Korean morpheme, a punctuation mark or a symbol, by kiwipiepy |
     | `mecab` | the same by python-mecab-ko |
 
-    `kiwi` and `mecab` need `pip install "hpo_summarize[korean]"`.
+    `kiwi` and `mecab` need `pip install "hpo_summarize[korean]"`. `kiwi` is loaded once a process,
+    in 2.7 s, and takes as many threads as torch has at that time.
+
+    500 Korean predictions and their references, of 150 characters each, take 0.05 s in words, 0.08
+    in characters, 0.5 by mecab, 1.4 by kiwi on one thread and 0.75 on two, the first time; later,
+    with the tokens of the references remembered and other predictions, about half of that.
 
     `auto` decides by the references of the first evaluation, never by predictions, and stays with
     it: use one object a study, and give a study one set of references. Should it have taken
@@ -110,7 +111,7 @@ class Rouge(evaluate.Metric):
             TypeError: Something that should be a text is none.
         """
         if predictions is None and references is None and self.writer is None:
-            raise ValueError(_NOTHING)
+            raise ValueError(NOTHING)
         return super().compute(predictions=predictions, references=references)
 
     def score_rows(
@@ -121,10 +122,15 @@ class Rouge(evaluate.Metric):
         Returns:
             For each row the F1 from 0 to 1 under `rouge1`, `rouge2` and `rougeL`.
         """
-        texts, rows = _checked_rows(predictions, references)
+        texts, rows = checked_rows(predictions, references)
         self._settle_tokenizer(rows)
-        self._tokenizer.remember(text for row in rows for text in row)
-        return [self._score_row(text, row) for text, row in zip(texts, rows)]
+        all_references = [text for row in rows for text in row]
+        self._tokenizer.remember(all_references)
+        tokens = self._tokenizer.tokenize([*texts, *all_references])
+        return [
+            self._score_row(tokens[text], [tokens[reference] for reference in row])
+            for text, row in zip(texts, rows)
+        ]
 
     def add(self, *, prediction: str, reference: str | Sequence[str]) -> None:
         """Adds one row to those that the next `compute` scores."""
@@ -133,16 +139,15 @@ class Rouge(evaluate.Metric):
     def add_batch(self, *, predictions: Iterable[str], references: References) -> None:
         """Adds rows to those that the next `compute` scores; errors are those of `compute`."""
         # Checked here: a row that fails inside the base class leaves those before it behind.
-        texts, rows = _checked_rows(predictions, references)
+        texts, rows = checked_rows(predictions, references)
         super().add_batch(predictions=texts, references=rows)
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         scores = self.score_rows(predictions, references)
         return {name: fmean(score[name] for score in scores) for name in MEASURES}
 
-    def _score_row(self, prediction: str, references: list[str]) -> dict[str, float]:
-        tokens = self._tokenizer.tokenize(prediction)
-        scores = [score_tokens(self._tokenizer.tokenize(text), tokens) for text in references]
+    def _score_row(self, prediction: list[str], references: list[list[str]]) -> dict[str, float]:
+        scores = [score_tokens(reference, prediction) for reference in references]
         over = max if self._best_reference else fmean
         return {name: over(score[name] for score in scores) for name in MEASURES}
 
@@ -184,57 +189,3 @@ class Rouge(evaluate.Metric):
                 {"predictions": text, "references": datasets.Sequence(text)}
             ),
         )
-
-
-_NOTHING = "there is nothing to score: got 0 rows; pass one or more predictions and references"
-
-
-def _checked_rows(predictions: Any, references: Any) -> tuple[list[str], list[list[str]]]:
-    """Predictions and references as lists, each row's references as a list of its own."""
-    texts = _as_list(predictions, "predictions")
-    rows = _as_list(references, "references")
-    if len(texts) != len(rows):
-        raise ValueError(
-            "there must be as many predictions as rows of references, got "
-            f"{len(texts)} and {len(rows)}; pair them row by row"
-        )
-    if not texts:
-        raise ValueError(_NOTHING)
-    for number, text in enumerate(texts):
-        _check_text(text, f"predictions[{number}]")
-    return texts, [
-        _checked_references(row, f"references[{number}]") for number, row in enumerate(rows)
-    ]
-
-
-def _checked_references(row: Any, place: str) -> list[str]:
-    texts = [row] if isinstance(row, str) or not isinstance(row, Iterable) else list(row)
-    if not texts:
-        raise ValueError(f"{place} must hold one or more texts, got none; leave this row out")
-    for text in texts:
-        _check_text(text, place)
-    return texts
-
-
-def _as_list(values: Any, name: str) -> list[Any]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(
-            f"{name} must be a list with an entry for each row, got {reprlib.repr(values)}; "
-            "put a single row into a list"
-        )
-    return list(values)
-
-
-def _check_text(text: Any, place: str) -> None:
-    if not isinstance(text, str):
-        raise TypeError(
-            f"{place} must be text, got {reprlib.repr(text)} ({type(text).__name__}); decode token "
-            "ids to text, and leave out rows without text"
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{place} must be valid Unicode text, got half a surrogate pair at character "
-            f"{error.start}; read the file as UTF-8 again, or replace that character"
-        ) from error

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import os
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import regex
-from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+import torch
+from rouge_score.tokenizers import DefaultTokenizer
 
 Split = Callable[[str], list[str]]
+# The tokens of each of several texts, in their order.
+SplitAll = Callable[[Iterable[str]], Iterable[list[str]]]
 
 AUTO = "auto"
 MAX_REMEMBERED = 100_000  # References of 150 characters take 130 MB as characters, less as words.
@@ -60,32 +66,59 @@ def _normalized(text: str) -> str:
     return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.lower())
 
 
+def _composed(text: str) -> str:
+    # A null character ends a text for mecab; for kiwi it would be a symbol.
+    return unicodedata.normalize("NFC", text).replace("\0", " ")
+
+
 def _join_and_split(morphemes: Iterable[str]) -> list[str]:
     # A few dictionary entries hold a space. The Korean way joins morphemes by spaces, so they part.
     return " ".join(morphemes).lower().split()
 
 
-def _load_default() -> Split:
-    return DefaultTokenizer(use_stemmer=False).tokenize
+def _one_by_one(split: Split) -> SplitAll:
+    return functools.partial(map, split)
 
 
-def _load_kiwi() -> Split:
+def _load_default() -> SplitAll:
+    return _one_by_one(DefaultTokenizer(use_stemmer=False).tokenize)
+
+
+def _load_kiwi() -> SplitAll:
     try:
-        from kiwipiepy import Kiwi, Match
+        from kiwipiepy import Match
     except ImportError as error:
         raise _missing_package("kiwi", "kiwipiepy") from error
-    kiwi: Any = Kiwi(num_workers=1)
+    kiwi, process = _kiwi(torch.get_num_threads())
     # As a hashtag, "#Person1#은" would keep its particle: "#은" and "#는" would be two words.
     match: Any = Match.ALL & ~Match.HASHTAG
 
-    def split(text: str) -> list[str]:
-        tokens = kiwi.tokenize(unicodedata.normalize("NFC", text), match_options=match)
-        return _join_and_split(token.form for token in tokens)
+    def split_all(texts: Iterable[str]) -> Iterable[list[str]]:
+        composed = map(_composed, texts)
+        if os.getpid() == process:
+            analysed = kiwi.tokenize(composed, match_options=match)
+        else:
+            analysed = (kiwi.tokenize(text, match_options=match) for text in composed)
+        return (_join_and_split(token.form for token in tokens) for tokens in analysed)
 
-    return split
+    return split_all
 
 
-def _load_mecab() -> Split:
+@functools.cache
+def _kiwi(n_threads: int) -> tuple[Any, int]:
+    """An analyser for batches of texts, and the process whose threads it uses.
+
+    Loaded once, and never given up: a fork has a copy of it without its threads, and would wait
+    for them for ever, be it with a batch or when it collects the copy as garbage.
+    """
+    from kiwipiepy import Kiwi
+
+    kiwi: Any = Kiwi(num_workers=n_threads)
+    kiwi.tokenize("")  # Else more than half of the loading would fall into the first evaluation.
+    return kiwi, os.getpid()
+
+
+def _load_mecab() -> SplitAll:
     try:
         from mecab import MeCab
     except ImportError as error:
@@ -93,9 +126,9 @@ def _load_mecab() -> Split:
     mecab: Any = MeCab()
 
     def split(text: str) -> list[str]:
-        return _join_and_split(mecab.morphs(unicodedata.normalize("NFC", text)))
+        return _join_and_split(mecab.morphs(_composed(text)))
 
-    return split
+    return _one_by_one(split)
 
 
 def _missing_package(tokenizer: str, package: str) -> ImportError:
@@ -106,21 +139,22 @@ def _missing_package(tokenizer: str, package: str) -> ImportError:
     )
 
 
-_LOADERS: dict[str, Callable[[], Split]] = {
+_LOADERS: dict[str, Callable[[], SplitAll]] = {
     "default": _load_default,
-    "unicode": lambda: split_words,
-    "character": lambda: split_characters,
+    "unicode": lambda: _one_by_one(split_words),
+    "character": lambda: _one_by_one(split_characters),
     "kiwi": _load_kiwi,
     "mecab": _load_mecab,
 }
 TOKENIZERS = (AUTO, *_LOADERS)
 
 
-class RememberingTokenizer(Tokenizer):
-    """A tokenizer for `rouge_score` that cuts every remembered text once.
+class RememberingTokenizer:
+    """A tokenizer that cuts every remembered text once.
 
     Args:
-        name: One of `TOKENIZERS` without `auto`.
+        name: One of `TOKENIZERS` without `auto`. `kiwi` takes as many threads as torch has when
+            it is loaded (`torch.get_num_threads`), the others one.
         max_remembered: Most texts to remember; further ones are cut whenever they are met.
 
     Raises:
@@ -130,7 +164,7 @@ class RememberingTokenizer(Tokenizer):
     def __init__(self, name: str, max_remembered: int = MAX_REMEMBERED) -> None:
         self.name = name
         self.max_remembered = max_remembered
-        self._split = _LOADERS[name]()
+        self._split_all = _LOADERS[name]()
         self._remembered: dict[str, list[str]] = {}
         self._words: dict[str, str] = {}
 
@@ -140,18 +174,22 @@ class RememberingTokenizer(Tokenizer):
 
     def remember(self, texts: Iterable[str]) -> None:
         """Cuts the texts that are not known yet, as far as there is room."""
-        for text in texts:
-            if len(self._remembered) >= self.max_remembered:
-                return
-            if text not in self._remembered:
-                # Equal tokens of all texts are one object: a tenth of the memory, for characters.
-                once = self._words.setdefault
-                self._remembered[text] = [once(token, token) for token in self._split(text)]
+        room = max(0, self.max_remembered - len(self._remembered))
+        unknown = list(islice(self._unknown(texts), room))
+        # Equal tokens of all texts are one object: a tenth of the memory, for characters.
+        once = self._words.setdefault
+        for text, tokens in zip(unknown, self._split_all(unknown)):
+            self._remembered[text] = [once(token, token) for token in tokens]
 
-    def tokenize(self, text: str) -> list[str]:
-        """The tokens of `text`, which the caller must not change."""
-        tokens = self._remembered.get(text)
-        return self._split(text) if tokens is None else tokens
+    def tokenize(self, texts: Sequence[str]) -> dict[str, list[str]]:
+        """The tokens of each text, which the caller must not change; equal texts are cut once."""
+        unknown = list(self._unknown(texts))
+        tokens = dict(zip(unknown, self._split_all(unknown)))
+        known = {text: self._remembered[text] for text in texts if text in self._remembered}
+        return tokens | known
+
+    def _unknown(self, texts: Iterable[str]) -> Iterable[str]:
+        return (text for text in dict.fromkeys(texts) if text not in self._remembered)
 
 
 def check_name(name: str, known: Iterable[str], what: str) -> None:
