@@ -68,6 +68,20 @@ class OutOfMemoryOn(BartForConditionalGeneration):
         return super().forward(input_ids, attention_mask, labels=labels, **kwargs)
 
 
+class CountingTrainer(SummarizationTrainer):
+    """Counts the rows that this process decodes."""
+
+    decoded = 0
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self.decoded = 0
+        return super().evaluate(*args, **kwargs)
+
+    def _generate(self, inputs: Any, *args: Any) -> Any:
+        self.decoded += len(inputs["input_ids"])
+        return super()._generate(inputs, *args)
+
+
 class LateSaver(SummarizationTrainer):
     """Its second process comes late to the saving of a checkpoint."""
 
@@ -105,7 +119,7 @@ def load_rows(path: str) -> list[dict[str, str]]:
 
 
 def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -> Any:
-    trainer_class = LateSaver if mode == "save" else SummarizationTrainer
+    trainer_class = LateSaver if mode == "save" else CountingTrainer
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     rows = load_rows(csv)
     inputs = tokenizer([row["dialogue"] for row in rows])
@@ -176,6 +190,7 @@ def train(mode: str, checkpoint: str, csv: str, out: Path) -> None:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         rouge = {key: metrics[key] for key in ("eval_rouge1", "eval_rougeL")}
         result = {"losses": losses, "rouge": rouge, "world_size": trainer.args.world_size}
+        result["decoded"] = trainer.decoded
         (out / "result.json").write_text(json.dumps(result))
 
 

@@ -76,6 +76,8 @@ def test_the_effective_batch_is_the_same_training_on_any_number_of_processes(
     assert one == two
     assert len(two) == 5
     assert results["8x1"]["rouge"] == results["2p2x2"]["rouge"]
+    # Each row is decoded once, and the processes share them.
+    assert (results["8x1"]["decoded"], results["2p2x2"]["decoded"]) == (5, 3)
 
 
 def test_a_checkpoint_is_marked_whole_when_every_process_has_written_its_part(

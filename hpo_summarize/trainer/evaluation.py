@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import get_sampler
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import EvalPrediction, GenerationConfig
@@ -98,7 +97,7 @@ class GeneratingTrainer(SharingTrainer):
             and self.preprocess_logits_for_metrics is None
             and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
             and type(self).prediction_step is GeneratingTrainer.prediction_step
-            and isinstance(get_sampler(dataloader), SequentialSampler)
+            and isinstance(_sampler_of(dataloader), SequentialSampler)
             and isinstance(first, Mapping)
             and "input_ids" in first
         )
@@ -198,6 +197,12 @@ def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def _sampler_of(dataloader: Any) -> Any:
+    """The sampler of all rows, below the shard of one process where there are several."""
+    batches = dataloader.batch_sampler
+    return getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
 
 
 def _with_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
