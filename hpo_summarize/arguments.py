@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from hpo_summarize import names
 from hpo_summarize.errors import LaunchError
+from hpo_summarize.recipe.training_checks import BY_METRIC
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -71,6 +72,11 @@ def within_device(args: Arguments, largest: int, largest_eval: int) -> Arguments
         gradient_accumulation_steps=accumulation,
         per_device_eval_batch_size=min(args.per_device_eval_batch_size, largest_eval),
     )
+
+
+def follows_metric(args: TrainingArguments) -> bool:
+    """Whether the learning rate depends on the evaluations."""
+    return args.lr_scheduler_type in BY_METRIC
 
 
 def plan_batch(batch_size: int, world_size: int, largest: int | None) -> tuple[int, int]:

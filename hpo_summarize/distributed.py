@@ -10,6 +10,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
+# A signal that ended another process first comes to this one within that time.
+SIGNAL_SECONDS = 2
+
 T = TypeVar("T")
 
 
@@ -47,5 +50,13 @@ def on_main(decide: Callable[[], T]) -> T:
             outcome[1] = error
     result, failure = broadcast_object_list(outcome)
     if failure is not None:
+        failure.told_by_main = not state.is_main_process
         raise failure
     return result
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an exchange broke because a process at its other end is gone."""
+    text = str(error)
+    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

@@ -12,9 +12,11 @@ class HpoError(Exception):
 
     Attributes:
         exit_status: Status of the command line programs when this error ends them.
+        told_by_main: It came from the main process of a group, which tells the user.
     """
 
     exit_status = 1
+    told_by_main = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import NoReturn
 import optuna
 from torch.distributed import DistError, TCPStore
 
+from hpo_summarize.distributed import SIGNAL_SECONDS, is_lost_peer
 from hpo_summarize.errors import HpoError
 from hpo_summarize.study.recovery import fail, put_back_own
 from hpo_summarize.trainer.device_batches import Sizes, remember
@@ -29,8 +30,6 @@ _LOOK_SECONDS = 0.2  # Between looks of the main process at the store.
 # Without a launcher the store is the main process's own, which may be gone already.
 _CONNECT_SECONDS = 5
 _ANSWER_SECONDS = 30  # A process that broke waits so long until the study knows of it.
-# A signal that ended another process first comes to this one within that time.
-_SIGNAL_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class Group:
             KeyboardInterrupt: The error is but the end of another process that had the same signal.
         """
         if is_lost_peer(error):
-            time.sleep(_SIGNAL_SECONDS)  # A signal that waits is raised here.
+            time.sleep(SIGNAL_SECONDS)  # A signal that waits is raised here.
             self._say(
                 f"error: process {self._rank}, trial {failure.number}: another process of the "
                 "launch is gone. The launch ends here; the same command goes on with this trial"
@@ -168,10 +167,3 @@ class Group:
 
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether an exchange broke because a process at its other end is gone."""
-    text = str(error)
-    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

@@ -8,9 +8,9 @@ from typing import Any
 
 import optuna
 
-from hpo_summarize.distributed import on_main
+from hpo_summarize.distributed import is_lost_peer, on_main
 from hpo_summarize.errors import HpoError
-from hpo_summarize.trainer.group_failure import Failure, Group, is_lost_peer
+from hpo_summarize.trainer.group_failure import Failure, Group
 from hpo_summarize.trainer.one_trial import TrialTrainer
 
 
