@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 
 from hpo_summarize.errors import HpoError
 from hpo_summarize.recipe import Recipe, load_recipe
+from hpo_summarize.workers import launch_note
 
+_WRONG = 2
 _INTERRUPTED = 130
 
 
@@ -41,25 +45,52 @@ def read_recipe(arguments: argparse.Namespace, search: Sequence[str] = ()) -> Re
 def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
     """Runs a program; ends it with the exit status and the message that its errors call for.
 
+    What every process of a machine finds wrong, the first one of them says.
+
     Args:
         main: The program.
         kept: What an interrupted run does not lose.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # A search may leave its group.
     _quiet()
+    if note := launch_note():
+        print(note, file=sys.stderr)
     try:
-        main()
+        _run_in_group(main, kept)
     except HpoError as error:
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        if not error.told_by_main and (is_first or error.exit_status != _WRONG):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.stdout.flush()
-        print(
-            f"\ninterrupted: {kept} is kept; the same command goes on from there",
-            file=sys.stderr,
-        )
+        if is_first:
+            print(
+                f"\ninterrupted: {kept} is kept; the same command goes on from there",
+                file=sys.stderr,
+            )
         sys.exit(_INTERRUPTED)
+
+
+def _run_in_group(main: Callable[[], None], kept: str) -> None:
+    """Runs a program.
+
+    Raises:
+        HpoError: Another process of its group is gone.
+    """
+    try:
+        main()
+    except RuntimeError as error:
+        from hpo_summarize.distributed import SIGNAL_SECONDS, is_lost_peer
+
+        if not is_lost_peer(error):
+            raise
+        time.sleep(SIGNAL_SECONDS)  # A signal that waits is raised here.
+        raise HpoError(
+            "another process of the launch has ended, and the work of all ends with it; "
+            f"{kept} is kept; the same command goes on from there"
+        ) from None
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -69,7 +100,10 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _quiet() -> None:
     """Silences the chatter of the libraries; our own lines say what happens."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # Torch is not imported yet.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # peft's, at each checkpoint of an adapter beside new tokens.
+    warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
     import optuna
     from transformers.utils import logging
 
