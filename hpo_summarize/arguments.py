@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from transformers import TrainingArguments
 
 from hpo_summarize import names
-from hpo_summarize.errors import HpoError
+from hpo_summarize.errors import LaunchError
+from hpo_summarize.recipe.training_checks import BY_METRIC
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -59,9 +60,10 @@ def within_device(args: Arguments, largest: int, largest_eval: int) -> Arguments
 
     Args:
         args: Training arguments.
-        largest: Examples that a device takes at once in training.
+        largest: Examples that a device takes at once in training; `args` may ask for fewer.
         largest_eval: Likewise in evaluation.
     """
+    largest = min(largest, args.per_device_train_batch_size)
     share = args.per_device_train_batch_size * args.gradient_accumulation_steps
     per_device, accumulation = plan_batch(share, 1, largest)
     return dataclasses.replace(
@@ -70,6 +72,11 @@ def within_device(args: Arguments, largest: int, largest_eval: int) -> Arguments
         gradient_accumulation_steps=accumulation,
         per_device_eval_batch_size=min(args.per_device_eval_batch_size, largest_eval),
     )
+
+
+def follows_metric(args: TrainingArguments) -> bool:
+    """Whether the learning rate depends on the evaluations."""
+    return args.lr_scheduler_type in BY_METRIC
 
 
 def plan_batch(batch_size: int, world_size: int, largest: int | None) -> tuple[int, int]:
@@ -83,13 +90,13 @@ def plan_batch(batch_size: int, world_size: int, largest: int | None) -> tuple[i
         (12, 2)
 
     Raises:
-        HpoError: The batch cannot be split evenly among the processes.
+        LaunchError: The batch cannot be split evenly among the processes.
     """
     share, rest = divmod(batch_size, world_size)
     if rest or not share:
-        raise HpoError(
+        raise LaunchError(
             f"batch_size {batch_size} cannot be split evenly among {world_size} processes; "
-            f"choose multiples of {world_size}"
+            f"choose multiples of {world_size}, or start another number of processes"
         )
     limit = min(share, largest or share)
     per_device = max(size for size in range(1, limit + 1) if share % size == 0)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from hpo_summarize.errors import HpoError
 from hpo_summarize.recipe import Recipe, load_recipe
+from hpo_summarize.workers import launch_note
 from hpo_summarize.workers.launch import is_launched_with_others
 
 _INTERRUPTED = 130
@@ -44,14 +45,19 @@ def read_recipe(arguments: argparse.Namespace, search: Sequence[str] = ()) -> Re
 def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
     """Runs a program; ends it with the exit status and the message that its errors call for.
 
+    What every process of a launch finds wrong, the main one says.
+
     Args:
         main: The program.
         kept: What an interrupted run does not lose.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # A search may leave its group.
     _quiet()
+    if note := launch_note():
+        print(note, file=sys.stderr)
     try:
-        _with_others(main)
+        _with_others(main, kept)
     except HpoError as error:
         # A launcher ends this process as soon as another one has ended, and it shall end well.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -61,15 +67,20 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.stdout.flush()
-        print(
-            f"\ninterrupted: {kept} is kept; the same command goes on from there",
-            file=sys.stderr,
-        )
+        if is_first:
+            print(
+                f"\ninterrupted: {kept} is kept; the same command goes on from there",
+                file=sys.stderr,
+            )
         sys.exit(_INTERRUPTED)
 
 
-def _with_others(main: Callable[[], None]) -> None:
-    """Runs a program whose other processes may be gone in the middle of it."""
+def _with_others(main: Callable[[], None], kept: str) -> None:
+    """Runs a program whose other processes may be gone in the middle of it.
+
+    Raises:
+        HpoError: One of them is gone.
+    """
     try:
         main()
     except RuntimeError as error:
@@ -79,8 +90,8 @@ def _with_others(main: Callable[[], None]) -> None:
             raise
         time.sleep(SIGNAL_SECONDS)  # Ctrl-C is for all, and comes to some of them first.
         raise HpoError(
-            "another process of the launch is gone. The launch ends here; the same command goes "
-            "on from here"
+            "another process of the launch is gone, and the work of all ends with it; "
+            f"{kept} is kept; the same command goes on from there"
         ) from None
 
 
@@ -105,7 +116,10 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _quiet() -> None:
     """Silences the chatter of the libraries; our own lines say what happens."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # Torch is not imported yet.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # peft's, at each checkpoint of an adapter beside new tokens.
+    warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
     import optuna
     from transformers.utils import logging
 

@@ -301,6 +301,7 @@ def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArgument
         "per_device_eval_batch_size": _EVAL_BATCH_SIZE,
         "logging_strategy": "epoch",
         "log_level": "error",
+        "log_level_replica": "error",
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from hpo_summarize.cli import add_recipe_arguments, read_recipe, run
-from hpo_summarize.workers import launch_note, separate_workers
+from hpo_summarize.workers import separate_workers
 
 
 def main() -> None:
@@ -20,8 +19,6 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments, search=("n_trials", "timeout", "storage", "study_name"))
 
-    if note := launch_note():
-        print(note, file=sys.stderr)
     worker = separate_workers() if recipe.search.parallel == "trials" else None
 
     from hpo_summarize import OptunaOptimizer

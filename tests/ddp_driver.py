@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from hpo_summarize.errors import HpoError
 from hpo_summarize.rouge import Rouge
 
 BATCHES = {"8x1": (8, 1), "4x2": (4, 2), "2x4": (2, 4), "2p4x1": (4, 1), "2p2x2": (2, 2)}
+N_TRAIN = 22  # No multiple of the effective batch: the last step of an epoch has 6 rows.
 N_EVAL = 5
 
 
@@ -71,6 +73,39 @@ class OutOfMemoryOn(BartForConditionalGeneration):
         return super().forward(input_ids, attention_mask, labels=labels, **kwargs)
 
 
+class CountingTrainer(SummarizationTrainer):
+    """Counts the rows that this process decodes."""
+
+    decoded = 0
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self.decoded = 0
+        return super().evaluate(*args, **kwargs)
+
+    def _generate(self, inputs: Any, *args: Any) -> Any:
+        self.decoded += len(inputs["input_ids"])
+        return super()._generate(inputs, *args)
+
+
+class LateSaver(SummarizationTrainer):
+    """Its second process comes late to the saving of a checkpoint."""
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        super().save_model(*args, **kwargs)
+        time.sleep(self.args.process_index)
+
+
+class NoteFiles(TrainerCallback):
+    """Keeps what is in a checkpoint when the main process holds it for whole."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (checkpoint,) = Path(args.output_dir).glob("checkpoint-*")
+        self.names = sorted(path.name for path in checkpoint.iterdir())
+
+
 class NoteBatches(TrainerCallback):
     """Keeps the per-device batch, the accumulation and the steps of every whole training."""
 
@@ -89,6 +124,7 @@ def load_rows(path: str) -> list[dict[str, str]]:
 
 
 def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -> Any:
+    trainer_class = LateSaver if mode == "save" else CountingTrainer
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     rows = load_rows(csv)
     inputs = tokenizer([row["dialogue"] for row in rows])
@@ -128,13 +164,12 @@ def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -
         "predict_with_generate": True,
         "report_to": "none",
         "disable_tqdm": True,
-        "train_sampling_strategy": "sequential",
         "generation_max_length": 20,
     }
-    trainer = SummarizationTrainer(
+    trainer = trainer_class(
         args=Seq2SeqTrainingArguments(**{**fields, **args}),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
-        train_dataset=data.select(range(24)),
+        train_dataset=data.select(range(N_TRAIN)),
         eval_dataset=data.select(range(N_EVAL)),
         processing_class=tokenizer,
         model_init=model_init,
@@ -144,7 +179,8 @@ def make_trainer(mode: str, checkpoint: str, csv: str, out: Path, **args: Any) -
 
 
 def train(mode: str, checkpoint: str, csv: str, out: Path) -> None:
-    per_device, accumulation = BATCHES[mode]
+    batches, _, strategy = mode.partition(":")
+    per_device, accumulation = BATCHES[batches]
     trainer = make_trainer(
         mode,
         checkpoint,
@@ -153,7 +189,8 @@ def train(mode: str, checkpoint: str, csv: str, out: Path) -> None:
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=accumulation,
         logging_steps=1,
-        num_train_epochs=1,
+        num_train_epochs=2,
+        train_sampling_strategy=strategy,
     )
     trainer.train()
     metrics = trainer.evaluate()
@@ -162,7 +199,18 @@ def train(mode: str, checkpoint: str, csv: str, out: Path) -> None:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         rouge = {key: metrics[key] for key in ("eval_rouge1", "eval_rougeL")}
         result = {"losses": losses, "rouge": rouge, "world_size": trainer.args.world_size}
+        result["decoded"] = trainer.decoded
         (out / "result.json").write_text(json.dumps(result))
+
+
+def save(mode: str, checkpoint: str, csv: str, out: Path) -> None:
+    """Trains one epoch and writes a checkpoint."""
+    files = NoteFiles()
+    trainer = make_trainer(mode, checkpoint, csv, out, save_strategy="epoch", num_train_epochs=1)
+    trainer.add_callback(files)
+    trainer.train()
+    if trainer.is_world_process_zero():
+        (out / "result.json").write_text(json.dumps(files.names))
 
 
 def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
@@ -218,7 +266,8 @@ def main() -> None:
     if mode.startswith("device:"):
         join_with_gpus(*map(int, mode.split(":")[1:]))
     else:
-        (train if mode in BATCHES else search)(mode, checkpoint, csv, Path(folder))
+        kinds = {**dict.fromkeys(BATCHES, train), "save": save}
+        kinds.get(mode.partition(":")[0], search)(mode, checkpoint, csv, Path(folder))
 
 
 def join_with_gpus(rank: int, count: int) -> None:

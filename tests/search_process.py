@@ -15,7 +15,9 @@ SEARCH = REPOSITORY / "scripts" / "search.py"
 SECONDS = 240  # No process of the tests takes as long.
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["hpo_summarize.optimizer", "hpo_summarize.summary"])
+_context.set_forkserver_preload(
+    ["hpo_summarize.optimizer", "hpo_summarize.summary", "hpo_summarize.retraining.words"]
+)
 
 
 def start_search(log: Path, *arguments: str, **environment: str) -> BaseProcess:

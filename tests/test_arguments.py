@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 from transformers import Seq2SeqTrainingArguments
 
-from hpo_summarize.arguments import plan_batch, training_fields, with_values
-from hpo_summarize.errors import HpoError
+from hpo_summarize.arguments import plan_batch, training_fields, with_values, within_device
+from hpo_summarize.errors import LaunchError
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_the_largest_fitting_batch_per_device_is_taken() -> None:
 @pytest.mark.parametrize(("batch", "world"), [(8, 3), (2, 4), (1, 2), (10, 4)])
 def test_a_batch_that_processes_cannot_share_evenly_is_refused(batch: int, world: int) -> None:
     message = f"batch_size {batch} cannot be split.*{world} processes; choose multiples of {world}"
-    with pytest.raises(HpoError, match=message):
+    with pytest.raises(LaunchError, match=message):
         plan_batch(batch, world, 8)
 
 
@@ -127,3 +128,12 @@ def test_the_batch_is_accumulated_up_to_what_the_arguments_put_on_a_device(
     assert (two.per_device_train_batch_size, two.gradient_accumulation_steps) == (8, 4)
     small = with_values(args, {"batch_size": 64, "per_device_train_batch_size": 2})
     assert (small.per_device_train_batch_size, small.gradient_accumulation_steps) == (2, 32)
+
+
+def test_a_device_gets_no_more_than_the_arguments_ask_for_also_where_more_would_fit(
+    args: Seq2SeqTrainingArguments,
+) -> None:
+    asked = dataclasses.replace(args, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    for largest, expected in ((4, (2, 4)), (1, (1, 8))):
+        got = within_device(asked, largest, 8)
+        assert (got.per_device_train_batch_size, got.gradient_accumulation_steps) == expected

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,20 @@ def run(mode: str, processes: int, checkpoint: Path, csv: Path, out: Path) -> No
     assert end_of(started) == [0] * processes, log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "modes"),
+    [
+        ("random", ("8x1", "4x2", "2x4", "2p4x1", "2p2x2")),
+        ("group_by_length", ("8x1", "2p2x2")),
+    ],
+)
 def test_the_effective_batch_is_the_same_training_on_any_number_of_processes(
-    checkpoint: Path, csv_path: Path, tmp_path: Path
+    strategy: str, modes: Sequence[str], checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     weights, results = {}, {}
-    for mode in ("8x1", "4x2", "2x4", "2p4x1", "2p2x2"):
+    for mode in modes:
         processes = 2 if mode.startswith("2p") else 1
-        run(mode, processes, checkpoint, csv_path, tmp_path / mode)
+        run(f"{mode}:{strategy}", processes, checkpoint, csv_path, tmp_path / mode)
         results[mode] = result(tmp_path / mode)
         assert results[mode]["world_size"] == processes
         weights[mode] = torch.load(tmp_path / mode / "weights.pt")
@@ -62,11 +70,22 @@ def test_the_effective_batch_is_the_same_training_on_any_number_of_processes(
         assert results[mode]["losses"] == pytest.approx(results["8x1"]["losses"], abs=1e-4)
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, weights["8x1"][name], atol=1e-4, rtol=1e-3)
-    one = json.loads((tmp_path / "8x1" / "texts-0.json").read_text())
-    two = json.loads((tmp_path / "2p4x1" / "texts-0.json").read_text())
+    one, two = (
+        json.loads((tmp_path / mode / "texts-0.json").read_text()) for mode in ("8x1", "2p2x2")
+    )
     assert one == two
     assert len(two) == 5
-    assert results["8x1"]["rouge"] == results["2p4x1"]["rouge"]
+    assert results["8x1"]["rouge"] == results["2p2x2"]["rouge"]
+    # Each row is decoded once, and the processes share them.
+    assert (results["8x1"]["decoded"], results["2p2x2"]["decoded"]) == (5, 3)
+
+
+def test_a_checkpoint_is_marked_whole_when_every_process_has_written_its_part(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    run("save", 2, checkpoint, csv_path, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {"trainer_state.json", "rng_state_0.pth", "rng_state_1.pth"} <= set(found)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
@@ -127,7 +146,7 @@ def test_out_of_memory_ends_the_launch_and_the_same_command_goes_on_with_half_th
     trials = optuna.load_study(study_name="s", storage=url).trials
     assert [trial.state.name for trial in trials] == ["FAIL", *3 * ["COMPLETE"]]
     assert trials[1].params == trials[0].params
-    # 24 rows, 3 epochs; the effective batch stays 2 x 4.
+    # 22 rows, 3 epochs; the effective batch stays 2 x 4.
     assert result(tmp_path / "out")["batches"] == 3 * [[2, 2, 9]]
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import optuna
 import pytest
 import torch
-from final_models import read_json, search
+from final_models import read_json, search, write_recipe
 from peft import PeftModel
 from programs import run_program, run_well, script
 from safetensors.torch import load_file
@@ -78,6 +79,37 @@ def test_the_learning_rate_of_each_step_is_that_of_a_training_of_all_epochs(
     assert not (tmp_path / "part" / "checkpoint-12").exists()  # A later run would go past it.
 
 
+class Evaluations(TrainerCallback):
+    """Notes what every evaluation found."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.values.append(kwargs["metrics"]["eval_rougeL"])
+
+
+def test_evaluations_are_left_out_unless_the_schedule_follows_them(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    path = write_recipe(tmp_path / "s", checkpoint, beams=2)
+    out = tmp_path / "s" / "out"
+    plateau = "training.lr_scheduler_kwargs={mode: max, patience: 0, factor: 0.5}"
+    cheap = "search.epoch_eval={samples: 4, num_beams: 1}"
+    changes = ["training.num_epochs=4", cheap, "search.n_trials=1"]
+    for schedule in (["training.scheduler_type=reduce_lr_on_plateau", plateau], []):
+        folder = out / str(len(schedule))
+        run_well("search", path, "--output_dir", folder, *changes, *schedule)
+        experiment = Experiment(load_recipe(path, [f"output_dir={folder}", *changes, *schedule]))
+        url, noted = f"sqlite:///{folder / 'study.db'}", Evaluations()
+        (trial,) = optuna.load_study(study_name="tiny", storage=url).trials
+        one = Training(Candidate(0, trial.params, 4, (0.1,), "tiny"), seed=42)
+        one.run(experiment, folder / "t", *experiment.splits, [noted])
+        # As in the search, where they are cheap ones.
+        values = list(trial.intermediate_values.values()) if schedule else []
+        assert noted.values == values and (not values or len(set(values)) > 1)
+
+
 class OutOfMemoryOnce(TrainerCallback):
     """Runs out of memory at the third step of the first attempt."""
 
@@ -94,7 +126,7 @@ def test_out_of_memory_halves_what_is_on_the_device_and_keeps_the_effective_batc
     recipe: Path, tmp_path: Path
 ) -> None:
     noted = Rates()
-    train(recipe, tmp_path, noted, OutOfMemoryOnce(), epoch=1)
+    train(recipe, tmp_path / "t", noted, OutOfMemoryOnce(), epoch=1)
     assert noted.batches == [(4, 1)] * 2 + [(2, 2)] * 6
 
 
@@ -110,7 +142,7 @@ class Spoils(TrainerCallback):
 
 def test_a_training_that_fails_says_which_and_why(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(HpoError, match=r"trial-0-seed-42: the training failed \(RuntimeError: the"):
-        train(recipe, tmp_path, Breaks())
+        train(recipe, tmp_path / "error", Breaks())
     with pytest.raises(HpoError, match="no finite numbers; leave this seed out"):
         train(recipe, tmp_path / "nan", Spoils(), epoch=1)
 

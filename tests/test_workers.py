@@ -113,9 +113,8 @@ def test_a_launcher_that_starts_fewer_than_it_was_asked_for_is_noticed(
 
 
 NOTER = """
-import sys
-from hpo_summarize.workers import launch_note
-print(launch_note())
+from hpo_summarize.cli import run
+run(lambda: None)
 """
 
 
@@ -128,8 +127,8 @@ def test_accelerate_starts_one_process_on_a_cpu_and_the_user_is_told(tmp_path: P
         [*launch, str(script), "a b"], capture_output=True, text=True, env=environment, timeout=120
     )
     command = f"--multi_gpu --num_processes 2 {script} 'a b'"
-    assert done.stdout.splitlines()[-1].endswith(command), done.stderr
-    assert done.stdout.count("asked for 2 processes and started one") == 1
+    assert done.stderr.splitlines()[-1].endswith(command)
+    assert done.stderr.count("asked for 2 processes and started one") == 1
 
 
 THREADS = """

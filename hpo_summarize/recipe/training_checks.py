@@ -75,7 +75,7 @@ _ALLOWED = {
 }
 _WITHOUT_OPTIONS = ("constant", "constant_with_warmup")
 # Schedules that follow the metric; without a `mode` they take a rising ROUGE for a failing one.
-_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
+BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 
 
 def unusable_field(name: str, value: Any) -> str | None:
@@ -101,7 +101,7 @@ def schedule_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     """Options that no schedule reads; a schedule that does not know which way is up."""
     training, search = parts.get("training", {}), parts.get("search", {})
     possible = possible_values("scheduler_type", parts)
-    schedules = [schedule for schedule in possible if schedule in _BY_METRIC]
+    schedules = [schedule for schedule in possible if schedule in BY_METRIC]
     mode = "min" if search.get("direction") == "minimize" else "max"
     given = training.get("lr_scheduler_kwargs")
     if given and possible and all(schedule in _WITHOUT_OPTIONS for schedule in possible):

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from accelerate import PartialState
+
 from hpo_summarize.best import BEST_PARAMS, Candidate, find_candidates
 from hpo_summarize.data import Dialogues, joined, read_dialogues
 from hpo_summarize.distributed import on_all, on_main
@@ -65,6 +67,12 @@ class Retraining:
         self.experiment.adopt_length(found[0].max_new_tokens)
         return found
 
+    @property
+    def trainings(self) -> list[Training]:
+        """Every trial with every seed."""
+        seeds = self.recipe.train.seeds
+        return [Training(one, seed) for one in self.candidates for seed in seeds]
+
     @functools.cached_property
     def test(self) -> Dialogues | None:
         """The test split, if the recipe names one."""
@@ -89,7 +97,9 @@ class Retraining:
 
     def _load(self) -> None:
         experiment = self.experiment
-        _ = self.candidates, experiment.rouge, experiment.splits, self.test, experiment.tokenizer
+        for training in self.trainings:
+            training.arguments(experiment, self.output_dir)
+        _ = experiment.rouge, experiment.splits, self.test, experiment.tokenizer
 
     def run(self) -> list[Trained]:
         """Trains and measures everything; what an interrupted run has finished is kept.
@@ -97,9 +107,7 @@ class Retraining:
         Returns:
             The finished trainings, by trial and seed in the given order.
         """
-        seeds = self.recipe.train.seeds
-        trainings = [Training(one, seed) for one in self.candidates for seed in seeds]
-        return [self._finish(training) for training in trainings]
+        return [self._finish(training) for training in self.trainings]
 
     def publish(self, trained: list[Trained]) -> Trained:
         """Writes the best of the trainings to `model/` and, if the recipe says so, to the Hub.
@@ -112,8 +120,9 @@ class Retraining:
         on_main(lambda: self._write(best, trained))
         on_main(lambda: shutil.rmtree(self.output_dir / _WORK, ignore_errors=True))
         if self.recipe.train.push_to_hub:
-            repository = self.recipe.train.push_to_hub
-            on_main(lambda: upload(self.output_dir / MODEL, repository))
+            # Nobody waits for the main process: an upload may take longer than an exchange may.
+            if PartialState().is_main_process:
+                upload(self.output_dir / MODEL, self.recipe.train.push_to_hub)
         return best
 
     def _finish(self, training: Training) -> Trained:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,19 @@ from transformers import (
     TrainingArguments,
 )
 
-from hpo_summarize.arguments import within_device
+from hpo_summarize.arguments import follows_metric, within_device
 from hpo_summarize.best import Candidate
 from hpo_summarize.data import Dialogues
-from hpo_summarize.distributed import on_main
+from hpo_summarize.distributed import is_lost_peer, on_main
 from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.trainer.checkpoints import last_checkpoint
+from hpo_summarize.trainer.device_batches import halved, remember_in, remembered_in
 from hpo_summarize.trainer.trial_run import OUT_OF_MEMORY, failure_reason
 
 # An epoch is a sum of fractions, and ends within this of a whole number.
 _ROUNDING = 1e-6
-_TIMES = ("_runtime", "_per_second")  # Ends of names in a log.
+_FITTING = "device_batches.json"  # Per-device batches that fit.
 
 
 class StopAfter(TrainerCallback):
@@ -62,7 +62,7 @@ class StopAfter(TrainerCallback):
 
 
 class TrainingProgress(TrainerCallback):
-    """Says what each epoch has come to.
+    """Says the loss of each epoch.
 
     Args:
         say: Gets a line an epoch.
@@ -79,16 +79,10 @@ class TrainingProgress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Takes the losses and the metrics from the log, and leaves out the times."""
-        shown = {
-            name.removeprefix("eval_"): value
-            for name, value in (logs or {}).items()
-            if name == "loss" or (name.startswith("eval_") and not name.endswith(_TIMES))
-        }
-        if shown and "loss" in (logs or {}) or "eval_loss" in (logs or {}):
-            text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-            kind = "validation" if "eval_loss" in (logs or {}) else "training"
-            self._say(f"  epoch {state.epoch or 0:g}/{state.num_train_epochs:g}  {kind} {text}")
+        """Takes the loss from the log."""
+        if logs and "loss" in logs:
+            epochs = f"{state.epoch or 0:g}/{state.num_train_epochs:g}"
+            self._say(f"  epoch {epochs}  training loss {logs['loss']:.4f}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +105,10 @@ class Training:
     def arguments(self, experiment: Experiment, folder: Path) -> Seq2SeqTrainingArguments:
         """Its training arguments: those of the trial, with a checkpoint after every epoch.
 
-        The evaluations stay, too: each draws random numbers, and without them a training with the
-        trial's own seed would not be the trial's.
+        The trial's evaluations are left out, unless its schedule follows them.
         """
         args = experiment.arguments_for(self.candidate.params, folder)
-        fields: dict[str, Any] = {"eval_strategy": "no"} if _uses_validation(experiment) else {}
+        fields: dict[str, Any] = {} if follows_metric(args) else {"eval_strategy": "no"}
         fields |= {"save_strategy": "epoch", "save_total_limit": 1, "save_only_model": False}
         return dataclasses.replace(args, seed=self.seed, load_best_model_at_end=False, **fields)
 
@@ -129,7 +122,9 @@ class Training:
     ) -> Any:
         """Trains, from the last checkpoint in `folder` on if there is one, and returns the model.
 
-        Out of memory, it begins again with half the examples at once and twice the accumulation.
+        Out of memory, it goes on with half the examples at once and twice the accumulation. What
+        fits is noted beside `folder`, for all trainings there. Several processes end first, since
+        the others cannot be called back from where they wait; the same call goes on then.
 
         Raises:
             HpoError: It ended in an error, or its weights are no numbers any more.
@@ -137,7 +132,15 @@ class Training:
         args = self.arguments(experiment, folder)
         world_size = args.world_size
         while True:
-            trainer = experiment.build_trainer_for(self.candidate.params, args, train, validation)
+            sizes = on_main(lambda: remembered_in(folder.parent / _FITTING))
+            fitting = args if sizes is None else within_device(args, *sizes)
+            trainer = experiment.build_trainer_for(
+                self.candidate.params, fitting, train, validation
+            )
+            if follows_metric(args):
+                trainer.epoch_evaluation = experiment.build_epoch_evaluation(
+                    trainer.eval_dataset, validation, n_best=1
+                )
             for callback in (StopAfter(self.candidate.epoch), *callbacks):
                 trainer.add_callback(callback)
             try:
@@ -145,35 +148,41 @@ class Training:
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
                 break
             except Exception as error:
-                args = self._smaller(args, failure_reason(error))
+                if is_lost_peer(error):
+                    raise
+                self._note_smaller(fitting, failure_reason(error), folder.parent / _FITTING)
             del trainer
-            on_main(lambda: _clear(folder))
         model = trainer.accelerator.unwrap_model(trainer.model)
+        on_main(lambda: self._check(model))
+        return model
+
+    def _note_smaller(self, args: Seq2SeqTrainingArguments, reason: str, path: Path) -> None:
+        """Writes down the sizes to go on with after a failure.
+
+        Raises:
+            HpoError: There are none, or the other processes wait for this one.
+        """
+        state = PartialState()
+        alone = state.num_processes == 1
+        where = "" if alone else f" on process {state.process_index}"
+        sizes = args.per_device_train_batch_size, args.per_device_eval_batch_size
+        smaller = halved(sizes) if sizes[0] > 1 else None
+        if reason != OUT_OF_MEMORY or smaller is None:
+            memory = reason == OUT_OF_MEMORY
+            step = "set data.max_dialogue_tokens lower" if memory else "mend the cause"
+            raise HpoError(
+                f"{self.name}: the training failed{where} ({reason}); {step} and run it again"
+            )
+        remember_in(path, smaller)
+        if not alone:
+            raise HpoError(
+                f"{self.name}: {reason}{where}. The launch ends here; the same command goes on "
+                f"with {smaller[0]} examples at once on each device and more accumulation"
+            )
+
+    def _check(self, model: torch.nn.Module) -> None:
         if not all(torch.isfinite(weights).all() for weights in model.parameters()):
             raise HpoError(
                 f"{self.name}: the training went astray, and its weights are no finite numbers; "
                 "leave this seed out of train.seeds, or take another trial with --trial"
             )
-        return model
-
-    def _smaller(self, args: Seq2SeqTrainingArguments, reason: str) -> Seq2SeqTrainingArguments:
-        per_device = args.per_device_train_batch_size
-        alone = PartialState().num_processes == 1  # The others know nothing of this one's error.
-        if reason == OUT_OF_MEMORY and per_device > 1 and alone:
-            half = max(args.per_device_eval_batch_size // 2, 1)
-            return within_device(args, per_device // 2, half)
-        hint = (
-            "set training.per_device_train_batch_size to fewer examples"
-            if (reason == OUT_OF_MEMORY)
-            else "mend the cause"
-        )
-        raise HpoError(f"{self.name}: the training failed ({reason}); {hint} and run it again")
-
-
-def _uses_validation(experiment: Experiment) -> bool:
-    return experiment.recipe.train.use_validation
-
-
-def _clear(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)

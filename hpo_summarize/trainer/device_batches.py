@@ -1,11 +1,18 @@
-"""The per-device batches that fit: found by running out of memory, remembered in the study."""
+"""The per-device batches that fit: found by running out of memory, and remembered.
+
+Trainings are the same with any of them: what a device does not take at once is accumulated.
+"""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import optuna
 import torch
 
 from hpo_summarize.attributes import FITTING_BATCHES
+from hpo_summarize.results.files import write_text
 
 # Examples that a device takes at once, in training and in evaluation.
 Sizes = tuple[int, int]
@@ -19,16 +26,24 @@ def halved(sizes: Sizes) -> Sizes | None:
 
 
 def remember(study: optuna.Study, sizes: Sizes) -> None:
-    """Writes down what fits on a device of this process's kind, for all that go on with the study.
-
-    Trials are the same with any of them: what a device does not take at once is accumulated.
-    """
+    """Notes what fits on a device of this process's kind, for all that go on with the study."""
     study.set_user_attr(_key(), list(sizes))
 
 
 def remembered(study: optuna.Study) -> Sizes | None:
     """What fits on a device of this process's kind; None as long as everything did."""
     sizes = study.user_attrs.get(_key())
+    return tuple(sizes) if sizes else None
+
+
+def remember_in(path: Path, sizes: Sizes) -> None:
+    """Like `remember`, in a file that is no study's."""
+    write_text(path, json.dumps({_device_name(): sizes}))
+
+
+def remembered_in(path: Path) -> Sizes | None:
+    """Like `remembered`, from a file; None also where there is none."""
+    sizes = json.loads(path.read_text("utf-8")).get(_device_name()) if path.is_file() else None
     return tuple(sizes) if sizes else None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
-from transformers import EvalPrediction, GenerationConfig, Seq2SeqTrainer
+from transformers import EvalPrediction, GenerationConfig
 from transformers.trainer_utils import (
     EvalLoopOutput,
     denumpify_detensorize,
@@ -20,6 +20,7 @@ from transformers.trainer_utils import (
 from hpo_summarize.decoding import most_new_tokens, with_settings
 from hpo_summarize.trainer.batches import plan_batches, put_in_order
 from hpo_summarize.trainer.beam_cache import beam_cache
+from hpo_summarize.trainer.shared_rows import SharingTrainer
 
 _IGNORED = -100  # Label of a position that does not count.
 
@@ -29,7 +30,7 @@ _FROM_LABELS = ("decoder_input_ids", "decoder_attention_mask")
 Arrays = dict[str, np.ndarray]
 
 
-class GeneratingTrainer(Seq2SeqTrainer):
+class GeneratingTrainer(SharingTrainer):
     """`Seq2SeqTrainer` whose evaluations with `predict_with_generate` waste no time.
 
     The texts are those of the parent's loop. Rows are decoded longest first, in batches of like

@@ -57,8 +57,8 @@ class MeasuringTrainer(SoundSeq2SeqTrainer):
         return on_all(lambda: self.compute_objective(dict(metrics)))
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluates an epoch of a trial in the cheap way."""
-        if self._run is None or self.epoch_evaluation is None:
+        """Evaluates an epoch of a training in the cheap way."""
+        if self.epoch_evaluation is None:
             return super()._evaluate(*args, **kwargs)
         with self._looking_cheaply(self.epoch_evaluation):
             return super()._evaluate(*args, **kwargs)

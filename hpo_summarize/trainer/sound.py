@@ -53,6 +53,7 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
             # multiplied by the accumulation steps and by the number of processes.
             self.model_accepts_loss_kwargs = False
             self.compute_loss_func = self._token_mean_loss
+            self._passes_over_masked_rows = True
             self.label_smoother = None
         if self.compute_metrics is not None:
             self.compute_metrics = self._without_padding_index(self.compute_metrics)
