@@ -213,7 +213,7 @@ DEPTH = (
         (
             DEPTH,
             [],
-            r"` with embeddings for \d+ tokens and `encoder_layers` [34] and `decoder_layers` [34],",
+            r"` with embeddings for \d+ .*`encoder_layers` [34] and `decoder_layers` [34],",
         ),
     ],
 )
