@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,11 +18,11 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from conftest import make_rows
 from final_models import read_json, search, write_recipe
-from peft import PeftModel
 from programs import run_program, run_well, script
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, TrainerCallback
+from transformers import TrainerCallback
 
 from hpo_summarize.best import Candidate, find_candidates, read_candidates
 from hpo_summarize.errors import HpoError, StudyError
@@ -198,22 +200,64 @@ def test_the_validation_split_can_be_trained_on_and_is_not_measured_then(
     assert "was trained on, too" in (out / "model" / "README.md").read_text()
 
 
-def test_the_adapter_can_be_kept_and_fits_on_the_base_model(
-    recipe: Path, out: Path, checkpoint: Path
+DEPTH = (
+    "  encoder_layers: {type: int, low: 3, high: 4}\n  decoder_layers: {type: int, low: 3, high: 4}"
+)
+
+
+@pytest.mark.parametrize(
+    ("space", "overrides", "needs"),
+    [
+        ("", ["data.special_tokens=[]"], "`, and on nothing else"),
+        ("", [], r"` with embeddings for \d+ tokens, and on nothing else"),
+        (
+            DEPTH,
+            [],
+            r"` with embeddings for \d+ .*`encoder_layers` [34] and `decoder_layers` [34],",
+        ),
+    ],
+)
+def test_the_card_says_what_the_adapter_fits_on_and_how(
+    space: str,
+    overrides: list[str],
+    needs: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plain = ["data.special_tokens=[]", "train.save_adapter=true"]
-    run_well("train", recipe, "--output_dir", out, *plain)
-    base = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
-    model = PeftModel.from_pretrained(base, out / "model" / "adapter")
-    merged = model.merge_and_unload().state_dict()
-    saved = load_file(out / "model" / "model.safetensors")
-    assert all(torch.allclose(merged[name], saved[name], atol=1e-6) for name in saved)
-    changed = [n for n, w in AutoModelForSeq2SeqLM.from_pretrained(checkpoint).named_parameters()]
-    assert any(
-        not torch.equal(saved[n], load_file(checkpoint / "model.safetensors")[n])
-        for n in changed
-        if n in saved
-    )
+    recipe = write_recipe(tmp_path, checkpoint, lora="{r: 4, alpha: 8}", space=space)
+    changes = [*overrides, "train.save_adapter=true", "search.n_trials=1"]
+    run_well("search", recipe, *changes)
+    run_well("train", recipe, *changes)
+    folder = tmp_path / "out" / "model"
+    card = (folder / "README.md").read_text()
+    assert re.search(f"fits on `{checkpoint}{needs}", card)
+    plain, adapted = re.findall(r"```python\n(.*?)```", card, re.S)
+    names: dict[str, Any] = {"dialogue": make_rows(1)[0]["dialogue"]}
+    exec(plain.replace('"."', repr(str(folder))), names)
+    exec(adapted, names)
+    model = names["model"]
+    ids = model.generate(**names["inputs"])
+    text = names["tokenizer"].batch_decode(ids, skip_special_tokens=True)[0].strip()
+    assert capsys.readouterr().out.splitlines()[-1] == text != ""
+    changed, saved = model.merge_and_unload().state_dict(), load_file(folder / "model.safetensors")
+    assert saved and all(torch.allclose(changed[name], saved[name], atol=1e-6) for name in saved)
+    assert sorted(path.suffix for path in (folder / "adapter").iterdir()) == [
+        ".json",
+        ".safetensors",
+    ]
+
+
+def test_others_may_read_the_model_where_they_may_read_the_rest(recipe: Path, out: Path) -> None:
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            run_well("train", recipe, "--output_dir", out, "train.save_adapter=true")
+        finally:
+            os.umask(before)
+        files = [path for path in (out / "model").rglob("*") if path.is_file()]
+        assert {"model.safetensors", "adapter_model.safetensors"} <= {path.name for path in files}
+        assert {path.stat().st_mode & 0o777 for path in files} == {mode}
 
 
 def with_epochs(out: Path, epochs: int) -> Path:
@@ -276,6 +320,10 @@ WRONG = [
         "nothing is left to choose among 2 seeds",
     ),
     (["lora=null", "train.save_adapter=true"], "train.save_adapter: this recipe trains without"),
+    (
+        ["model={from_config: {model_type: bart, d_model: 16}}", "train.save_adapter=true"],
+        "train.save_adapter: the adapter would fit on nothing but the random weights",
+    ),
     (["train.push_to_hub=mine"], "must be a repository on the Hub, as in user/model"),
 ]
 

@@ -104,7 +104,7 @@ def test_when_one_process_is_killed_the_other_ends_and_the_same_command_goes_on(
     statuses = end_of(group)
     assert time.monotonic() - start < SECONDS
     assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] == 1
-    assert "error: another process of the launch has ended" in log.read_text()
+    assert "another process of the launch is gone" in log.read_text()
     assert "every finished epoch is kept; the same command goes on" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert end_of(start_group(TRAIN, again, str(recipe), *longer(out))) == [0, 0]
@@ -162,7 +162,7 @@ def test_an_error_on_one_process_ends_both_and_is_said_once(
     text = log.read_text()
     assert text.count("RuntimeError: the test breaks this process") == 1
     assert f"the training failed on process {rank} (RuntimeError: the test breaks" in text
-    assert "another process of the launch has ended" in text
+    assert "another process of the launch is gone" in text
     assert "Traceback" not in text and "gloo" not in text
 
 

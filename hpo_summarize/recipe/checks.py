@@ -189,9 +189,17 @@ def _batch_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _train_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    if parts.get("train", {}).get("save_adapter") is True and "lora" not in parts:
+    if parts.get("train", {}).get("save_adapter") is not True:
+        return
+    if "lora" not in parts:
         yield Problem(
             "train.save_adapter",
             "this recipe trains without LoRA, so there is no adapter (value True); "
             "set it to false, or add a section lora",
+        )
+    elif parts.get("model", {}).get("from_config") is not None:
+        yield Problem(
+            "train.save_adapter",
+            "the adapter would fit on nothing but the random weights of model.from_config, which "
+            "are not kept (value True); set it to false",
         )

@@ -15,6 +15,7 @@ from hpo_summarize.prediction.summarizer import SEED
 from hpo_summarize.recipe import Recipe, dump_recipe
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.files import write_text
+from hpo_summarize.retraining.adapter import adapter_usage
 from hpo_summarize.retraining.trained import Trained, of_trial, spread
 
 SCORES = "scores.json"
@@ -34,7 +35,8 @@ def write_card(
     """
     content = describe(best, trained, experiment, sizes)
     write_text(best.folder / SCORES, f"{json.dumps(content, ensure_ascii=False, indent=2)}\n")
-    write_text(best.folder / "README.md", _card(content, experiment.recipe, best.folder))
+    card = _card(content, experiment.recipe, best.folder, adapter_usage(experiment, best.folder))
+    write_text(best.folder / "README.md", card)
 
 
 def describe(
@@ -80,7 +82,7 @@ def _base_model(recipe: Recipe) -> str | None:
     return None if name is None or Path(name).expanduser().is_dir() else name
 
 
-def _card(content: Mapping[str, Any], recipe: Recipe, folder: Path) -> str:
+def _card(content: Mapping[str, Any], recipe: Recipe, folder: Path, adapter: str) -> str:
     """The model card as Markdown."""
     decoding = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     sampled = f", and `torch.manual_seed({SEED})` before each" if decoding.get("do_sample") else ""
@@ -95,6 +97,7 @@ def _card(content: Mapping[str, Any], recipe: Recipe, folder: Path) -> str:
         _USAGE,
         f"Dialogues are cut at {content['max_dialogue_tokens']} tokens. The scores were measured "
         f"with batches of {content['batch_size']} dialogues in their order{sampled}.\n",
+        *([adapter] if adapter else ()),
         "## Scores\n",
         *_scores_in_words(content),
         "## Data\n",

@@ -35,11 +35,24 @@ def write_model(
     if isinstance(model, PeftModel):
         if save_adapter:
             model.save_pretrained(str(partial / ADAPTER))
+            # peft's form of a model card, with nothing filled in; the model's own says it all.
+            (partial / ADAPTER / "README.md").unlink(missing_ok=True)
         model = model.merge_and_unload()
     model.config.use_cache = True  # Trainer.__init__ has written its own False there.
     model.save_pretrained(partial)
     _with_limit(tokenizer, max_dialogue_tokens).save_pretrained(partial)
+    _open_weights(partial)
     replace_folder(partial, folder)
+
+
+def _open_weights(folder: Path) -> None:
+    """Lets those read the weights who may read the other files.
+
+    safetensors 0.8 closes its files to everybody but their owner, whatever the umask says.
+    """
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
 
 
 def _with_limit(tokenizer: PreTrainedTokenizerBase, limit: int) -> PreTrainedTokenizerBase:
