@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from hpo_summarize.errors import HpoError
 from hpo_summarize.recipe import Recipe, load_recipe
-from hpo_summarize.workers.launch import is_launched_with_others
+from hpo_summarize.workers.launch import end_with_launcher, is_launched_with_others
 
 _INTERRUPTED = 130
 
@@ -49,6 +49,7 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
         kept: What an interrupted run does not lose.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    end_with_launcher()
     _quiet()
     try:
         _with_others(main)
