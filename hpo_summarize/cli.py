@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from hpo_summarize.errors import HpoError
 from hpo_summarize.recipe import Recipe, load_recipe
 from hpo_summarize.workers import launch_note
-from hpo_summarize.workers.launch import is_launched_with_others
+from hpo_summarize.workers.launch import end_with_launcher, is_launched_with_others
 
 _INTERRUPTED = 130
 
@@ -53,6 +53,7 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # A search may leave its group.
+    end_with_launcher()
     _quiet()
     if note := launch_note():
         print(note, file=sys.stderr)

@@ -10,12 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import final_models
 import optuna
+import psutil
 import pytest
 from search_process import REPOSITORY, SEARCH, end_of, start_group
 from test_ddp import DRIVER, RECIPE, wait_for
 
 ONE_RANK = REPOSITORY / "tests" / "one_rank.py"
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
+LAUNCH += ["--num_processes", "2", "--main_process_port", "0"]
 SECONDS = 60  # A process that hangs would take half an hour.
 
 
@@ -82,11 +86,9 @@ def test_an_error_of_both_processes_is_said_once_and_names_neither(
 
 
 def test_a_launcher_shows_the_error_of_the_one_process(recipe: Path) -> None:
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
-    start += ["--num_processes", "2", "--main_process_port", "0", str(ONE_RANK)]
     began = time.monotonic()
     done = subprocess.run(
-        [*start, "1", "data.train=missing.csv", str(SEARCH), str(recipe)],
+        [*LAUNCH, str(ONE_RANK), "1", "data.train=missing.csv", str(SEARCH), str(recipe)],
         capture_output=True,
         text=True,
         env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
@@ -282,3 +284,43 @@ def test_two_processes_share_the_rows_of_an_evaluation_and_measure_no_loss_that_
     (state,) = (tmp_path / "out" / "trials" / "ddp").glob("trial-0/*/trainer_state.json")
     (evaluation,) = [e for e in json.loads(state.read_text())["log_history"] if "eval_rougeL" in e]
     assert "eval_loss" not in evaluation
+
+
+def test_the_final_training_and_the_prediction_end_together_or_succeed_together(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    recipe = final_models.search(tmp_path / "run", checkpoint)
+    for name in ("train", "predict"):
+        script, log = REPOSITORY / "scripts" / f"{name}.py", tmp_path / name
+        command = (str(script), str(recipe))
+        group = start_group(ONE_RANK, log, "1", "data.test=missing.csv", *command)
+        assert end_of(group) == [2, 2], log.read_text()
+        check_said_once(log.read_text(), "process 1: missing.csv: this file does not exist")
+        assert end_of(start_group(script, log, str(recipe))) == [0, 0], log.read_text()
+    written = {path.name for path in (tmp_path / "run" / "out").iterdir()}
+    assert {"model", "predictions.csv", "predictions.scores.json"} <= written
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of a parent")
+def test_the_processes_of_a_killed_launcher_end_and_leave_nothing_running(
+    recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    launcher = subprocess.Popen(
+        [*LAUNCH, str(SEARCH), str(recipe)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+    )
+    wait_for(out / "all_trials.csv")
+    searching = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(searching) == 2
+    launcher.kill()
+    launcher.wait()
+    _, alive = psutil.wait_procs(searching, timeout=20)
+    for process in alive:
+        process.kill()
+    assert not alive
+    states = [trial.state.name for trial in trials_in(out)]
+    assert len(states) < 100
+    assert "RUNNING" not in states

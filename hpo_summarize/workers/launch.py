@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ _GROUP_VARIABLES = (
     "MASTER_PORT",
 )
 _THREADS = "OMP_NUM_THREADS"
+_PR_SET_PDEATHSIG = 1  # Of <sys/prctl.h>.
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ def is_launched_with_others(environment: Mapping[str, str] = os.environ) -> bool
     """Whether a launcher has started this process as one of several that can become a group."""
     needed = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     return needed <= environment.keys() and int(environment["WORLD_SIZE"]) > 1
+
+
+def end_with_launcher(environment: Mapping[str, str] = os.environ) -> None:
+    """Lets the system interrupt this process (SIGTERM) when its launcher is killed.
+
+    It would go on unseen otherwise, with its device, beside the processes of the same command begun
+    again. A no-op where torch's launcher has not started it, and where the system is not Linux.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def separate_workers(
