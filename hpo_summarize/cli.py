@@ -16,6 +16,12 @@ from hpo_summarize.workers import launch_note
 from hpo_summarize.workers.launch import end_with_launcher, is_launched_with_others
 
 _INTERRUPTED = 130
+# Read by torch and its OpenMP when they are loaded, which is later.
+_BEFORE_TORCH = {
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # Threads that wait in a loop take the cores from those that work, if other programs want them.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +60,12 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # A search may leave its group.
     end_with_launcher()
-    _quiet()
-    if note := launch_note():
-        print(note, file=sys.stderr)
+    for name, value in _BEFORE_TORCH.items():
+        os.environ.setdefault(name, value)
     try:
+        _quiet()
+        if note := launch_note():
+            print(note, file=sys.stderr)
         _with_others(main, kept)
     except HpoError as error:
         # A launcher ends this process as soon as another one has ended, and it shall end well.
@@ -117,7 +125,6 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _quiet() -> None:
     """Silences the chatter of the libraries; our own lines say what happens."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # Torch is not imported yet.
     warnings.filterwarnings("ignore", category=FutureWarning)
     # peft's, at each checkpoint of an adapter beside new tokens.
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")

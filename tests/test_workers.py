@@ -113,8 +113,9 @@ def test_a_launcher_that_starts_fewer_than_it_was_asked_for_is_noticed(
 
 
 NOTER = """
+import os, sys
 from hpo_summarize.cli import run
-run(lambda: None)
+run(lambda: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules))
 """
 
 
@@ -129,6 +130,29 @@ def test_accelerate_starts_one_process_on_a_cpu_and_the_user_is_told(tmp_path: P
     command = f"--multi_gpu --num_processes 2 {script} 'a b'"
     assert done.stderr.splitlines()[-1].endswith(command)
     assert done.stderr.count("asked for 2 processes and started one") == 1
+    assert done.stdout.splitlines()[-1] == "PASSIVE False"  # Torch comes later and reads it.
+
+
+STOPPED = """
+import os, signal, sys
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformers":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+from hpo_summarize.cli import run
+sys.meta_path.insert(0, Stop())
+run(lambda: print("ran"))
+"""
+
+
+def test_a_program_that_is_stopped_while_it_starts_ends_as_one_that_is_stopped_later() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr and "the same command goes on" in done.stderr
 
 
 THREADS = """
