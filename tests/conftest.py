@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,8 @@ HOURS = ["two", "three", "four", "five", "six"]
 @pytest.fixture(scope="session", autouse=True)
 def _settle() -> None:
     torch.set_num_threads(1)
+    # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.freeze()  # Garbage collections, several a trial, need not look through the libraries.
 
 
