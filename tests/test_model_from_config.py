@@ -131,15 +131,12 @@ def test_special_tokens_are_added_once_and_stay_in_decoded_text(checkpoint: Path
     assert tokenizer.decode(ids, skip_special_tokens=True) == "#New# met #Person1#."
 
 
-def test_a_tokenizer_of_another_place_is_loaded_without_the_models_revision(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_tokenizer_of_another_place_is_loaded_without_the_models_revision(tmp_path: Path) -> None:
     train_tokenizer(TEXTS, 300, ["#Other#"]).save_pretrained(tmp_path)
-    model = {"name": str(checkpoint), "tokenizer": str(tmp_path), "revision": "0123abc"}
+    model = {"name": "someone/something", "tokenizer": str(tmp_path), "revision": "0123abc"}
     section = make_recipe(model).model
     assert "#Other#" in load_tokenizer(section).get_vocab()
-    # A folder has no revisions; what a repository would be asked for shows here.
-    assert loading_options(section, str(checkpoint))["revision"] == "0123abc"
+    assert loading_options(section, "someone/something")["revision"] == "0123abc"
     assert "revision" not in loading_options(section, str(tmp_path))
 
 

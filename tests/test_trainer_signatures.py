@@ -20,6 +20,7 @@ PARENT_SIGNATURES = {
         "ignore_keys",
         "metric_key_prefix",
     ],
+    "get_batch_samples": ["self", "epoch_iterator", "num_batches", "device"],
     "hyperparameter_search": [
         "self",
         "hp_space",
@@ -43,8 +44,10 @@ PARENT_SIGNATURES = {
     "_evaluate": ["self", "trial", "ignore_keys_for_eval", "skip_scheduler"],
     "_get_eval_sampler": ["self", "eval_dataset"],
     "_get_output_dir": ["self", "trial"],
+    "_get_train_sampler": ["self", "train_dataset"],
     "_hp_search_setup": ["self", "trial"],
     "_report_to_hp_search": ["self", "trial", "step", "metrics"],
+    "_save_rng_state": ["self", "output_dir"],
 }
 
 
