@@ -236,6 +236,19 @@ def test_the_test_split_is_scored_by_all_references_and_what_it_shares_with_trai
     assert refused.status == 2 and "test dialogues stand in the training split" in refused.stderr
 
 
+def test_the_recipe_of_the_output_folder_stands_for_the_changes_of_the_search(
+    recipe: Path, tmp_path: Path
+) -> None:
+    out, weights = tmp_path / "out", []
+    changes = ["--output_dir", out, "lora.r=2", "search.n_trials=1"]
+    run_well("search", recipe, *changes)
+    for command in ([out / "recipe.yaml"], [recipe, *changes]):
+        run_well("train", *command)
+        weights.append(load_file(out / "model" / "model.safetensors"))
+        run_well("predict", *command, "--model", "best")
+    assert all(weights[0][name].equal(tensor) for name, tensor in weights[1].items())
+
+
 DEPTH = (
     "  encoder_layers: {type: int, low: 3, high: 4}\n  decoder_layers: {type: int, low: 3, high: 4}"
 )

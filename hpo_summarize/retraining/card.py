@@ -138,10 +138,11 @@ def _scores_in_words(content: Mapping[str, Any]) -> Iterator[str]:
         return
     measures = list(next(iter(scores.values())))
     tokenizer, over = content["rouge_tokenizer"], content["rouge_references"]
-    own = ", that of the package rouge-score without stemming" if tokenizer == "default" else ""
+    counted = f'hpo_summarize.rouge.Rouge(tokenizer="{tokenizer}", references="{over}")'
+    own = ", as rouge-score without stemming" if tokenizer == "default" else ""
     yield (
-        f"ROUGE F1 (0 to 1), tokenizer `{tokenizer}`{own}; of several references to a dialogue the "
-        f"{over} counts.\n"
+        f"ROUGE F1 (0 to 1) by `{counted}`{own}; of several references to a dialogue the {over} "
+        "counts.\n"
     )
     rows = [
         (split, content["n_dialogues"][split], *(f"{values[name]:.4f}" for name in measures))
