@@ -16,11 +16,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 import torch
 from conftest import make_rows
 from final_models import read_json, search, write_recipe
 from programs import run_program, run_well, script
+from rouge_score.rouge_scorer import RougeScorer
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -198,6 +200,53 @@ def test_the_validation_split_can_be_trained_on_and_is_not_measured_then(
     assert "epochs on 32 dialogues" in done.stdout
     assert list(scores_of(out)["scores"]) == ["test"]
     assert "was trained on, too" in (out / "model" / "README.md").read_text()
+
+
+def test_the_test_split_is_scored_by_all_references_and_what_it_shares_with_training_is_said(
+    recipe: Path, out: Path, tmp_path: Path
+) -> None:
+    rows = [*make_rows(3, seed=2), *make_rows(1, seed=0)]
+    path = tmp_path / "test.csv"
+    options = [recipe, "--output_dir", out, f"data.test={path}"]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    run_well("predict", *options, "--model", "best")
+    found = pd.read_csv(out / "predictions.csv", keep_default_na=False)["summary"]
+    # The second reference is like what the model says.
+    rows = [
+        {"dialogue": row["dialogue"], "summary1": row["summary"], "summary2": f"{text} later"}
+        for row, text in zip(rows, found, strict=True)
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    done = run_well("train", *options)
+    trained_on = set(pd.read_csv(recipe.parent / "train.csv")["dialogue"])
+    shared = sum(row["dialogue"] in trained_on for row in rows)
+    assert f"{shared} of 4 test dialogues stand in the training split too" in done.stdout
+    card = (out / "model" / "README.md").read_text()
+    assert "of several references to a dialogue the mean counts" in card
+    run_well("predict", *options)
+    summaries = pd.read_csv(out / "predictions.csv", keep_default_na=False)["summary"]
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    for name, value in scores_of(out)["scores"]["test"].items():
+        by_row = [
+            mean(scorer.score(row[key], text)[name].fmeasure for key in ("summary1", "summary2"))
+            for row, text in zip(rows, summaries, strict=True)
+        ]
+        assert value == pytest.approx(mean(by_row), abs=1e-9) and 0.2 < value < 0.9
+    refused = run_program("train", *options, "data.leaks=refuse")
+    assert refused.status == 2 and "test dialogues stand in the training split" in refused.stderr
+
+
+def test_the_recipe_of_the_output_folder_stands_for_the_changes_of_the_search(
+    recipe: Path, tmp_path: Path
+) -> None:
+    out, weights = tmp_path / "out", []
+    changes = ["--output_dir", out, "lora.r=2", "search.n_trials=1"]
+    run_well("search", recipe, *changes)
+    for command in ([out / "recipe.yaml"], [recipe, *changes]):
+        run_well("train", *command)
+        weights.append(load_file(out / "model" / "model.safetensors"))
+        run_well("predict", *command, "--model", "best")
+    assert all(weights[0][name].equal(tensor) for name, tensor in weights[1].items())
 
 
 DEPTH = (

@@ -4,6 +4,7 @@ from hpo_summarize.data.dialogues import Dialogues, joined
 from hpo_summarize.data.splits import (
     count_leaks,
     count_repeated,
+    leak_notes,
     load_splits,
     read_dialogues,
     read_every_row,
@@ -17,6 +18,7 @@ __all__ = [
     "count_repeated",
     "from_dataset",
     "joined",
+    "leak_notes",
     "load_splits",
     "output_length",
     "read_dialogues",

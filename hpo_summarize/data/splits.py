@@ -38,7 +38,7 @@ def load_splits(section: DataSection) -> tuple[Dialogues, Dialogues]:
         train, validation = split(train, section.validation_fraction, section.seed)
     else:
         validation = _read_all(validation_source, section)
-        validation = validation.with_notes(*_leaks(train, validation, section))
+        validation = validation.with_notes(*leak_notes(train, validation, "validation", section))
     return train.head(section.max_rows), validation.head(section.max_rows)
 
 
@@ -140,11 +140,22 @@ def count_leaks(train: Dialogues, other: Dialogues) -> int:
     return sum(len(rows) for text, rows in _by_dialogue(other).items() if text in known)
 
 
-def _leaks(train: Dialogues, validation: Dialogues, section: DataSection) -> list[str]:
-    count = count_leaks(train, validation)
+def leak_notes(train: Dialogues, other: Dialogues, name: str, section: DataSection) -> list[str]:
+    """What a user should know of dialogues that stand in the training split and in another one.
+
+    Args:
+        train: What is trained on.
+        other: What scores are measured on.
+        name: Of that split.
+        section: Says what to do about them.
+
+    Raises:
+        DataError: There are such dialogues, and the recipe refuses them.
+    """
+    count = count_leaks(train, other)
     if not count:
         return []
-    message = f"{count} of {len(validation)} validation dialogues stand in the training split too"
+    message = f"{count} of {len(other)} {name} dialogues stand in the training split too"
     if section.leaks == "refuse":
         raise DataError(f"data: {message}; take them out of one, or set data.leaks to warn")
     return [f"{message}, and scores on them are too good; data.leaks: refuse would stop here"]

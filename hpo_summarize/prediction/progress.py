@@ -45,7 +45,8 @@ class PredictionProgress:
         done = sum(len(self._batches[number]) for number in self._done)
         state = PartialState()
         processes = f", {state.num_processes} processes" if state.num_processes > 1 else ""
-        self._print(f"rows     {rows}, of which {done} are done already{processes}")
+        known = f", of which {done} are done already" if done else ""
+        self._print(f"rows     {rows}{known}{processes}")
 
     def _print(self, line: str, live: bool = False) -> None:
         if PartialState().is_main_process:

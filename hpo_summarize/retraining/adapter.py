@@ -47,7 +47,9 @@ def _code(
     if depth:
         yield "from hpo_summarize.model.depth import with_depth"
     yield ""
-    place = repr(name) if revision is None else f"{name!r}, revision={revision!r}"
+    place = json.dumps(name)
+    if revision is not None:
+        place += f", revision={json.dumps(revision)}"
     yield f"base = AutoModelForSeq2SeqLM.from_pretrained({place})"
     if grown:
         yield f"base.resize_token_embeddings({saved['vocab_size']})"

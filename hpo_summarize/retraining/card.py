@@ -48,6 +48,7 @@ def describe(
     return {
         "scores": best.scores,
         "rouge_tokenizer": experiment.rouge.tokenizer_name,
+        "rouge_references": recipe.rouge.references,
         "study_name": candidate.study_name,
         "trial": candidate.number,
         "params": candidate.params,
@@ -136,7 +137,13 @@ def _scores_in_words(content: Mapping[str, Any]) -> Iterator[str]:
         yield "Not measured: there is no test split, and the validation split was trained on.\n"
         return
     measures = list(next(iter(scores.values())))
-    yield f"ROUGE F1 (0 to 1), tokenizer `{content['rouge_tokenizer']}`.\n"
+    tokenizer, over = content["rouge_tokenizer"], content["rouge_references"]
+    counted = f'hpo_summarize.rouge.Rouge(tokenizer="{tokenizer}", references="{over}")'
+    own = ", as rouge-score without stemming" if tokenizer == "default" else ""
+    yield (
+        f"ROUGE F1 (0 to 1) by `{counted}`{own}; of several references to a dialogue the {over} "
+        "counts.\n"
+    )
     rows = [
         (split, content["n_dialogues"][split], *(f"{values[name]:.4f}" for name in measures))
         for split, values in scores.items()

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import PartialState
 
 from hpo_summarize.best import BEST_PARAMS, Candidate, find_candidates
-from hpo_summarize.data import Dialogues, joined, read_dialogues
+from hpo_summarize.data import Dialogues, joined, leak_notes, read_dialogues
 from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.experiment import Experiment
@@ -77,7 +77,16 @@ class Retraining:
     def test(self) -> Dialogues | None:
         """The test split, if the recipe names one."""
         section = self.recipe.data
-        return None if section.test is None else read_dialogues(section.test, section)
+        if section.test is None:
+            return None
+        test = read_dialogues(section.test, section)
+        return test.with_notes(*leak_notes(self.trained_on, test, "test", section))
+
+    @functools.cached_property
+    def trained_on(self) -> Dialogues:
+        """The training split, and with `train.use_validation` the validation split behind it."""
+        splits = self.experiment.splits
+        return joined(splits) if self.recipe.train.use_validation else splits[0]
 
     def prepare(self) -> None:
         """Checks and loads everything that the training needs, cheap things first.
@@ -139,9 +148,7 @@ class Retraining:
         return Trained(training, model, scores)
 
     def _train(self, training: Training, folder: Path) -> None:
-        train, validation = self.experiment.splits
-        if self.recipe.train.use_validation:
-            train = joined([train, validation])
+        train, validation = self.trained_on, self.experiment.splits[1]
         self._say(f"{training.name}: {training.candidate.epoch:g} epochs on {len(train)} dialogues")
         progress = [TrainingProgress(self._say)]
         model = training.run(self.experiment, folder, train, validation, progress)

@@ -29,7 +29,8 @@ class DataSection(Section):
         encoding: Of text files, by its Python name.
         separator: Of CSV and TSV files; null: comma and tab.
         empty_rows: Rows without a dialogue or a summary.
-        leaks: Dialogues that stand in the training and in the validation split.
+        leaks: Dialogues that stand in the training and in the validation split, or in the test
+            split of a final model.
         max_dialogue_tokens: Longer dialogues are cut at the end; the tokens that a tokenizer adds
             count, and there are up to two of them.
         max_summary_tokens: Longer training summaries are cut; references for ROUGE are not.
