@@ -4,15 +4,54 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import TrainingArguments
+import torch
+from accelerate import PartialState
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hpo_summarize import names
 from hpo_summarize.errors import LaunchError
+from hpo_summarize.recipe import Recipe
 from hpo_summarize.recipe.training_checks import BY_METRIC
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+_EVAL_BATCH_SIZE = 32
+
+
+def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArguments:
+    """The training arguments that a recipe fixes.
+
+    Evaluation and saving happen once an epoch, so that a trial can go on after a crash, and no
+    tracker is on: all of it unless the recipe says otherwise under `training`.
+    """
+    metric = recipe.search.objectives[0]
+    defaults: dict[str, Any] = {
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,  # And the best one.
+        "metric_for_best_model": f"eval_{metric}",
+        "greater_is_better": recipe.search.direction == "maximize",
+        "per_device_eval_batch_size": _EVAL_BATCH_SIZE,
+        "logging_strategy": "epoch",
+        "log_level": "error",
+        "log_level_replica": "error",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    n_processes = PartialState().num_processes
+    fields = {**defaults, **training_fields(recipe.training.model_dump(), n_processes)}
+    return Seq2SeqTrainingArguments(
+        output_dir=str(output_dir), predict_with_generate=True, **fields
+    )
+
+
+def eval_batch_size(recipe: Recipe) -> int:
+    """Dialogues that a device summarises at once."""
+    return recipe.training.settings().get("per_device_eval_batch_size", _EVAL_BATCH_SIZE)
 
 
 def with_values(args: Arguments, values: Mapping[str, Any], world_size: int = 1) -> Arguments:

@@ -126,8 +126,6 @@ def _interrupt(number: int, frame: object) -> None:
 def _quiet() -> None:
     """Silences the chatter of the libraries; our own lines say what happens."""
     warnings.filterwarnings("ignore", category=FutureWarning)
-    # peft's, at each checkpoint of an adapter beside new tokens.
-    warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
     import optuna
     from transformers.utils import logging
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -22,7 +20,7 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize import names
-from hpo_summarize.arguments import training_fields, with_values
+from hpo_summarize.arguments import build_arguments, with_values
 from hpo_summarize.data import Dialogues, from_dataset, load_splits, output_length, tokenize
 from hpo_summarize.decoding import set_decoding
 from hpo_summarize.errors import Problem, RecipeError
@@ -44,7 +42,6 @@ from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.trainer import EpochEvaluation, SummarizationTrainer
 
 _TRAINED_VOCABULARY = 8000  # Of a tokenizer that is trained for a model from a config.
-_EVAL_BATCH_SIZE = 32
 
 
 class Experiment:
@@ -283,36 +280,3 @@ class Experiment:
     def _build_model(self, trial: Any = None) -> Any:
         values: Mapping[str, Any] = {} if trial is None else trial.params
         return build_model(self.decided_recipe, self.tokenizer, values, self.base)
-
-
-def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArguments:
-    """The training arguments that a recipe fixes.
-
-    Evaluation and saving happen once an epoch, so that a trial can go on after a crash, and no
-    tracker is on: all of it unless the recipe says otherwise under `training`.
-    """
-    metric = recipe.search.objectives[0]
-    defaults: dict[str, Any] = {
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "save_total_limit": 1,  # And the best one.
-        "metric_for_best_model": f"eval_{metric}",
-        "greater_is_better": recipe.search.direction == "maximize",
-        "per_device_eval_batch_size": _EVAL_BATCH_SIZE,
-        "logging_strategy": "epoch",
-        "log_level": "error",
-        "log_level_replica": "error",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-    n_processes = PartialState().num_processes
-    fields = {**defaults, **training_fields(recipe.training.model_dump(), n_processes)}
-    return Seq2SeqTrainingArguments(
-        output_dir=str(output_dir), predict_with_generate=True, **fields
-    )
-
-
-def eval_batch_size(recipe: Recipe) -> int:
-    """Dialogues that a device summarises at once."""
-    return recipe.training.settings().get("per_device_eval_batch_size", _EVAL_BATCH_SIZE)

@@ -14,11 +14,12 @@ from accelerate import PartialState
 from datasets import Dataset
 from optuna.trial import FrozenTrial
 
+from hpo_summarize.arguments import build_arguments
 from hpo_summarize.attributes import DECODING_STUDY, MAX_NEW_TOKENS
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.distributed import join_group, on_all, on_main
 from hpo_summarize.errors import HpoError
-from hpo_summarize.experiment import Experiment, build_arguments
+from hpo_summarize.experiment import Experiment
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, as_recipe, dump_recipe, with_settings

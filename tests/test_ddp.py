@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from search_process import REPOSITORY, SEARCH, end_of, start_group, start_script
+from search_process import REPOSITORY, SEARCH, SECONDS, end_of, start_group, start_script
 
 DRIVER = REPOSITORY / "tests" / "ddp_driver.py"
 
@@ -181,7 +181,7 @@ def test_the_trial_is_put_back_when_the_other_process_dies_first(
     wait_for(out / "all_trials.csv")
     assert other.pid is not None and main.pid is not None
     os.kill(other.pid, number)
-    other.join()
+    other.join(SECONDS)
     if number == signal.SIGINT:  # The signal is for all, and comes to the main one a moment later.
         time.sleep(0.5)
         os.kill(main.pid, number)

@@ -18,8 +18,8 @@ from transformers import (
 )
 from transformers.trainer_utils import unwrap_peft_model
 
+from hpo_summarize.arguments import eval_batch_size
 from hpo_summarize.errors import HpoError, ModelError
-from hpo_summarize.experiment import eval_batch_size
 from hpo_summarize.recipe import Recipe
 
 SEED = 42  # Set before each batch, so that sampled summaries are the same in every run.

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo_summarize import __version__
-from hpo_summarize.experiment import Experiment, eval_batch_size
+from hpo_summarize.arguments import eval_batch_size
+from hpo_summarize.experiment import Experiment
 from hpo_summarize.prediction.summarizer import SEED
 from hpo_summarize.recipe import Recipe, dump_recipe
 from hpo_summarize.redact import redact_url

@@ -62,8 +62,8 @@ def last_checkpoint(folder: Path, world_size: int) -> Path | None:
 def _is_whole(checkpoint: Path, world_size: int) -> bool:
     """Whether every part is there, and was written to its end.
 
-    The Trainer of the main process writes its state last, without waiting for the random numbers of
-    the others; `slim` takes the optimizer's away first.
+    The Trainer of the main process writes its state last; `slim` takes the optimizer's away first.
+    A checkpoint of another number of processes lacks some of the random numbers.
     """
     several = [f"rng_state_{rank}.pth" for rank in range(world_size)]
     parts = ("optimizer.pt", "scheduler.pt", *(several if world_size > 1 else ["rng_state.pth"]))
