@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,7 +25,8 @@ def join_group() -> PartialState:
     """Makes the processes of one launch a group; to be called before anything asks for devices.
 
     `PartialState()` of accelerate 1.15 forms none on CPUs unless it is told that it is on one, and
-    every process would then do all of the work and write over the others.
+    every process would then do all of the work and write over the others. The group is left when
+    the interpreter ends.
 
     Raises:
         HpoError: A process of the launch has failed already, or has no device of its own.
@@ -38,7 +40,14 @@ def join_group() -> PartialState:
     store = call_roll("cpu" if on_cpu else _accelerator())
     state = PartialState(cpu=on_cpu)
     del store  # Without a launcher the group has had it from here.
+    atexit.register(_leave_group)
     return state
+
+
+def _leave_group() -> None:
+    """With torch 2.13 and gloo a process that is still in its group may abort when it ends."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _accelerator() -> str:

@@ -301,6 +301,30 @@ def test_the_final_training_and_the_prediction_end_together_or_succeed_together(
     assert {"model", "predictions.csv", "predictions.scores.json"} <= written
 
 
+ENDER = """
+import atexit, torch
+from hpo_summarize.distributed import join_group, on_main
+atexit.register(lambda: print("in a group:", torch.distributed.is_initialized(), flush=True))
+join_group()
+on_main(lambda: None)
+"""
+
+
+def test_processes_leave_their_group_before_they_end(tmp_path: Path) -> None:
+    """Those that do not abort in every second run."""
+    script = tmp_path / "script.py"
+    script.write_text(ENDER)
+    done = subprocess.run(
+        [*LAUNCH, str(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == ["in a group: False", "in a group: False", ""]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of a parent")
 def test_the_processes_of_a_killed_launcher_end_and_leave_nothing_running(
     recipe: Path, tmp_path: Path
