@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from hpo_summarize.errors import HpoError
+from hpo_summarize.interrupts import interrupt_once
 from hpo_summarize.recipe import Recipe, load_recipe
 from hpo_summarize.workers import launch_note
 from hpo_summarize.workers.launch import end_with_launcher, is_launched_with_others
@@ -57,7 +58,7 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
         main: The program.
         kept: What an interrupted run does not lose.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_once()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # A search may leave its group.
     end_with_launcher()
     for name, value in _BEFORE_TORCH.items():
@@ -68,20 +69,25 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
             print(note, file=sys.stderr)
         _with_others(main, kept)
     except HpoError as error:
-        # A launcher ends this process as soon as another one has ended, and it shall end well.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.stdout.flush()
+        _end_undisturbed()
         if (line := _line_of(error)) is not None:
             print(line, file=sys.stderr, flush=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        sys.stdout.flush()
+        _end_undisturbed()
         if is_first:
             print(
                 f"\ninterrupted: {kept} is kept; the same command goes on from there",
                 file=sys.stderr,
             )
         sys.exit(_INTERRUPTED)
+
+
+def _end_undisturbed() -> None:
+    """A launcher ends this process as soon as another one has ended, and it shall end well."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdout.flush()
 
 
 def _with_others(main: Callable[[], None], kept: str) -> None:
@@ -116,11 +122,6 @@ def _line_of(error: HpoError) -> str | None:
         error = report_failure(error)
     is_main = int(os.environ.get("RANK", "0")) == 0
     return f"error: {error}" if is_main or not error.shared else None
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Ends a run that a scheduler stops (Slurm, Kubernetes) as Ctrl-C does."""
-    raise KeyboardInterrupt
 
 
 def _quiet() -> None:

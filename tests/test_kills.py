@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 from search_process import start_search
 
 from hpo_summarize.attributes import CONTINUES
@@ -58,6 +61,14 @@ def finished_values(recipe: Path) -> dict[int, list[float]]:
         return {}
 
 
+def wait_for_a_running_trial(recipe: Path, search: BaseProcess) -> None:
+    while search.is_alive():
+        with suppress(Exception):  # There is no study yet.
+            if study_of(recipe).get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                return
+        time.sleep(0.02)
+
+
 def test_ten_kills_at_random_moments_change_no_value_and_lose_no_trial(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -69,9 +80,12 @@ def test_ten_kills_at_random_moments_change_no_value_and_lose_no_trial(
     assert undisturbed.exitcode == 0, (tmp_path / "clean.log").read_text()
     recipe = write_recipe(tmp_path / "killed", checkpoint, csv_path)
     draw, log, known = random.Random(4), tmp_path / "killed.log", {}
-    for _ in range(N_KILLS):
+    for number in range(N_KILLS):
         process = start_search(log, str(recipe))
-        process.join(draw.uniform(0.0, 0.4) * seconds)
+        # Every other one hits a trial that has begun, however slow the start was.
+        if number % 2:
+            wait_for_a_running_trial(recipe, process)
+        process.join(draw.uniform(0.0, 0.1 if number % 2 else 0.4) * seconds)
         process.kill()
         process.join()
         now = finished_values(recipe)

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo_summarize.attributes import ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
 from hpo_summarize.errors import ProcessError, SearchFailed, StudyError
+from hpo_summarize.interrupts import DeferredInterrupt
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.heartbeats import beating
-from hpo_summarize.study.interrupts import DeferredInterrupt
 from hpo_summarize.study.pruning import build_pruner
 from hpo_summarize.study.recovery import (
     is_double,
