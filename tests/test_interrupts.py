@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -22,11 +21,9 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.fixture(autouse=True)
-def _both_signals_interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _both_signals_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     monkeypatch.setattr(interrupts, "_SAME_SECONDS", 0.5)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 class Destroyed:
