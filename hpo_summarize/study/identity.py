@@ -15,9 +15,22 @@ from hpo_summarize.errors import StudyError
 from hpo_summarize.recipe import Recipe
 
 _SECTIONS = ("model", "lora", "training", "generation", "rouge", "space")
-_DATA_KEYS = ("max_dialogue_tokens", "max_summary_tokens", "special_tokens")
+# The seed draws the rows of the epoch evaluation, and orders those of the decoding stage.
+_DATA_KEYS = ("max_dialogue_tokens", "max_summary_tokens", "seed", "special_tokens")
 # Training arguments that change the speed or the bookkeeping, and not what is learned.
-_NEUTRAL = ("per_device_", "dataloader_", "logging_", "save_", "log_level", "report_to", "disable_")
+_NEUTRAL = (
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "disable_",
+    "log_level",
+    "logging_",
+    "per_device_",
+    "report_to",
+    "save_on_each_node",
+    "save_total_limit",
+)
 _SHOWN = 8  # Differences that a message lists.
 
 
