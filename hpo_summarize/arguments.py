@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +55,17 @@ def eval_batch_size(recipe: Recipe) -> int:
     return recipe.training.settings().get("per_device_eval_batch_size", _EVAL_BATCH_SIZE)
 
 
-def with_values(args: Arguments, values: Mapping[str, Any], world_size: int = 1) -> Arguments:
+def largest_on_device(recipe: Recipe) -> int:
+    """Most dialogues that a device trains on at once: the recipe's limit, or all of a batch."""
+    return recipe.training.settings().get("per_device_train_batch_size", sys.maxsize)
+
+
+def with_values(
+    args: Arguments,
+    values: Mapping[str, Any],
+    world_size: int = 1,
+    largest_per_device: int | None = None,
+) -> Arguments:
     """Fresh training arguments: those of `args`, with the values of a trial.
 
     Nothing is cast and `args` is left as it is, so that no value reaches another trial. All checks
@@ -64,8 +75,11 @@ def with_values(args: Arguments, values: Mapping[str, Any], world_size: int = 1)
         args: The arguments that the recipe or the script fixes.
         values: Words of `names` and fields of the arguments.
         world_size: Number of processes that train together.
+        largest_per_device: Examples that a device takes at once; more are accumulated. None: as
+            many as `args` puts on one.
     """
-    fields = training_fields(values, world_size, args.per_device_train_batch_size)
+    largest = largest_per_device or args.per_device_train_batch_size
+    fields = training_fields(values, world_size, largest)
     return dataclasses.replace(args, **fields)
 
 

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize import names
-from hpo_summarize.arguments import build_arguments, with_values
+from hpo_summarize.arguments import build_arguments, largest_on_device, with_values
 from hpo_summarize.data import Dialogues, from_dataset, load_splits, output_length, tokenize
 from hpo_summarize.decoding import set_decoding
 from hpo_summarize.errors import Problem, RecipeError
@@ -200,7 +200,8 @@ class Experiment:
     ) -> Seq2SeqTrainingArguments:
         """The recipe's training arguments with hyperparameters in the place of fixed values."""
         args = build_arguments(self.recipe, output_dir)
-        return with_values(args, names.split_by_owner(values)["training"], args.world_size)
+        training = names.split_by_owner(values)["training"]
+        return with_values(args, training, args.world_size, largest_on_device(self.recipe))
 
     def build_model(self, values: Mapping[str, Any]) -> Any:
         """A fresh model with these hyperparameters, those of decoding in its generation config."""
@@ -226,6 +227,7 @@ class Experiment:
             compute_metrics=self._metric_over(validation),
         )
         trainer.remove_callback(PrinterCallback)
+        trainer.largest_per_device = largest_on_device(self.recipe)
         return trainer
 
     @property

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
+from hpo_summarize import OptunaOptimizer, SummarizationTrainer
 from hpo_summarize.arguments import plan_batch, training_fields, with_values, within_device
 from hpo_summarize.errors import LaunchError
 
@@ -137,3 +138,54 @@ def test_a_device_gets_no_more_than_the_arguments_ask_for_also_where_more_would_
     for largest, expected in ((4, (2, 4)), (1, (1, 8))):
         got = within_device(asked, largest, 8)
         assert (got.per_device_train_batch_size, got.gradient_accumulation_steps) == expected
+
+
+class Sizes(TrainerCallback):
+    """The batches of each training."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen.append((args.per_device_train_batch_size, args.gradient_accumulation_steps))
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, [(4, 1), (16, 1)]), (8, [(4, 1), (8, 2)]), (2, [(2, 2), (2, 8)])]
+)
+def test_a_trial_puts_on_a_device_what_the_recipe_allows_and_not_what_its_first_one_did(
+    limit: int | None,
+    expected: list[tuple[int, int]],
+    checkpoint: Path,
+    csv_path: Path,
+    tmp_path: Path,
+) -> None:
+    batches = {"type": "categorical", "choices": [4, 16]}
+    training = {"num_epochs": 1, "batch_size": 4, "per_device_train_batch_size": limit}
+    optimizer = OptunaOptimizer(
+        {
+            "model": {"name": str(checkpoint)},
+            "data": {"train": str(csv_path), "validation_fraction": 0.25}
+            | {"max_dialogue_tokens": 100, "max_summary_tokens": 30},
+            "training": {key: value for key, value in training.items() if value},
+            "generation": {"num_beams": 1, "max_new_tokens": 8},
+            "search": {"n_trials": 2, "sampler": {"name": "brute_force"}},
+            "space": {"batch_size": batches},
+            "output_dir": str(tmp_path / "out"),
+        }
+    )
+    sizes = Sizes()
+    optimizer.trainer.add_callback(sizes)
+    optimizer.optimize()
+    assert sizes.seen == expected
+
+
+def test_one_process_uses_one_of_several_gpus_and_not_a_larger_batch(make_trainer: Any) -> None:
+    seen = Sizes()
+    trainer = make_trainer(SummarizationTrainer, {"callbacks": [seen]})
+    two = dataclasses.replace(trainer.args)
+    two._n_gpu = 2  # As transformers counts them where no launcher says otherwise.
+    assert two.train_batch_size == 16
+    trainer._use_arguments(two)
+    assert (trainer.args.train_batch_size, trainer.args.eval_batch_size) == (8, 8)
+    assert trainer._train_batch_size == 8

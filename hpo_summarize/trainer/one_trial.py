@@ -34,8 +34,14 @@ from hpo_summarize.trainer.trial_run import (
 
 
 class TrialTrainer(MeasuringTrainer):
-    """Trains a trial from its plan, with arguments of its own and nothing left of it afterwards."""
+    """Trains a trial from its plan, with arguments of its own and nothing left of it afterwards.
 
+    Attributes:
+        largest_per_device: Examples that a device takes at once in training; a larger batch of a
+            trial is accumulated. None: as many as the trainer's own arguments put on one.
+    """
+
+    largest_per_device: int | None = None
     prune_after: float = 0.0  # See `OptunaPruningCallback`.
     hp_name: Callable[[Any], str] | None
     _catch: tuple[type[Exception], ...] = (Exception,)
@@ -65,7 +71,7 @@ class TrialTrainer(MeasuringTrainer):
     def _arguments_for(self, plan: TrialPlan) -> Any:
         """The training arguments of a trial, within the batch sizes that fit on the device."""
         training = names.split_by_owner(plan.values)["training"]
-        args = with_values(self.args, training, self.args.world_size)
+        args = with_values(self.args, training, self.args.world_size, self.largest_per_device)
         return args if plan.fitting is None else within_device(args, *plan.fitting)
 
     def _try_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:

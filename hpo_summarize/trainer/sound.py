@@ -47,6 +47,8 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, args, *positional, **kwargs)
+        _use_one_gpu(self.args)
+        self._train_batch_size = self.args.train_batch_size
         if self.model.config.is_encoder_decoder and self.compute_loss_func is None:
             # transformers 5.23 takes the **kwargs in the forward of BART and T5 for a promise to
             # divide the loss by `num_items_in_batch`. They ignore it, and the loss comes out
@@ -103,6 +105,7 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
 
     def _use_arguments(self, args: TrainingArguments) -> None:
         """Sets `args`, and what `Trainer.__init__` takes from them once and for all."""
+        _use_one_gpu(args)
         self.args = args
         self.neftune_noise_alpha = args.neftune_noise_alpha
         smooth = args.label_smoothing_factor != 0 and self.compute_loss_func is None
@@ -161,3 +164,8 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
             return on_all(lambda: compute_metrics(prediction, **kwargs))
 
         return compute
+
+
+def _use_one_gpu(args: TrainingArguments) -> None:
+    """Keeps `DataParallel` off, which would enlarge the batch with each GPU of the machine."""
+    args._n_gpu = min(args.n_gpu, 1)
