@@ -68,8 +68,32 @@ def test_the_debug_form_is_small_and_leaves_its_source_as_it_is() -> None:
     small = parse_recipe(debug_recipe(content))
     assert content == before
     assert (small.search.n_trials, small.training.num_epochs, small.data.max_rows) == (2, 1, 32)
-    assert "num_epochs" not in small.space and len(small.space) == len(content["space"]) - 1
+    assert (
+        small.space["num_epochs"].choices == [1] and small.space.keys() == content["space"].keys()
+    )
     assert small.output_dir == content["output_dir"] + "/debug"
+
+
+def test_the_debug_form_gives_way_to_what_the_command_line_asks_for() -> None:
+    settings = {"search.n_trials": 5, "output_dir": "out"}
+    recipe = load(BASE, "training.num_epochs=3", "data.max_rows=7", debug=True, settings=settings)
+    assert (recipe.search.n_trials, recipe.training.num_epochs, recipe.data.max_rows) == (5, 3, 7)
+    assert recipe.output_dir == "out/debug"
+
+
+def test_the_debug_form_of_a_search_for_epochs_alone_is_a_search_still() -> None:
+    space = "space: {num_epochs: {type: int, low: 2, high: 5}}\n"
+    recipe = load(BASE + space, debug=True)
+    assert recipe.space["num_epochs"].choices == [1]
+
+
+def test_a_debug_run_refuses_the_storage_of_other_studies() -> None:
+    url = "postgresql://u:canary@h/x"
+    recipe = load(BASE + f"search: {{storage: '{url}'}}\n", debug=True)
+    assert recipe.search.storage is None
+    with pytest.raises(RecipeError, match="a debug run keeps its study in its own") as error:
+        load(BASE, debug=True, settings={"search.storage": url})
+    assert "canary" not in str(error.value)
 
 
 def test_the_debug_form_hides_no_missing_output_folder() -> None:

@@ -87,8 +87,8 @@ def test_a_malformed_parameter_is_refused(entry: str, where: str, message: str) 
         ("num_beams", "it takes whole numbers only; use type: int"),
         ("optim", "must be one of adamw_torch"),
         ("lora_dropout", "trains without LoRA, so it cannot act; add a section lora or drop it"),
-        ("temperature", "do_sample is never true here"),
-        ("length_penalty", "num_beams is never above 1 here"),
+        ("temperature", "do_sample nowhere true"),
+        ("length_penalty", "num_beams nowhere above 1"),
     ],
 )
 def test_a_name_that_nothing_owns_or_that_cannot_act_is_refused(name: str, message: str) -> None:

@@ -52,7 +52,7 @@ WRONG = [
         ["space.cache_implementation={type: categorical, choices: [dynamic, foo]}"],
         "space.cache_implementation: it changes the form or the speed",
     ),
-    (["generation.temperature=0.5"], "generation.temperature: .*do_sample is never true here"),
+    (["generation.temperature=0.5"], "generation.temperature: .*do_sample nowhere true"),
     # LoRA.
     (["lora.target_modules=[no_such_layer]"], "lora: .*no_such_layer"),
     (

@@ -11,9 +11,9 @@ from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.recipe.values import is_number
 
 ACTS_ONLY = {
-    "do_sample": "it acts only while tokens are sampled, and do_sample is never true here; "
-    "search do_sample, set generation.do_sample=true, or drop it",
-    "num_beams": "it acts only in beam search, and num_beams is never above 1 here; "
+    "do_sample": "it acts only while tokens are sampled, and this recipe has do_sample nowhere "
+    "true; search do_sample, set generation.do_sample=true, or drop it",
+    "num_beams": "it acts only in beam search, and this recipe has num_beams nowhere above 1; "
     "search num_beams, set generation.num_beams, or drop it",
     "scheduler_type": "the schedule here has no warm-up, so it cannot act; set "
     "training.scheduler_type=constant_with_warmup or another one that has, or drop it",

@@ -20,6 +20,7 @@ from hpo_summarize.recipe.problems import explain
 from hpo_summarize.recipe.sections import Recipe
 from hpo_summarize.recipe.settings import SECTIONS
 from hpo_summarize.recipe.values import unusable_values
+from hpo_summarize.redact import redact_url
 
 DEBUG_SETTINGS: dict[str, Any] = {
     "data.max_rows": 32,
@@ -45,7 +46,8 @@ def load_recipe(
     Args:
         path: YAML file (YAML 1.2: `1e-6` is a number, `no` is text, `012` is twelve).
         overrides: `key.path=value` items, split at the first `=`; the value is YAML.
-        debug: Shrink the run to 2 trials of 1 epoch on 32 dialogues, see `debug_recipe`.
+        debug: Shrink the run to 2 trials of 1 epoch on 32 dialogues, see `debug_recipe`. What
+            `overrides` and `settings` ask for holds in its place.
         settings: Values by `key.path` that are not to be read as YAML; they come last.
         needs_data: False where data sets are given in the place of the section `data`.
 
@@ -63,19 +65,22 @@ def load_recipe(
         message = f"the recipe cannot be read ({reason}); give the path of a YAML file"
         raise RecipeError([Problem(str(path), message)]) from None
     content = dict(_require_mapping(_read_yaml(text, str(path)), str(path)))
+    content = _shrunk(content) if debug else content
     problems = [problem for item in overrides if (problem := _override(content, item))]
     for key, value in (settings or {}).items():
         _set(content, key.split("."), value)
     if isinstance(search := content.setdefault("search", {}), dict):
         if search.get("study_name") is None:
             search["study_name"] = _slug(path.stem)
-    return parse_recipe(content, str(path), debug, problems, needs_data)
+    if debug:
+        problems += _not_in_debug(content)
+        content = _in_debug_folder(content)
+    return parse_recipe(content, str(path), problems, needs_data)
 
 
 def parse_recipe(
     content: Mapping[str, Any],
     source: str = "recipe",
-    debug: bool = False,
     problems: Sequence[Problem] = (),
     needs_data: bool = True,
 ) -> Recipe:
@@ -84,12 +89,10 @@ def parse_recipe(
     Args:
         content: The sections as plain dictionaries, lists and scalars.
         source: What to call the recipe in an error.
-        debug: See `load_recipe`.
         problems: Problems found before, to be listed with the others.
         needs_data: See `load_recipe`.
     """
     content = dict(_require_mapping(content, source))
-    content = debug_recipe(content) if debug else content
     try:
         recipe = Recipe.model_validate(content)
         found = find_problems(recipe.model_dump(exclude_unset=True), needs_data)
@@ -106,19 +109,37 @@ def parse_recipe(
 def debug_recipe(content: Mapping[str, Any]) -> dict[str, Any]:
     """The same recipe as a quick trial run: 2 trials of 1 epoch on 32 dialogues.
 
-    The number of epochs leaves the search space, and everything is written to a folder `debug` in
-    the output folder; for the rest the run takes the same way as a full one.
+    The number of epochs is searched no more, and everything is written to a folder `debug` in the
+    output folder; for the rest the run takes the same way as a full one.
     """
+    return _in_debug_folder(_shrunk(content))
+
+
+def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:
     shrunk = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()
     }
     for key, value in DEBUG_SETTINGS.items():
         _set(shrunk, key.split("."), value)
-    if isinstance(shrunk.get("space"), dict):
-        shrunk["space"].pop("num_epochs", None)
-    if isinstance(folder := shrunk.get("output_dir"), str):
-        shrunk["output_dir"] = f"{folder}/debug"
+    if isinstance(space := shrunk.get("space"), dict) and "num_epochs" in space:
+        epochs = DEBUG_SETTINGS["training.num_epochs"]
+        space["num_epochs"] = {"type": "categorical", "choices": [epochs]}
     return shrunk
+
+
+def _not_in_debug(content: Mapping[str, Any]) -> list[Problem]:
+    search = content.get("search")
+    url = search.get("storage") if isinstance(search, Mapping) else None
+    if url is None:
+        return []
+    rule = "a debug run keeps its study in its own folder, apart from all others"
+    shown = redact_url(str(url))
+    return [Problem("search.storage", f"{rule}, got {shown!r}; leave it out, or leave out --debug")]
+
+
+def _in_debug_folder(content: Mapping[str, Any]) -> dict[str, Any]:
+    folder = content.get("output_dir")
+    return {**content, "output_dir": f"{folder}/debug"} if isinstance(folder, str) else {**content}
 
 
 def dump_recipe(recipe: Recipe) -> str:
