@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 
+from hpo_summarize import names
 from hpo_summarize.attributes import DECODING_STUDY
 from hpo_summarize.errors import Problem, RecipeError, StudyError, did_you_mean
 from hpo_summarize.recipe import CategoricalParameter, IntParameter, Parameter, Recipe
@@ -222,6 +223,16 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
             yield Problem(name, f"{message}; {_SAME_RECIPE}")
     known = {name: value for name, value in params.items() if name in space.parameters}
     acting = space.acting(known)
+    missing = [name for name in acting if name not in params]
+    if recipe.search.decode == "staged" and missing == [
+        name for name in acting if names.owner_of(name) == "generation"
+    ]:
+        yield Problem(
+            missing[0],
+            "the second stage, which searches the decoding, has finished no trial yet; run "
+            "scripts/search.py again to go on with it",
+        )
+        return
     for name in acting:
         if name not in params:
             yield Problem(

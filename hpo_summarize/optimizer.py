@@ -32,6 +32,7 @@ from hpo_summarize.staged import DecodingSearch, Finalist, find_finalists
 from hpo_summarize.studies import SearchStudies
 from hpo_summarize.study import best_trials, prune_after, require_complete, wait_for_running
 from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.trainer.device_batches import remember, remembered
 from hpo_summarize.workers import Worker, Writer
 
 # The share of a timeout that is left to the second stage of a staged search.
@@ -230,6 +231,8 @@ class OptunaOptimizer:
         finalists = find_finalists(self.study, self.studies.folder_of, search.staged.n_models)
         decoding = self._decoding_search(finalists)
         self.study.set_user_attr(DECODING_STUDY, decoding.study.study_name)
+        if (sizes := remembered(self.study)) and remembered(decoding.study) is None:
+            remember(decoding.study, sizes)
         progress = SearchProgress(
             decoding.study, search.staged.n_trials, search.objectives, self.writer, "decoding"
         )

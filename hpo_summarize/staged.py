@@ -38,8 +38,9 @@ from hpo_summarize.experiment import Experiment
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.study import StudyCallback, TrialError, best_trials, open_study, run_study
 from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.trainer.device_batches import Sizes, halved, remember, remembered
 from hpo_summarize.trainer.group_failure import Group, failure_of
-from hpo_summarize.trainer.trial_run import failure_reason
+from hpo_summarize.trainer.trial_run import failure_reason, is_out_of_memory
 
 # A trial decodes the rows in so many parts, with a look at the pruner after each; a part has at
 # least so many blocks, since the test says little about fewer.
@@ -69,26 +70,29 @@ class Finalist:
 def find_finalists(
     study: optuna.Study, folder_of: Callable[[FrozenTrial], Path], count: int
 ) -> list[Finalist]:
-    """The best trials of the first stage whose weights are here, at most `count`, best first.
+    """The best trials of the first stage with their weights, at most `count`, best first.
 
     Raises:
-        StudyError: There are no weights of any of them.
+        StudyError: The weights of one of them are not here. Another worker, which has them, would
+            search other models.
     """
     sign = 1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
     best = sorted(
         best_trials(study, count), key=lambda trial: (-sign * trial.values[0], trial.number)
     )
-    found = []
+    found, missing = [], []
     for trial in best[:count]:
         checkpoints = sorted(folder_of(trial).glob("checkpoint-*"))
         if len(checkpoints) == 1:
             epoch = trial.user_attrs[BEST_EPOCH]
             found.append(Finalist(trial.number, dict(trial.params), epoch, checkpoints[0]))
-    if not found:
-        numbers = ", ".join(str(trial.number) for trial in best[:count])
+        else:
+            missing.append(str(trial.number))
+    if missing:
         raise StudyError(
-            f"decoding cannot be searched: the weights of the best trials ({numbers}) are not in "
-            f"{folder_of(best[0]).parent}; run this where they are, or give all machines one folder"
+            "decoding cannot be searched: the weights of the best trials (missing: "
+            f"{', '.join(missing)}) are not all in {folder_of(best[0]).parent}; run this where "
+            "they are, or give all machines one folder"
         )
     return found
 
@@ -122,6 +126,7 @@ class DecodingSearch:
         self._experiment, self._trainer = experiment, trainer
         self._storage, self._worker = storage, worker
         self._loaded: int | None = None
+        self._sizes = self._own_sizes
         self._group: Group | None = None  # Where several processes decode together.
 
     @functools.cached_property
@@ -150,6 +155,11 @@ class DecodingSearch:
         study.set_user_attr(OBJECTIVES, search.objectives)
         study.set_user_attr(STAGE, "decoding")
         return study
+
+    @property
+    def _own_sizes(self) -> Sizes:
+        args = self._trainer.args
+        return args.per_device_train_batch_size, args.per_device_eval_batch_size
 
     def run(self, timeout: float | None, callbacks: Sequence[StudyCallback]) -> None:
         """Runs trials up to the recipe's number; on the main process of a group.
@@ -196,7 +206,12 @@ class DecodingSearch:
     def _leave_alone(self, number: int, error: Exception) -> None:
         """Ends this process where the others of its group do not know of its error."""
         if self._group is not None and not (isinstance(error, HpoError) and error.shared):
-            self._group.leave(failure_of(self._trainer.args.process_index, number, error), error)
+            rank = self._trainer.args.process_index
+            self._group.leave(failure_of(rank, number, error, self._smaller(error)), error)
+
+    def _smaller(self, error: Exception) -> Sizes | None:
+        """The per-device batches to try after an error; None if it is not for want of memory."""
+        return halved(self._sizes) if is_out_of_memory(error) else None
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Decodes the validation split with a trial's values and returns its mean scores.
@@ -259,25 +274,41 @@ class DecodingSearch:
     ) -> list[list[dict[str, float]]]:
         """ROUGE of every row of some blocks, decoded by all processes of the group."""
         rows = [row for block in blocks for row in block]
-        step = (finalist, dict(values), rows)
-        on_main(lambda: (number, *step))
+        summaries = self._decode_together(number, finalist, values, rows)
         references = [self._validation.references[row] for row in rows]
-        scores = iter(self._experiment.rouge.score_rows(self._decode(*step), references))
+        scores = iter(self._experiment.rouge.score_rows(summaries, references))
         return [[next(scores) for _ in block] for block in blocks]
+
+    def _decode_together(
+        self, number: int, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
+    ) -> list[str]:
+        """Out of memory, one process tries half as many rows at once; a group ends its launch."""
+        step = (finalist, dict(values), rows, remembered(self.study) or self._own_sizes)
+        on_main(lambda: (number, *step))
+        try:
+            return self._decode(*step)
+        except Exception as error:
+            smaller = self._smaller(error)
+            if smaller is None or self._group is not None:
+                raise
+            remember(self.study, smaller)
+        return self._decode_together(number, finalist, values, rows)
 
     @property
     def _validation(self) -> Dialogues:
         return self._experiment.splits[1]
 
     def _decode(
-        self, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
+        self, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int], sizes: Sizes
     ) -> list[str]:
+        self._sizes = sizes
         if self._loaded != finalist.number:
             on_all(lambda: self._trainer.load_trial(finalist.params, finalist.checkpoint))
             self._loaded = finalist.number
         fixed = self._experiment.decided_recipe.generation.model_dump()
         data = self._trainer.eval_dataset.select(rows)
-        return self._experiment.decode(self._trainer.summarise(data, {**fixed, **values}))
+        ids = self._trainer.summarise(data, {**fixed, **values}, sizes[1])
+        return self._experiment.decode(ids)
 
 
 def shuffled_blocks(n_rows: int, seed: int) -> list[list[int]]:

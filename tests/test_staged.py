@@ -6,19 +6,23 @@ import csv
 import functools
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import torch
 from recipe_files import BASE, load, messages
 from search_process import SEARCH, end_of, start_group, start_search
+from transformers import BartForConditionalGeneration
 
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, TRAINED_TRIAL, VALUES
+from hpo_summarize.best import find_candidates
 from hpo_summarize.errors import RecipeError, StudyError
-from hpo_summarize.staged import shuffled_blocks
+from hpo_summarize.staged import DecodingSearch, shuffled_blocks
 from hpo_summarize.study import build_storage
 
 SPACE = {
@@ -231,8 +235,55 @@ def test_weights_that_are_not_here_are_said_to_be_missing(make_optimizer: Make) 
     optimizer = make_optimizer(n_trials=1)
     optimizer.prepare()
     optimizer.study.tell(optimizer.study.ask(), 0.5)
-    with pytest.raises(StudyError, match=r"weights of the best trials \(0\) are not in"):
+    with pytest.raises(StudyError, match=r"the best trials \(missing: 0\) are not all in"):
         optimizer.optimize()
+
+
+def test_the_weights_of_one_of_the_best_are_not_left_out_where_they_are_missing(
+    make_optimizer: Make,
+) -> None:
+    optimizer = make_optimizer(n_trials=2, n_decoding=1)
+    optimizer.optimize()
+    shutil.rmtree(optimizer.output_dir / "trials" / "s" / "trial-1")
+    again = make_optimizer(n_trials=2, n_decoding=2)
+    with pytest.raises(StudyError, match=r"\(missing: 1\) are not all in"):
+        again.optimize()
+
+
+def test_a_final_model_is_not_made_before_the_second_stage_has_a_result(
+    make_optimizer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    optimizer = make_optimizer(n_trials=1)
+    monkeypatch.setattr(DecodingSearch, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.optimize()
+    recipe, space = optimizer.recipe, optimizer.experiment.whole_space
+    with pytest.raises(RecipeError, match="num_beams: the second stage, .* has finished no trial"):
+        find_candidates(recipe, space, optimizer.output_dir / "best_params.json")
+
+
+def test_the_second_stage_out_of_memory_takes_fewer_rows_at_once(
+    make_optimizer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = make_optimizer(n_trials=1, n_decoding=2, pruner=None)
+    generate, rows = BartForConditionalGeneration.generate, []
+
+    def narrow(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        if optimizer.trainer._run is None:  # No training is going on.
+            rows.append(len(input_ids))
+            if len(input_ids) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(model, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(BartForConditionalGeneration, "generate", narrow)
+    optimizer.optimize()
+    second = second_study(optimizer)
+    assert [trial.state.name for trial in second.trials] == ["COMPLETE"] * 2
+    assert not [trial for trial in second.trials if "failure" in trial.user_attrs]
+    assert 0 < sum(count > 3 for count in rows) <= 5, "from 32 at once to 2, and never back"
 
 
 RECIPE = """

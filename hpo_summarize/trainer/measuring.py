@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -85,15 +86,25 @@ class MeasuringTrainer(SoundSeq2SeqTrainer):
             base.generation_config = config
             self.compute_metrics = own
 
-    def summarise(self, dataset: Dataset, generation: Mapping[str, Any]) -> np.ndarray:
+    def summarise(
+        self, dataset: Dataset, generation: Mapping[str, Any], largest: int | None = None
+    ) -> np.ndarray:
         """Token ids of shape `(rows, tokens)`, padded at the end, from the model as it is.
 
         Args:
             dataset: Rows as in the evaluation set.
             generation: Fields of the generation config that take the place of the model's own.
+            largest: Rows of full length that fit on a device at once. Default: as many as the
+                arguments put on one.
         """
-        with self._decoding_with(generation, metric=None):
-            ids = self.predict(dataset).predictions
+        own, self.args = self.args, copy.copy(self.args)  # New ones would begin a new accelerator.
+        if largest is not None:
+            self.args.per_device_eval_batch_size = largest
+        try:
+            with self._decoding_with(generation, metric=None):
+                ids = self.predict(dataset).predictions
+        finally:
+            self.args = own
         owner: Any = self.processing_class or unwrap_peft_model(self.model).config
         return np.where(ids == -100, owner.pad_token_id, ids)
 
