@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from accelerate import PartialState
+
 from hpo_summarize.attributes import BEST_EPOCH, WARM_START
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.model import spare_rows_note
@@ -42,6 +45,13 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
             print(f"         {line}")
     if optimizer.worker.count > 1:
         print(f"workers  {optimizer.worker.count}, each with its own trials on its own device")
+    if (
+        n_gpus := torch.cuda.device_count()
+    ) > PartialState().num_processes * optimizer.worker.count:
+        print(
+            f"note     {n_gpus} GPUs are here, and one process uses one of them; all of them are "
+            f"used under\n         accelerate launch --num_processes {n_gpus}"
+        )
     if earlier := optimizer.study.user_attrs.get(WARM_START):
         taken, left_out = earlier["n_taken"], earlier["n_left_out"]
         print(

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import test_search_command
+import torch
 from datasets import Dataset
 
 from hpo_summarize import OptunaOptimizer
@@ -17,6 +18,7 @@ from hpo_summarize.errors import HpoError, RecipeError, StudyError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.recipe import load_recipe
+from hpo_summarize.summary import print_plan
 from hpo_summarize.workers import Worker
 
 recipe, run_search = test_search_command.recipe, test_search_command.run_search
@@ -210,3 +212,18 @@ def test_of_several_workers_of_one_launch_the_first_one_clears_for_all(tmp_path:
         prepare_folder(tmp_path, debug=True)
         clear_debug_folder(tmp_path, worker)
         assert study.exists() == is_left
+
+
+@pytest.mark.parametrize(("n_gpus", "is_said"), [(0, False), (1, False), (4, True)])
+def test_a_search_says_that_it_leaves_gpus_unused(
+    n_gpus: int,
+    is_said: bool,
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    optimizer = OptunaOptimizer(recipe)
+    optimizer.prepare()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    print_plan(optimizer)
+    assert ("accelerate launch --num_processes 4" in capsys.readouterr().out) == is_said
