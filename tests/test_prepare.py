@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 import test_search_command
@@ -17,6 +18,7 @@ from hpo_summarize.errors import HpoError, RecipeError, StudyError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.recipe import load_recipe
+from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.workers import Worker
 
 recipe, run_search = test_search_command.recipe, test_search_command.run_search
@@ -192,8 +194,6 @@ def test_a_brute_force_search_ends_with_its_last_combination(
 def test_an_optimizer_can_run_a_trial_of_its_own_before_a_search_and_go_on_after_it(
     recipe: Path, tmp_path: Path
 ) -> None:
-    import optuna
-
     optimizer = OptunaOptimizer(load_recipe(recipe), n_trials=1)
     own = optuna.create_study(direction="maximize")
     own.optimize(optimizer.objective, n_trials=1)
@@ -210,3 +210,21 @@ def test_of_several_workers_of_one_launch_the_first_one_clears_for_all(tmp_path:
         prepare_folder(tmp_path, debug=True)
         clear_debug_folder(tmp_path, worker)
         assert study.exists() == is_left
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
+def test_a_debug_run_leaves_no_result_of_the_one_before(
+    directions: list[str], tmp_path: Path
+) -> None:
+    study, decoding = (optuna.create_study(directions=directions) for _ in range(2))
+    prepare_folder(tmp_path, debug=True)
+    write_results(study, tmp_path, decoding=decoding)
+    write_plots(study, tmp_path)
+    write_plots(decoding, tmp_path / "decoding")
+    write_report(study, tmp_path, decoding=decoding)
+    (tmp_path / "decoding" / "notes.txt").write_text("mine")
+    clear_debug_folder(tmp_path, Worker())
+    assert files_of(tmp_path) == {tmp_path / "decoding" / "notes.txt"}
+    (tmp_path / "decoding" / "notes.txt").unlink()
+    clear_debug_folder(tmp_path, Worker())
+    assert not (tmp_path / "decoding").exists()

@@ -28,8 +28,8 @@ from hpo_summarize.cli import run
 from hpo_summarize.data import Dialogues, read_dialogues
 from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.files import write_text
 from hpo_summarize.names import split_by_owner
-from hpo_summarize.results.files import write_text
 
 _BATCH_SIZE = 32
 

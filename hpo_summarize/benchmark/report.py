@@ -18,9 +18,9 @@ from hpo_summarize.benchmark.summary import (
     to_arrays,
     write_table,
 )
+from hpo_summarize.files import write_text
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.results.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, Plot
-from hpo_summarize.results.files import write_text
 from hpo_summarize.results.page import build_page, fill, plot_html
 
 _COLORS = {"stock": GREY, "seed": ORANGE, "joint": BLUE, "staged": GREEN, "unpruned": PURPLE}

@@ -11,9 +11,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo_summarize.files import write_text
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.figures import Plot
-from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import (
     Fate,
     Outcome,

@@ -15,8 +15,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo_summarize.files import write_text
 from hpo_summarize.redact import redact_url
-from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import (
     Fate,
     Outcome,
