@@ -40,7 +40,7 @@ def run_method(output_dir: Path, method: str, seed: int) -> dict[str, Any]:
     Args:
         output_dir: A folder that `prepare` has made.
         method: A key of `METHODS`.
-        seed: Of the sampler and of the training.
+        seed: Seed of the sampler and of the training.
     """
     recipe = read_setting(output_dir, seed)
     folder = output_dir / "work" / f"{method}-{seed}"
