@@ -34,10 +34,10 @@ class Candidate:
     """A finished trial of a search.
 
     Attributes:
-        number: Of the trial.
+        number: Number of the trial.
         params: All its hyperparameters by name.
         epoch: Its best epoch, from which its weights and its values are.
-        values: One number for each objective.
+        values: Value of each objective.
         study_name: The study that it belongs to.
         max_new_tokens: Most tokens of a summary, as the study recorded it; None: it did not.
     """

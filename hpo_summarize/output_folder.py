@@ -59,7 +59,7 @@ def clear_debug_folder(folder: Path, worker: Worker) -> None:
 
     Args:
         folder: Marked by `prepare_folder`.
-        worker: Of several workers of one launch, the first one clears for all.
+        worker: This worker; the first of a launch that comes here clears for all of them.
     """
     mark = folder / _MARK
     with FileLock(folder / f"{_MARK}.lock"):

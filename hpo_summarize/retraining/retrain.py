@@ -39,7 +39,7 @@ class Retraining:
     Args:
         recipe: That of the search.
         best_params: Its `best_params.json`. Default: the one in the output folder.
-        top: So many of the best trials are trained.
+        top: Number of best trials that are trained, at least 1.
         trial: Number of the one trial to train, in the place of the best.
         on_event: Gets a line for every step of the work.
     """
