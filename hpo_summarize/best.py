@@ -35,10 +35,10 @@ class Candidate:
     """A finished trial of a search.
 
     Attributes:
-        number: Of the trial.
+        number: Number of the trial.
         params: All its hyperparameters by name.
         epoch: Its best epoch, from which its weights and its values are.
-        values: One number for each objective.
+        values: Value of each objective.
         study_name: The study that it belongs to.
         max_new_tokens: Most tokens of a summary, as the study recorded it; None: it did not.
     """
@@ -242,8 +242,7 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
         if name in recipe.space and name not in acting:
             yield Problem(name, f"cannot act beside the other values; {_SAME_RECIPE}")
     limit = candidate.n_epochs(recipe)
-    limited = recipe.training.settings().get("max_steps", 0) <= 0
-    if not (candidate.epoch > 0 and (not limited or candidate.epoch <= limit)):
+    if not 0 < candidate.epoch <= limit:
         rule = f"must be above 0 and at most the {limit:g} epochs of the trial"
         yield Problem("best_epoch", f"{rule}, got {candidate.epoch:g}; {_SAME_RECIPE}")
 

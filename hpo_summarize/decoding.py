@@ -70,14 +70,17 @@ def most_new_tokens(config: GenerationConfig) -> int:
 
 
 def set_decoding(config: GenerationConfig, values: Mapping[str, Any]) -> None:
-    """Puts the decoding values of a trial in the place of those in `config`, with the cache on.
+    """Puts decoding values in the place of those in `config`, with the cache on by default.
+
+    `Trainer.__init__` writes `use_cache=False` into the model's config, from where it gets into the
+    generation config of every model that is built from the same config object.
 
     Args:
         config: Changed in place.
         values: Fields of `GenerationConfig`.
     """
-    config.update(**values)
     config.use_cache = True
+    config.update(**values)
     clear_idle_flags(config)
     if config.max_new_tokens is not None:
         config.max_length = None

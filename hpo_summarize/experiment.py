@@ -189,7 +189,7 @@ class Experiment:
 
         Args:
             values: Hyperparameters by name; what they change in training stands in `args`.
-            args: As of `arguments_for`.
+            args: Training arguments, as `arguments_for` makes them.
             train: Rows to train on.
             validation: Rows that every evaluation scores with ROUGE.
         """
@@ -244,7 +244,7 @@ class Experiment:
         Args:
             dataset: Rows to draw from, by `data.seed`, as token ids.
             validation: The same rows as text.
-            n_best: So many of the best trials matter.
+            n_best: Number of best trials that matter, at least 1.
         """
         section, generation = self.recipe.search.epoch_eval, self.cheap_decoding
         count = len(validation) if section.samples == "all" else section.samples

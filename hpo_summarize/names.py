@@ -27,6 +27,7 @@ TRAINING_WORDS = {
 LORA_WORDS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 # The keys of the section `lora` in a recipe for these words.
 LORA_KEYS = {"lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout"}
+WORDS_OF_LORA_KEYS = {key: word for word, key in LORA_KEYS.items()}
 # Words that stand for more than one field, or for none under that name.
 BATCH_SIZE = "batch_size"
 WARMUP_RATIO = "warmup_ratio"
@@ -127,7 +128,8 @@ HUB_DECODING = frozenset(
     """constraints diversity_penalty dola_layers force_words_ids num_beam_groups
     penalty_alpha""".split()
 )
-_FIXED_LORA = frozenset(
+# Fields of `LoraConfig` that describe the adapter and do not change what it learns.
+FIXED_LORA = frozenset(
     """auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision
     runtime_config task_type""".split()
 )
@@ -229,7 +231,7 @@ def why_not_searchable(name: str) -> str | None:
         return "it changes the form or the speed of the output, not the summary; drop it"
     if name in HUB_DECODING:
         return "transformers runs this form of decoding only with code from the Hub; drop it"
-    if owner == "lora" and name in _FIXED_LORA:
+    if owner == "lora" and name in FIXED_LORA:
         return "it describes the adapter and does not change what it learns; drop it"
     return None
 
@@ -267,7 +269,7 @@ def lets_act(name: str, value: Any) -> bool:
 def split_by_owner(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Sorts values by owner: `{"model": {...}, "lora": {...}, "training": ..., "generation": ...}`.
 
-    Fields of `Seq2SeqTrainingArguments` and `LoraConfig` may also stand under their own names.
+    Fields of `Seq2SeqTrainingArguments` may also stand under their own names.
 
     Raises:
         ValueError: A name has no owner.

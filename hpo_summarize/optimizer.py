@@ -20,13 +20,14 @@ from hpo_summarize.callbacks import find_metric
 from hpo_summarize.distributed import join_group, on_all, on_main
 from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.files import write_text
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, as_recipe, dump_recipe, with_settings
 from hpo_summarize.redact import redact_url
 from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
-from hpo_summarize.results.files import write_text
+from hpo_summarize.results.files import DECODING_FOLDER
 from hpo_summarize.results.outcome import values_of
 from hpo_summarize.staged import DecodingSearch, Finalist, find_finalists
 from hpo_summarize.studies import SearchStudies
@@ -287,7 +288,7 @@ class OptunaOptimizer:
         decoding = self.studies.second()
         paths = write_plots(study, folder)
         if decoding is not None:
-            paths += write_plots(decoding, folder / "decoding")
+            paths += write_plots(decoding, folder / DECODING_FOLDER)
         return [*paths, write_report(study, folder, dump_recipe(self.recipe), decoding)]
 
     # Pieces of the trainer.

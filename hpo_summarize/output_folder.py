@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -10,10 +11,12 @@ import psutil
 from filelock import FileLock
 
 from hpo_summarize.errors import Problem, RecipeError
-from hpo_summarize.results.files import RESULT_FILES, make_writable
+from hpo_summarize.files import make_writable
+from hpo_summarize.results.files import DECODING_FOLDER, RESULT_FILES
 from hpo_summarize.workers import Worker
 
 _MARK = ".debug-run"  # Stands in folders that a debug run has made, with the launch that it was of.
+_FOLDERS = ("trials", DECODING_FOLDER)
 _OWN_FILES = ("study.db", "study.db-wal", "study.db-shm", "recipe.yaml", *RESULT_FILES)
 
 
@@ -29,9 +32,9 @@ def prepare_folder(folder: Path, debug: bool) -> None:
             files and no debug run has made it.
     """
     make_writable(folder)
-    for name in (*RESULT_FILES, "recipe.yaml", "study.db", "trials"):
-        if (path := folder / name).exists() and path.is_dir() != (name == "trials"):
-            found, wanted = ("file", "folder") if name == "trials" else ("folder", "file")
+    for name in (*RESULT_FILES, "recipe.yaml", "study.db", *_FOLDERS):
+        if (path := folder / name).exists() and path.is_dir() != (name in _FOLDERS):
+            found, wanted = ("file", "folder") if name in _FOLDERS else ("folder", "file")
             message = f"{path} is a {found}, and a {wanted} is to be written there; move it"
             raise RecipeError([Problem("output_dir", message)])
     if debug:
@@ -56,7 +59,7 @@ def clear_debug_folder(folder: Path, worker: Worker) -> None:
 
     Args:
         folder: Marked by `prepare_folder`.
-        worker: Of several workers of one launch, the first one clears for all.
+        worker: This worker; the first of a launch that comes here clears for all of them.
     """
     mark = folder / _MARK
     with FileLock(folder / f"{_MARK}.lock"):
@@ -65,6 +68,8 @@ def clear_debug_folder(folder: Path, worker: Worker) -> None:
             return
         for name in _OWN_FILES:
             (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # It is not there, or holds files of others.
+            (folder / DECODING_FOLDER).rmdir()
         for trial in folder.glob("trials/*/trial-*"):
             shutil.rmtree(trial)
         mark.write_text(launch, encoding="utf-8")

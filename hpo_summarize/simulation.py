@@ -10,8 +10,10 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from hpo_summarize.errors import SearchFailed
 from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import counts, open_study, run_study
+from hpo_summarize.redact import redact_url
+from hpo_summarize.study import counts, find_study, open_study, run_study
 
 _STUDY = "simulation"
 _EPOCHS = 5
@@ -48,7 +50,11 @@ def simulate(storage: str, n_workers: int, n_trials: int, trial_seconds: float) 
         storage: URL; a study of the name `simulation` must not be in it.
         n_workers: Processes.
         n_trials: Trials of all of them together.
-        trial_seconds: So long a trial sleeps, spread over its epochs.
+        trial_seconds: Seconds that a trial sleeps, spread over its epochs.
+
+    Raises:
+        SearchFailed: No trial finished.
+        StudyError: The storage cannot be used.
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(n_workers + 1)
@@ -82,8 +88,14 @@ def _work(number: int, storage: str, n_trials: int, trial_seconds: float, barrie
 
 
 def _summarise(storage: str, seconds: float, trial_seconds: float, failed: int) -> Simulation:
-    trials = optuna.load_study(study_name=_STUDY, storage=storage).trials
+    study = find_study(storage, _STUDY)
+    trials = [] if study is None else study.trials
     finished = [trial for trial in trials if counts(trial) and trial.duration is not None]
+    if not finished:
+        raise SearchFailed(
+            f"no simulated trial finished in {redact_url(storage)}, and {failed} workers failed; "
+            f"mend what they print above, or name a storage without a study '{_STUDY}'"
+        )
     lost = sorted(t.duration.total_seconds() - trial_seconds for t in finished if t.duration)
     values = [tuple(sorted(trial.params.items())) for trial in finished]
     open_states = (TrialState.RUNNING, TrialState.WAITING)

@@ -208,11 +208,10 @@ def _not_in_model(name: str, facts: Mapping[str, Any]) -> str:
 
 def _fixed_values(recipe: Recipe) -> dict[str, Any]:
     lora = recipe.lora.model_dump() if recipe.lora else {}
-    words = {key: word for word, key in names.LORA_KEYS.items()}
     return {
         **recipe.training.model_dump(),
         **recipe.generation.model_dump(),
-        **{words.get(key, key): value for key, value in lora.items()},
+        **{names.WORDS_OF_LORA_KEYS.get(key, key): value for key, value in lora.items()},
     }
 
 

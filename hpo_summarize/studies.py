@@ -33,7 +33,7 @@ class SearchStudies:
         worker: Number of this process among those that search together.
 
     Attributes:
-        name: Of the study.
+        name: Name of the (first) study.
         storage: URL of the storage, with its password.
         folder: Where the trials keep their checkpoints.
     """

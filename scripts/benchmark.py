@@ -1,4 +1,4 @@
-"""Compares the stock search, the guide's way and ours: python scripts/benchmark.py [OPTIONS]."""
+"""Compares the stock search, plain Optuna and ours: python scripts/benchmark.py [OPTIONS]."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def main() -> None:
     parser.add_argument("--recipe", help="YAML file in the place of the data and the space")
     parser.add_argument("--n_trials", type=int, help="trials of each search; default: 20")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each method")
-    parser.add_argument("--methods", nargs="+", help="some of stock, seed, joint, staged, unpruned")
+    parser.add_argument(
+        "--methods", nargs="+", help="some of stock, train_once, joint, staged, unpruned"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="searches at once, one thread each")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark"), help="folder")
     parser.add_argument("--overhead", action="store_true", help="measure only what a trial costs")

@@ -11,7 +11,7 @@ def main() -> None:
     """Reads every split that the recipe names, the test split too, and prints what is in it."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_recipe_arguments(parser)
-    recipe = read_recipe(parser.parse_args())
+    recipe = read_recipe(parser.parse_intermixed_args())
 
     from hpo_summarize.data import read_dialogues
     from hpo_summarize.experiment import Experiment

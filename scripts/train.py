@@ -14,7 +14,9 @@ def main() -> None:
     parser.add_argument(
         "--best_params", help="best_params.json of a search (default the one in OUTPUT_DIR)"
     )
-    parser.add_argument("--top", type=int, default=1, help="train so many of the best trials")
+    parser.add_argument(
+        "--top", type=int, default=1, help="number of best trials to train (default 1)"
+    )
     parser.add_argument("--trial", type=int, help="train the trial of this number")
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments)

@@ -47,7 +47,7 @@ space:
   length_penalty: {{type: float, low: 0.5, high: 2.0}}
 output_dir: unused
 """
-METHODS = ["stock", "seed", "joint"]
+METHODS = ["stock", "train_once", "joint"]
 
 
 def run_script(*arguments: Any) -> int:
@@ -161,7 +161,7 @@ def test_the_stock_search_loses_its_warm_up_and_the_others_do_not(
 ) -> None:
     assert [t["warmup_steps"] for t in runs["stock"]["trainings"]] == [0, 0]
     assert all(t["params"]["warmup_ratio"] >= 0.3 for t in runs["stock"]["trials"])
-    for method in ("seed", "joint"):
+    for method in ("train_once", "joint"):
         for trial, training in zip(runs[method]["trials"], runs[method]["trainings"], strict=True):
             steps = trial["params"]["warmup_ratio"] * training["n_steps"]
             assert training["warmup_steps"] == pytest.approx(steps, abs=1)
@@ -179,7 +179,7 @@ def test_stock_reports_optimizer_steps_and_ours_epochs(runs: dict[str, Any]) -> 
         assert list(trial["reports"]) == [
             str(epoch + 1) for epoch in range(trial["params"]["num_epochs"])
         ]
-    assert all(len(trial["reports"]) == 1 for trial in runs["seed"]["trials"])
+    assert all(len(trial["reports"]) == 1 for trial in runs["train_once"]["trials"])
 
 
 def test_every_method_keeps_the_key_value_cache_on(runs: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ def test_every_method_keeps_the_key_value_cache_on(runs: dict[str, Any]) -> None
 
 
 def test_a_second_command_runs_only_what_is_missing(benchmark: Benchmark) -> None:
-    assert "stock, seed 1: begins" in benchmark.first and "seed, seed 1: begins" in benchmark.first
+    assert all(f"{method}, seed 1: begins" in benchmark.first for method in METHODS[:2])
     assert [line for line in benchmark.second.splitlines() if "begins" in line] == [
         "joint, seed 1: begins"
     ]
@@ -210,7 +210,7 @@ def test_unpruned_measures_every_trial_in_full(recipe: Path, tmp_path: Path) -> 
 
 
 WRONG = [
-    (["--methods", "stock", "genetic"], "'genetic' is not among stock, seed, joint"),
+    (["--methods", "stock", "genetic"], "'genetic' is not among stock, train_once, joint"),
     (["--seeds", "0"], "--seeds: must be 1 or more, got 0"),
     (["--jobs", "-1"], "--jobs: must be 1 or more, got -1"),
     (["--n_trials", "0"], "search.n_trials"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 import test_search_command
@@ -18,6 +19,7 @@ from hpo_summarize.errors import HpoError, RecipeError, StudyError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.recipe import load_recipe
+from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.summary import print_plan
 from hpo_summarize.workers import Worker
 
@@ -194,8 +196,6 @@ def test_a_brute_force_search_ends_with_its_last_combination(
 def test_an_optimizer_can_run_a_trial_of_its_own_before_a_search_and_go_on_after_it(
     recipe: Path, tmp_path: Path
 ) -> None:
-    import optuna
-
     optimizer = OptunaOptimizer(load_recipe(recipe), n_trials=1)
     own = optuna.create_study(direction="maximize")
     own.optimize(optimizer.objective, n_trials=1)
@@ -227,3 +227,21 @@ def test_a_search_says_that_it_leaves_gpus_unused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     print_plan(optimizer)
     assert ("accelerate launch --num_processes 4" in capsys.readouterr().out) == is_said
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
+def test_a_debug_run_leaves_no_result_of_the_one_before(
+    directions: list[str], tmp_path: Path
+) -> None:
+    study, decoding = (optuna.create_study(directions=directions) for _ in range(2))
+    prepare_folder(tmp_path, debug=True)
+    write_results(study, tmp_path, decoding=decoding)
+    write_plots(study, tmp_path)
+    write_plots(decoding, tmp_path / "decoding")
+    write_report(study, tmp_path, decoding=decoding)
+    (tmp_path / "decoding" / "notes.txt").write_text("mine")
+    clear_debug_folder(tmp_path, Worker())
+    assert files_of(tmp_path) == {tmp_path / "decoding" / "notes.txt"}
+    (tmp_path / "decoding" / "notes.txt").unlink()
+    clear_debug_folder(tmp_path, Worker())
+    assert not (tmp_path / "decoding").exists()

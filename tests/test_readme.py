@@ -11,6 +11,7 @@ import pytest
 from conftest import REPOSITORY
 from readme_blocks import blocks
 
+PACKAGE = REPOSITORY / "hpo_summarize"
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 RUN_BY_CI = {"quickstart", "tests", "two-processes"}
 RUN_HERE = {"own-data", "python"}
@@ -31,12 +32,36 @@ def test_every_path_in_the_readme_exists(path: str) -> None:
     assert (REPOSITORY / path).exists()
 
 
-@pytest.mark.parametrize("line", TEXT.split("## Files")[1].split("```")[1].splitlines()[2:])
-def test_every_entry_of_the_file_tree_exists(line: str) -> None:
-    if line.startswith("  "):
-        names = re.findall(r"[\w]+\.py|^\s+\w+/", line)
-        assert names
-        assert all((REPOSITORY / "hpo_summarize" / name.strip()).exists() for name in names)
+def test_every_entry_of_the_file_tree_exists_and_nothing_is_left_out() -> None:
+    tree = TEXT.split("## Files")[1].split("```")[1].split("hpo_summarize/\n")[1]
+    lines = [line for line in tree.splitlines() if line.startswith("  ")]
+    shown = [name.strip(" /") for line in lines for name in re.findall(r"\w+\.py|^ +\w+/", line)]
+    there = [p.name for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()]
+    assert sorted(shown) == sorted(set(there) - {"__init__.py"})
+
+
+def test_the_number_of_shown_faults_is_right() -> None:
+    shown = (REPOSITORY / "tests" / "test_upstream.py").read_text(encoding="utf-8").count("\n@both")
+    assert f"The {shown} tests of `tests/test_upstream.py` fail on the stock class" in TEXT
+
+
+def test_imports_go_in_the_order_that_contributing_says() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    groups = text.split("of earlier groups:")[1].split(". Scripts")[0].split(";")
+    place = {
+        name: number
+        for number, group in enumerate(groups)
+        for name in re.findall(r"`(\w+)`", group)
+    }
+    modules = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
+    for path in modules:
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        code = path.read_text(encoding="utf-8")
+        imported = re.findall(r"^ *from hpo_summarize\.(\w+)", code, re.MULTILINE)
+        for line in re.findall(r"^ *from hpo_summarize import (.+)", code, re.MULTILINE):
+            imported += [name for name in re.findall(r"\w+", line) if name != "__version__"]
+        for name in set(imported) - {own}:
+            assert place[name] < place[own], f"{path} imports {name}"
 
 
 def test_the_commands_for_your_own_data_run(tmp_path: Path) -> None:

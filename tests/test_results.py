@@ -199,7 +199,7 @@ def test_the_table_has_a_row_for_every_trial_in_a_fixed_order_of_columns(tmp_pat
     table = read_csv(tmp_path)
     assert list(table.columns) == [
         *("number", "state", "value", "datetime_start", "datetime_complete", "duration_seconds"),
-        *("train_seconds", "eval_seconds", "params_learning_rate", "best_epoch", "failure"),
+        *("params_learning_rate", "best_epoch", "failure"),
         *("epoch_1", "epoch_2"),
     ]
     assert table["number"].tolist() == list(range(9))
@@ -219,7 +219,6 @@ def test_pandas_reads_the_table_back_without_loss(tmp_path: Path) -> None:
         params={"size": -8, "learning_rate": rate},
         distributions=distributions,
         epochs={10: math.nan, 2: -math.inf, 1: 0.1 + 0.2},
-        train_seconds=12.5,
     )
     failed = make_trial(1, TrialState.PRUNED, failure=text)
     write_results(make_study(full, failed), tmp_path)
@@ -228,8 +227,8 @@ def test_pandas_reads_the_table_back_without_loss(tmp_path: Path) -> None:
     row = table.iloc[0]
     # The file has all digits; older versions of pandas read the last one wrongly.
     assert repr(rate) in (tmp_path / "all_trials.csv").read_text(encoding="utf-8")
-    numbers = row[["value", "params_learning_rate", "params_size", "train_seconds", "epoch_1"]]
-    assert numbers.tolist() == pytest.approx([-0.1 - 0.2, rate, -8, 12.5, 0.1 + 0.2], rel=1e-15)
+    numbers = row[["value", "params_learning_rate", "params_size", "epoch_1"]]
+    assert numbers.tolist() == pytest.approx([-0.1 - 0.2, rate, -8, 0.1 + 0.2], rel=1e-15)
     assert row["epoch_2"] == -math.inf and math.isnan(row["epoch_10"])
     assert math.isnan(table["params_size"][1]) and table["failure"][1] == text
     assert pd.to_datetime(table["datetime_start"]).tolist() == [START, START + timedelta(minutes=1)]
@@ -312,18 +311,6 @@ def test_a_write_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="best_params.json"):
         write_results(make_study(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best_params.json"]
-
-
-def test_further_keys_stand_beside_the_statistics(tmp_path: Path) -> None:
-    write_results(make_study(), tmp_path, {"sampler": "tpe", "storage": "redis://:s3cret@db"})
-    stats = read_json(tmp_path, "study_stats.json")
-    assert stats["sampler"] == "tpe" and stats["storage"] == "redis://:***@db"
-
-
-def test_further_keys_cannot_replace_a_statistic(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must not replace .* \['n_failed'\]; rename them"):
-        write_results(make_study(), tmp_path, {"n_failed": 0})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_result_file_holds_a_password(tmp_path: Path) -> None:

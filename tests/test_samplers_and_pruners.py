@@ -50,10 +50,11 @@ def space_of(parameters: dict[str, Any]) -> SearchSpace:
     return build_space(recipe, {"model_type": "bart", "task": "seq2seq"})
 
 
-def open_at(folder: Path, space: SearchSpace, **search: Any) -> optuna.Study:
+def open_at(folder: Path, space: SearchSpace, worker: int = 0, **search: Any) -> optuna.Study:
     section = SearchSection.model_validate(search)
     url = f"journal://{folder / 'study.log'}"
-    return open_study(section, "study", url, ["maximize"], [space.baseline()], n_epochs=9)
+    baselines = [space.baseline()]
+    return open_study(section, "study", url, ["maximize"], baselines, worker, n_epochs=9)
 
 
 def quality(values: dict[str, Any], epoch: int, n_epochs: int) -> float:
@@ -103,6 +104,21 @@ def test_every_sampler_searches_a_conditional_space_and_goes_on_after_a_stop(
     assert len(set(drawn)) == len(drawn) == 8
     for trial in study.trials:
         assert ("temperature" in trial.params) is trial.params["do_sample"]
+
+
+def test_workers_and_resumed_runs_draw_from_one_scrambled_sequence(tmp_path: Path) -> None:
+    space = space_of({name: CONTINUOUS[name] for name in ("learning_rate", "num_epochs")})
+    sampler = {"name": "qmc", "scramble": True, "seed": 3}
+    drawn = []
+    for folder, workers in (("alone", [0]), ("shared", [0, 1, 0, 1])):
+        (tmp_path / folder).mkdir()
+        for turn, worker in enumerate(workers, start=1):
+            study = open_at(tmp_path / folder, space, worker, sampler=sampler)
+            run(study, space, turn * 8 // len(workers))
+        drawn.append([trial.params for trial in study.trials])
+    alone, shared = drawn
+    assert alone == shared
+    assert len({tuple(values.items()) for values in shared}) == 8
 
 
 @pytest.mark.parametrize("name", PRUNERS)

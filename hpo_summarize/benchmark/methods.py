@@ -103,8 +103,8 @@ def search_stock(job: Job) -> Found:
     return _found(study, job.folder / f"run-{study.best_trial.number}")
 
 
-def search_seed(job: Job) -> Found:
-    """The guide's way: each trial is trained to its end, measured once and reported once.
+def search_train_once(job: Job) -> Found:
+    """Train to the end, evaluate once: each trial reports one value, that of its last epoch.
 
     Plain Optuna around `Seq2SeqTrainer`, with the whole space. The pruner is asked when there is
     nothing left to save.
@@ -177,7 +177,7 @@ def search_unpruned(job: Job) -> Found:
 
 METHODS: dict[str, Callable[[Job], Found]] = {
     "stock": search_stock,
-    "seed": search_seed,
+    "train_once": search_train_once,
     "joint": functools.partial(search_ours, decode="joint"),
     "staged": functools.partial(search_ours, decode="staged"),
     "unpruned": search_unpruned,

@@ -60,8 +60,8 @@ class Observation(TrainerCallback):
         n_evaluations: Calls of `evaluate` and `predict`.
         n_tokens: Generated tokens, without padding; those of the best beam only.
         without_cache: Calls of `generate` with the key-value cache off.
-        most_models: Models that were alive at once, at most.
-        most_optimizers: Likewise.
+        most_models: Greatest number of models that were alive at once.
+        most_optimizers: Greatest number of optimizers that were alive at once.
     """
 
     def __init__(self) -> None:

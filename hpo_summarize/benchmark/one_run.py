@@ -28,8 +28,8 @@ from hpo_summarize.cli import run
 from hpo_summarize.data import Dialogues, read_dialogues
 from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.files import write_text
 from hpo_summarize.names import split_by_owner
-from hpo_summarize.results.files import write_text
 
 _BATCH_SIZE = 32
 
@@ -40,7 +40,7 @@ def run_method(output_dir: Path, method: str, seed: int) -> dict[str, Any]:
     Args:
         output_dir: A folder that `prepare` has made.
         method: A key of `METHODS`.
-        seed: Of the sampler and of the training.
+        seed: Seed of the sampler and of the training.
     """
     recipe = read_setting(output_dir, seed)
     folder = output_dir / "work" / f"{method}-{seed}"

@@ -122,7 +122,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
     return {
         "model": {"name": str(folder / "model")},
         "lora": {"r": 16, "alpha": 32, "target_modules": "all-linear"},
-        "data": {"train": "given", "max_dialogue_tokens": 64, "max_summary_tokens": 16},
+        "data": {"max_dialogue_tokens": 64, "max_summary_tokens": 16},
         "training": {"num_epochs": 1, "batch_size": len(_ROWS)},
         "generation": {"num_beams": 1, "max_new_tokens": 8},
         "search": {"pruner": None},

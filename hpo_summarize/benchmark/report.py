@@ -18,12 +18,12 @@ from hpo_summarize.benchmark.summary import (
     to_arrays,
     write_table,
 )
+from hpo_summarize.files import write_text
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.results.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, Plot
-from hpo_summarize.results.files import write_text
 from hpo_summarize.results.page import build_page, fill, plot_html
 
-_COLORS = {"stock": GREY, "seed": ORANGE, "joint": BLUE, "staged": GREEN, "unpruned": PURPLE}
+_COLORS = {"stock": GREY, "train_once": ORANGE, "joint": BLUE, "staged": GREEN, "unpruned": PURPLE}
 _CLOCKS = {"wall": "seconds since the start of the search", "cpu": "CPU seconds"}
 _BODY = """<h1>{{ title }}</h1>
 <p class="hint">{{ machine }}</p>
@@ -45,8 +45,8 @@ def write_benchmark(recipe: Recipe, records: Sequence[Record], output_dir: Path)
     """Writes `benchmark.json`, `table.md` and `benchmark.html`.
 
     Args:
-        recipe: Of the benchmark.
-        records: Of all its runs.
+        recipe: Recipe of the benchmark.
+        records: Records of all its runs.
         output_dir: Where the files go.
 
     Returns:

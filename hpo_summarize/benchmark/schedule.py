@@ -30,8 +30,8 @@ def check_runs(methods: Sequence[str] | None, seeds: int, jobs: int) -> tuple[li
 
     Args:
         methods: Default: all.
-        seeds: So many, from 1.
-        jobs: Searches at once.
+        seeds: Number of seeds, at least 1; they are counted from 1.
+        jobs: Number of searches that run at once.
 
     Raises:
         RecipeError: A method is not known, or a number is below 1.
@@ -55,8 +55,8 @@ def run_missing(output_dir: Path, methods: Sequence[str], seeds: Sequence[int], 
     Args:
         output_dir: A folder that `prepare` has made.
         methods: Names of the methods.
-        seeds: A search each.
-        jobs: So many searches run at once.
+        seeds: Seeds; each method runs one search with each.
+        jobs: Number of searches that run at once, at least 1.
 
     Raises:
         RunFailed: A search failed; the others are ended, and finished ones are kept.

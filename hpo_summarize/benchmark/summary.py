@@ -21,9 +21,9 @@ class Metric:
 
     Attributes:
         title: What it is, with its unit.
-        digits: Behind the decimal point.
-        read: From the record of a run, and that of the stock search with the same seed, to the
-            figure; None where there is none, `NEVER` for a time that did not come.
+        digits: Number of digits behind the decimal point.
+        read: Takes the record of a run, and that of the stock search with the same seed, and
+            returns the figure; None where there is none, `NEVER` for a time that did not come.
     """
 
     title: str
@@ -35,7 +35,7 @@ def curve(record: Record, clock: str, maximize: bool = True) -> list[tuple[float
     """The best value so far: `(seconds, value)` at the end of each trial that improved it.
 
     Args:
-        record: Of a run.
+        record: Record of a run.
         clock: `"wall"` or `"cpu"`.
         maximize: The direction.
     """

@@ -80,7 +80,7 @@ def read_every_row(source: Source, section: DataSection) -> tuple[Dialogues, str
     """Reads dialogues that are to be summarised: no row is left out, also none without a text.
 
     Args:
-        source: As of `read_dialogues`.
+        source: Files, folder or data set, as for `read_dialogues`.
         section: How to read it; `max_rows` has its say.
 
     Returns:
@@ -146,7 +146,7 @@ def leak_notes(train: Dialogues, other: Dialogues, name: str, section: DataSecti
     Args:
         train: What is trained on.
         other: What scores are measured on.
-        name: Of that split.
+        name: Name of the other split, for the note.
         section: Says what to do about them.
 
     Raises:

@@ -19,8 +19,8 @@ def with_depth(
     Args:
         model: A model with `encoder_layers` and `decoder_layers` in its configuration. It stays as
             it is.
-        encoder_layers: Wanted number, at least 1; None leaves it.
-        decoder_layers: Likewise.
+        encoder_layers: Wanted number of encoder layers, at least 1; None leaves it.
+        decoder_layers: Wanted number of decoder layers, at least 1; None leaves it.
     """
     new = copy.deepcopy(model)
     stacks = {"encoder": new.get_encoder(), "decoder": new.get_decoder()}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo_summarize.results.files import write_text
+from hpo_summarize.files import write_text
 
 _IDENTITY = "identity.json"
 _CHUNK = 2**20  # Bytes read at once.

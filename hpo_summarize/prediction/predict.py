@@ -17,12 +17,12 @@ from hpo_summarize.data.dialogues import listed
 from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.errors import DataError, HpoError
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.files import make_writable, write_text
 from hpo_summarize.prediction.kept import find_kept, load_kept
 from hpo_summarize.prediction.parts import Parts, digest_of_files, digest_of_texts
 from hpo_summarize.prediction.progress import PredictionProgress
 from hpo_summarize.prediction.summarizer import Summarizer, load_summarizer
 from hpo_summarize.recipe import Recipe
-from hpo_summarize.results.files import make_writable, write_text
 
 BEST = "best"
 MODEL = "model"  # Name of the final model's folder in the output folder.

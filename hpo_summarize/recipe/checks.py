@@ -44,11 +44,7 @@ _IDLE_GENERATION = {
     "continuous_batching_config": "evaluation has batches of its own; drop it",
 }
 _MADE_HERE = "the adapter is made for training, on the model of the recipe; drop it"
-_FIXED_ADAPTER = dict.fromkeys(
-    "auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision "
-    "runtime_config task_type".split(),
-    _MADE_HERE,
-)
+_FIXED_ADAPTER = dict.fromkeys(names.FIXED_LORA, _MADE_HERE)
 # The first of each pair has a default, which gives way to the second.
 CONFLICTS = (
     ("batch_size", "gradient_accumulation_steps", "batch_size is the whole optimizer step"),
@@ -117,7 +113,7 @@ def _open_section_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     for section, model in SECTIONS.items():
         given = {k: v for k, v in parts.get(section, {}).items() if isinstance(k, str)}
         for key, value in given.items():
-            name = f"lora_{key}" if section == "lora" and key in names.LORA_KEYS.values() else key
+            name = names.WORDS_OF_LORA_KEYS.get(key, key) if section == "lora" else key
             if key not in model.model_fields:
                 message = _wrong_key(section, key, value) or names.limit_problem(name, value)
             elif key == "scheduler_type" and isinstance(value, str):

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from hpo_summarize.errors import Problem, RecipeError
-from hpo_summarize.names import LORA_KEYS
+from hpo_summarize.names import WORDS_OF_LORA_KEYS
 from hpo_summarize.recipe.checks import CONFLICTS, find_problems
 from hpo_summarize.recipe.problems import explain
 from hpo_summarize.recipe.sections import Recipe
@@ -165,12 +165,11 @@ def _idle_defaults(recipe: Recipe) -> list[tuple[str, str]]:
     replaced = {first for first, second, _ in CONFLICTS if second in decided}
     if "per_device_train_batch_size" in recipe.space:
         replaced.add("batch_size")
-    words = {key: word for word, key in LORA_KEYS.items()}
     idle = []
     for section, model in SECTIONS.items():
         given = getattr(recipe, section)
         for key in model.model_fields.keys() - given.settings() if given else ():
-            if words.get(key, key) in recipe.space or key in replaced:
+            if WORDS_OF_LORA_KEYS.get(key, key) in recipe.space or key in replaced:
                 idle.append((section, key))
     return idle
 

@@ -1,56 +1,16 @@
-"""Writes files that another process may be reading."""
+"""The names of the files that the results of a study are written to."""
 
 from __future__ import annotations
 
-import tempfile
-import uuid
-from pathlib import Path
+DECODING_FOLDER = "decoding"  # The pages of a staged search's second stage.
 
-from hpo_summarize.errors import Problem, RecipeError
-
-# Everything that the results of a study are written to.
-RESULT_FILES = (
-    *("best_params.json", "all_trials.csv", "study_stats.json", "report.html"),
+_PAGES = (
     *("optimization_history.html", "param_importances.html", "parallel_coordinate.html"),
     *("slice.html", "intermediate_values.html", "timeline.html", "pareto_front.html"),
 )
 
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file so that a reader sees the old or the new content, never a part of it.
-
-    Args:
-        path: Its folder is made if there is none.
-        text: The content; line ends are written as they are.
-
-    Raises:
-        OSError: The folder cannot be written; the file is then what it was before.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are closed to everybody else, and the results may be shared.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(text.encode("utf-8"))
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def make_writable(folder: Path, key: str = "output_dir") -> None:
-    """Makes a folder if there is none, and makes sure that files can be written into it.
-
-    Args:
-        folder: The folder.
-        key: The setting that names it, for the message.
-
-    Raises:
-        RecipeError: It cannot be made, or not be written into.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        place = error.filename or folder
-        message = f"the folder {place} cannot be written ({error.strerror}); choose another one"
-        raise RecipeError([Problem(key, message)]) from None
+# Paths in the output folder.
+RESULT_FILES = (
+    *("best_params.json", "all_trials.csv", "decoding_trials.csv", "study_stats.json"),
+    *("report.html", *_PAGES, *(f"{DECODING_FOLDER}/{page}" for page in _PAGES)),
+)

@@ -29,6 +29,7 @@ from hpo_summarize.attributes import (
     WORKER,
 )
 from hpo_summarize.redact import redact_url
+from hpo_summarize.study.trials import pareto_front
 
 NO_REASON = "no reason recorded"
 
@@ -140,11 +141,7 @@ class Outcome:
         gains = np.array([trial.values for trial in trials]) * self._signs()
         if not self.several:
             return [trials[int(gains[:, 0].argmax())]]
-        return [
-            trial
-            for trial, gain in zip(trials, gains, strict=True)
-            if not _is_dominated(gain, gains)
-        ]
+        return [trials[place] for place in pareto_front(-gains)]
 
     @functools.cached_property
     def failures(self) -> dict[str, int]:
@@ -205,8 +202,3 @@ def objective_names(recorded: Sequence[str] | None, count: int) -> list[str]:
     if recorded and len(recorded) == count:
         return [redact_url(str(name)) for name in recorded]
     return ["value"] if count == 1 else [f"value_{index}" for index in range(count)]
-
-
-def _is_dominated(gain: np.ndarray, gains: np.ndarray) -> bool:
-    """Whether a row of `gains` is nowhere worse than `gain` and somewhere better."""
-    return bool(((gains >= gain).all(axis=1) & (gains > gain).any(axis=1)).any())

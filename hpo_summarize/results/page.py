@@ -85,7 +85,7 @@ def build_page(title: str, body: Markup, draws: bool) -> str:
     """A whole page.
 
     Args:
-        title: Of the browser's window.
+        title: Title of the browser's window.
         body: The content.
         draws: Whether plotly's script is needed (some 5 MB).
     """

@@ -10,10 +10,10 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
+from hpo_summarize.files import write_text
 from hpo_summarize.results import figures, parameter_figures
 from hpo_summarize.results.drawable import copy_study
 from hpo_summarize.results.figures import Plot
-from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import Outcome, read_study
 from hpo_summarize.results.page import build_page, fill, plot_html
 

@@ -11,9 +11,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo_summarize.files import write_text
+from hpo_summarize.progress import clock
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.figures import Plot
-from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import (
     Fate,
     Outcome,
@@ -130,7 +131,7 @@ def _headline(stages: Sequence[Outcome], final: Outcome) -> list[tuple[str, str]
             if (count := stage.counts[fate]) or fate is Fate.COMPLETE:
                 cards.append((_title(_state(fate), stage), str(count)))
     seconds = sum(seconds_of(trial) or 0.0 for stage in stages for trial in stage.trials)
-    return [*cards, ("time in trials", _clock(seconds))]
+    return [*cards, ("time in trials", clock(seconds))]
 
 
 def _best_rows(outcome: Outcome) -> list[tuple[str, list[str]]]:
@@ -155,7 +156,7 @@ def _trial_row(outcome: Outcome, trial: FrozenTrial) -> dict[str, Any]:
         "state": _state(fate_of(trial)),
         "values": ["" if value is None else _show(value) for value in values],
         "epoch": _show(best_epoch_of(trial)) if is_finite(trial) else "",
-        "duration": "" if seconds is None else _clock(seconds),
+        "duration": "" if seconds is None else clock(seconds),
         "failure": failure_of(trial) or "",
         "best": any(trial.number == best.number for best in outcome.best),
     }
@@ -174,9 +175,3 @@ def _show(value: Any) -> str:
     if isinstance(value, str):
         return redact_url(value)
     return redact_url(json.dumps(value, ensure_ascii=False))
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as `h:mm:ss`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -15,8 +15,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo_summarize.files import write_text
 from hpo_summarize.redact import redact_url
-from hpo_summarize.results.files import write_text
 from hpo_summarize.results.outcome import (
     Fate,
     Outcome,
@@ -36,7 +36,6 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 def write_results(
     study: optuna.Study,
     output_dir: Path,
-    extra: Mapping[str, Any] | None = None,
     decoding: optuna.Study | None = None,
 ) -> None:
     """Writes the three result files; cheap enough to be called after every trial.
@@ -49,21 +48,12 @@ def write_results(
     Args:
         study: One objective or several.
         output_dir: Made if there is none.
-        extra: Further keys for `study_stats.json`.
         decoding: The second stage of a staged search.
-
-    Raises:
-        ValueError: A key of `extra` is one that `study_stats.json` has already.
     """
     outcome = read_study(study)
     second = None if decoding is None else read_study(decoding)
-    stats = describe_study(outcome, second)
-    if taken := sorted(stats.keys() & (extra or {}).keys()):
-        raise ValueError(
-            f"extra must not replace what study_stats.json holds, and has {taken}; rename them"
-        )
     _write_json(output_dir / "best_params.json", describe_best(outcome, second))
-    _write_json(output_dir / "study_stats.json", {**stats, **(extra or {})})
+    _write_json(output_dir / "study_stats.json", describe_study(outcome, second))
     write_text(output_dir / "all_trials.csv", list_trials(outcome))
     if second is not None:
         write_text(output_dir / "decoding_trials.csv", list_trials(second))
@@ -176,18 +166,17 @@ def list_trials(outcome: Outcome) -> str:
     """The content of `all_trials.csv`: one row a trial, of any fate.
 
     Columns: number, state, value (with several objectives `value_<name>` each; only complete
-    trials have one), datetime_start, datetime_complete, duration_seconds, train_seconds,
-    eval_seconds, `params_<name>` by name, best_epoch, failure, `epoch_<n>` by number with the
-    value that was reported after that epoch; in a decoding stage trained_trial in their place. A
-    cell without content is empty.
+    trials have one), datetime_start, datetime_complete, duration_seconds, `params_<name>` by
+    name, best_epoch, failure, `epoch_<n>` by number with the value that was reported after that
+    epoch; in a decoding stage trained_trial in their place. A cell without content is empty.
     """
     params = sorted({name for trial in outcome.trials for name in values_of(trial)})
     steps = sorted({step for trial in outcome.trials for step in trial.intermediate_values})
     steps = [] if outcome.is_decoding else steps  # There a step is a block of rows.
     value_columns = [f"value_{n}" for n in outcome.objectives] if outcome.several else ["value"]
     header = ["number", "state", *value_columns, "datetime_start", "datetime_complete"]
-    header += ["duration_seconds", "train_seconds", "eval_seconds"]
-    header += [f"params_{name}" for name in params] + ["best_epoch", "failure"]
+    header += ["duration_seconds", *(f"params_{name}" for name in params)]
+    header += ["best_epoch", "failure"]
     header += ["trained_trial"] if outcome.is_decoding else [f"epoch_{step}" for step in steps]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -208,7 +197,6 @@ def _list_cells(
         *(trial.number, fate.value, *measured),
         *(_or_empty(trial.datetime_start), _or_empty(trial.datetime_complete)),
         _or_empty(seconds_of(trial)),
-        *(trial.user_attrs.get(key, "") for key in ("train_seconds", "eval_seconds")),
         *(values.get(name, "") for name in params),
         *(_or_empty(best_epoch_of(trial)), _or_empty(failure_of(trial))),
         *(trial.intermediate_values.get(step, "") for step in steps),

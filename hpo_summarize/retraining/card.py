@@ -12,10 +12,10 @@ from typing import Any
 from hpo_summarize import __version__
 from hpo_summarize.arguments import eval_batch_size
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.files import write_text
 from hpo_summarize.prediction.summarizer import SEED
 from hpo_summarize.recipe import Recipe, dump_recipe
 from hpo_summarize.redact import redact_url
-from hpo_summarize.results.files import write_text
 from hpo_summarize.retraining.adapter import adapter_usage
 from hpo_summarize.retraining.trained import Trained, of_trial, spread
 

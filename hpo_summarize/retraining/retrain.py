@@ -17,9 +17,9 @@ from hpo_summarize.data import Dialogues, joined, leak_notes, read_dialogues
 from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.files import make_writable, write_text
 from hpo_summarize.prediction import load_summarizer, summarize_all
 from hpo_summarize.recipe import Recipe
-from hpo_summarize.results.files import make_writable, write_text
 from hpo_summarize.retraining.card import write_card
 from hpo_summarize.retraining.folder import replace_folder, write_model
 from hpo_summarize.retraining.hub import make_repository, upload
@@ -39,7 +39,7 @@ class Retraining:
     Args:
         recipe: That of the search.
         best_params: Its `best_params.json`. Default: the one in the output folder.
-        top: So many of the best trials are trained.
+        top: Number of best trials that are trained, at least 1.
         trial: Number of the one trial to train, in the place of the best.
         on_event: Gets a line for every step of the work.
     """

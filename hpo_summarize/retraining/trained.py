@@ -19,8 +19,8 @@ class Trained:
 
     Attributes:
         training: What was trained.
-        folder: Holds its model.
-        scores: Of its saved model, by split and measure.
+        folder: Folder of its model.
+        scores: Scores of its saved model, by split and measure.
     """
 
     training: Training

@@ -91,7 +91,7 @@ class Training:
 
     Attributes:
         candidate: The trial that gives the values, the schedule and the number of epochs.
-        seed: Of the first weights, of the order of the rows, and of dropout.
+        seed: Seed of the first weights, of the order of the rows, and of dropout.
     """
 
     candidate: Candidate

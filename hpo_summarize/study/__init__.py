@@ -1,4 +1,4 @@
-"""Optuna studies. The only folder that makes a study."""
+"""The Optuna study of a search: storage, sampler, pruner, resume and recovery."""
 
 from hpo_summarize.study.identity import check_identity, identity_of
 from hpo_summarize.study.lookup import find_study

@@ -21,9 +21,9 @@ def why_beaten(study: optuna.Study, epoch_value: float, n_best: int) -> str | No
     """Says why a trial cannot be among the best of its study; None if it still can.
 
     Args:
-        study: Has one objective.
+        study: A study of one objective.
         epoch_value: The trial's best value from the evaluations after its epochs.
-        n_best: So many of the best trials matter.
+        n_best: Number of best trials that matter, at least 1.
     """
     sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
     full = [
@@ -48,6 +48,6 @@ def highest_value(epoch_value: float, gains: Sequence[float]) -> float:
 
     Args:
         epoch_value: Value from the evaluation after the trial's best epoch.
-        gains: Of two or more earlier trials, by how much the full evaluation gave more than that.
+        gains: By how much the full evaluation of each earlier trial, two or more, exceeded that.
     """
     return epoch_value + statistics.fmean(gains) + SPREADS * statistics.stdev(gains)

@@ -44,8 +44,8 @@ def build_pruner(
         n_epochs: Most epochs that a trial can have. A third of them is the default of
             `min_resource`: the rungs of successive halving and hyperband must be the same epochs
             for long and for short trials, and trials shorter than that are not pruned.
-        wrapped: Of `patient`: name and arguments of the pruner that it holds back; None: it ends
-            every trial that gets no better.
+        wrapped: Name and arguments of the pruner that `patient` holds back; None: it ends every
+            trial that gets no better.
         arguments: Further arguments of the pruner's class.
     """
     if name == "patient":

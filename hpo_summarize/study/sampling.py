@@ -13,13 +13,16 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_summarize.attributes import EXHAUSTED
-from hpo_summarize.recipe.registry import optuna_class
+from hpo_summarize.recipe.registry import TPE_DEFAULTS, optuna_class
 
 
 def build_sampler(
     name: str, seed: int | None, finished: int = 0, worker: int = 0, **arguments: Any
 ) -> BaseSampler:
-    """A sampler by its short name; TPE models conditional parameters in groups.
+    """A sampler by its short name.
+
+    All workers of a study draw from one quasi-random sequence (`qmc`), which is scrambled by the
+    seed of the study; what is not part of it is drawn by each worker for itself.
 
     Args:
         name: A key of `recipe.registry.SAMPLERS`.
@@ -30,9 +33,13 @@ def build_sampler(
         arguments: Further arguments of the sampler's class.
     """
     if name == "tpe":
-        arguments = {"multivariate": True, "group": True, **arguments}
-    if name != "brute_force" or seed is not None:
-        arguments["seed"] = derive_seed(seed, worker, finished)
+        arguments = {**TPE_DEFAULTS, **arguments}
+    own_seed = derive_seed(seed, worker, finished)
+    if name == "qmc":
+        arguments["seed"] = seed
+        arguments["independent_sampler"] = optuna.samplers.RandomSampler(seed=own_seed)
+    elif name != "brute_force" or seed is not None:
+        arguments["seed"] = own_seed
     made = MarkingBruteForceSampler if name == "brute_force" else optuna_class("sampler", name)
     with warnings.catch_warnings():
         # `group` has been marked experimental since Optuna 2.8, and conditions need it.

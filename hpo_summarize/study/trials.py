@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -39,11 +40,25 @@ def best_trials(study: optuna.Study, count: int = 1) -> list[FrozenTrial]:
         if counts(trial)
     ]
     signs = [-1 if d == StudyDirection.MAXIMIZE else 1 for d in study.directions]
-    losses = {t.number: [s * v for s, v in zip(signs, t.values, strict=True)] for t in complete}
     if len(signs) == 1:
-        return sorted(complete, key=lambda trial: (losses[trial.number], trial.number))[:count]
+        return sorted(complete, key=lambda t: (signs[0] * t.values[0], t.number))[:count]
+    losses = np.array([trial.values for trial in complete]).reshape(-1, len(signs)) * signs
+    return [complete[place] for place in pareto_front(losses)]
+
+
+def pareto_front(losses: np.ndarray) -> list[int]:
+    """The rows that no other row beats: one that is nowhere above them, and somewhere below.
+
+    Args:
+        losses: Shape `(trials, objectives)`; the smaller, the better.
+
+    Returns:
+        Indices of the rows, ascending.
+    """
     return [
-        t for t in complete if not any(_dominates(x, losses[t.number]) for x in losses.values())
+        place
+        for place, loss in enumerate(losses)
+        if not ((losses <= loss).all(axis=1) & (losses < loss).any(axis=1)).any()
     ]
 
 
@@ -58,11 +73,6 @@ def baseline_trial(study: optuna.Study) -> FrozenTrial | None:
         if first is not None and trial.user_attrs.get(CONTINUES) == first.number:
             first = trial
     return first if first is not None and first.state == TrialState.COMPLETE else None
-
-
-def _dominates(one: list[float], other: list[float]) -> bool:
-    """Whether `one` is nowhere above `other`, and somewhere below."""
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def require_complete(study: optuna.Study) -> None:

@@ -1,7 +1,7 @@
 """The trainer. The only folder that overrides internals of transformers' Trainer.
 
-Each override names the fault of the parent that it closes; `tests/test_upstream.py` shows each
-fault on the parent class.
+Each override names the fault of the parent that it closes; `tests/test_upstream.py` shows the
+faults of a search on the parent class.
 """
 
 from hpo_summarize.trainer.measuring import EpochEvaluation

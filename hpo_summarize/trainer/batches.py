@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+IGNORED_LABEL = -100  # Of a position that counts neither in the loss nor in a text.
+
 
 def plan_batches(
     lengths: Sequence[int], largest: int, new_tokens: int, process: int = 0, processes: int = 1
@@ -20,7 +22,7 @@ def plan_batches(
     The rows are dealt out by length, so that every process gets as much to do as the others.
 
     Args:
-        lengths: Of all rows, in tokens.
+        lengths: Length of each row, in tokens.
         largest: Rows of the greatest length that a device takes at once.
         new_tokens: Most tokens that are generated for a row.
         process: Number of this process.

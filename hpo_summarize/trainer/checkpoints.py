@@ -25,7 +25,7 @@ def take_over(old: Path, new: Path, world_size: int) -> Path | None:
     Args:
         old: Folder of the interrupted trial; may be missing.
         new: Folder of the trial that goes on with it; must not exist.
-        world_size: Processes that are going to train it.
+        world_size: Number of processes that are going to train it.
 
     Returns:
         The checkpoint of the last epoch that was saved as a whole; None if there is none.
@@ -47,8 +47,8 @@ def last_checkpoint(folder: Path, world_size: int) -> Path | None:
     count them among those to keep.
 
     Args:
-        folder: Of one training; may be missing.
-        world_size: Processes that are going to train.
+        folder: Output folder of one training; may be missing.
+        world_size: Number of processes that are going to train.
     """
     whole = []
     for checkpoint in folder.glob("checkpoint-*"):

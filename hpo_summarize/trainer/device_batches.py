@@ -12,7 +12,7 @@ import optuna
 import torch
 
 from hpo_summarize.attributes import FITTING_BATCHES
-from hpo_summarize.results.files import write_text
+from hpo_summarize.files import write_text
 
 # Examples that a device takes at once, in training and in evaluation.
 Sizes = tuple[int, int]

@@ -18,11 +18,9 @@ from transformers.trainer_utils import (
 )
 
 from hpo_summarize.decoding import most_new_tokens, with_settings
-from hpo_summarize.trainer.batches import plan_batches, put_in_order
+from hpo_summarize.trainer.batches import IGNORED_LABEL, plan_batches, put_in_order
 from hpo_summarize.trainer.beam_cache import beam_cache
 from hpo_summarize.trainer.shared_rows import SharingTrainer
-
-_IGNORED = -100  # Label of a position that does not count.
 
 _FROM_LABELS = ("decoder_input_ids", "decoder_attention_mask")
 
@@ -171,7 +169,9 @@ class GeneratingTrainer(SharingTrainer):
         return {key: array.cpu().numpy() for key, array in arrays.items() if array is not None}
 
     def _in_order(self, parts: list[tuple[list[int], Arrays]], count: int) -> dict[str, np.ndarray]:
-        paddings = dict.fromkeys(("labels", "inputs"), _IGNORED) | {"predictions": self._pad_id()}
+        paddings = dict.fromkeys(("labels", "inputs"), IGNORED_LABEL) | {
+            "predictions": self._pad_id()
+        }
         return {
             name: put_in_order([(rows, arrays[name]) for rows, arrays in parts], count, padding)
             for name, padding in paddings.items()
@@ -181,6 +181,10 @@ class GeneratingTrainer(SharingTrainer):
     def _pad_id(self) -> int:
         owner = self.processing_class or unwrap_peft_model(self.model).config
         return owner.pad_token_id
+
+    def _with_padding_token(self, ids: np.ndarray) -> np.ndarray:
+        """Token ids that a tokenizer can decode, where the parent has filled up with -100."""
+        return np.where(ids == IGNORED_LABEL, self._pad_id(), ids)
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Takes back the parent's default for `max_length`, with which every batch would warn."""

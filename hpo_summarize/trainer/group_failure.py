@@ -39,11 +39,12 @@ class Failure:
     """Why a process leaves its group.
 
     Attributes:
-        rank: Of the process.
-        number: Of the trial that it was at.
+        rank: Rank of the process, from 0.
+        number: Number of the trial that it was at.
         reason: What broke it.
-        smaller: Out of memory: the per-device batches to try next.
-        lasts: Its values would break it again. Otherwise the next run goes on with it.
+        smaller: Per-device batch sizes to try next, where memory ran out; else None.
+        lasts: Whether the values of the trial would break it again; otherwise the next run goes
+            on with it.
     """
 
     rank: int
@@ -104,8 +105,8 @@ class Group:
     """The processes that train one trial together.
 
     Args:
-        rank: Of this process.
-        study: On the main process alone.
+        rank: Rank of this process, from 0.
+        study: The study, on the main process alone; None on the others.
     """
 
     def __init__(self, rank: int, study: optuna.Study | None = None) -> None:

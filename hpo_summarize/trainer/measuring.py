@@ -31,7 +31,8 @@ class EpochEvaluation:
         compute_metrics: Scores them, as the trainer's own does its evaluation set.
         generation: Fields of the generation config that take the place of the trial's own.
         covers_all: Whether `dataset` has all rows of the evaluation set.
-        n_best: A trial that cannot be among so many of the best is not measured in full.
+        n_best: Number of best trials that matter, default 1; what cannot be among them is not
+            measured in full.
     """
 
     dataset: Dataset
@@ -105,8 +106,7 @@ class MeasuringTrainer(SoundSeq2SeqTrainer):
                 ids = self.predict(dataset).predictions
         finally:
             self.args = own
-        owner: Any = self.processing_class or unwrap_peft_model(self.model).config
-        return np.where(ids == -100, owner.pad_token_id, ids)
+        return self._with_padding_token(ids)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Keeps the checkpoint of the epoch with the best objective of a trial.

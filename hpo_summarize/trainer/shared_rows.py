@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from transformers import Seq2SeqTrainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-_IGNORED = -100  # Label of a position that does not count.
+from hpo_summarize.trainer.batches import IGNORED_LABEL
 
 
 class SharingTrainer(Seq2SeqTrainer):
@@ -50,7 +50,7 @@ class SharingTrainer(Seq2SeqTrainer):
         state = self.accelerator.gradient_state
         if state.end_of_dataloader and state.remainder > 0:
             before = self.args.process_index * self.args.per_device_train_batch_size
-            batch["labels"][max(state.remainder - before, 0) :] = _IGNORED
+            batch["labels"][max(state.remainder - before, 0) :] = IGNORED_LABEL
         return batch
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -64,8 +64,8 @@ class LengthGroups(LengthGroupedSampler):
 
     Args:
         batch_size: Rows of an optimizer step.
-        lengths: Of all rows, in tokens.
-        seed: Of the order.
+        lengths: Length of each row, in tokens.
+        seed: Seed of the order.
     """
 
     def __init__(self, batch_size: int, lengths: Sequence[int], seed: int) -> None:

@@ -19,8 +19,9 @@ from transformers import (
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.decoding import set_decoding
 from hpo_summarize.distributed import on_all
+from hpo_summarize.trainer.batches import IGNORED_LABEL
 from hpo_summarize.trainer.evaluation import GeneratingTrainer
 
 
@@ -89,18 +90,11 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
         # encoder-decoder goes on generating with the base model's.
         base = unwrap_peft_model(model)
         config = copy.deepcopy(base.generation_config)
-        # Trainer.__init__ writes `use_cache=False` into the model's config, from where it gets into
-        # the generation config of every model that is built from the same config object.
-        config.use_cache = True
-        given = getattr(self.args, "generation_config", None)
-        if given is not None:
-            given = self.load_generation_config(given).to_dict()
-            given.pop("transformers_version", None)
-            config.update(**{key: value for key, value in given.items() if value is not None})
-        config.update(**self._decoding)
-        clear_idle_flags(config)
-        if config.max_new_tokens is not None:
-            config.max_length = None
+        named = getattr(self.args, "generation_config", None)
+        given = {} if named is None else self.load_generation_config(named).to_dict()
+        given.pop("transformers_version", None)
+        given = {key: value for key, value in given.items() if value is not None}
+        set_decoding(config, {**given, **self._decoding})
         base.generation_config = config
 
     def _use_arguments(self, args: TrainingArguments) -> None:
@@ -137,11 +131,13 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1).float(),
             labels.flatten(),
-            ignore_index=-100,
+            ignore_index=IGNORED_LABEL,
             label_smoothing=self.args.label_smoothing_factor if self.model.training else 0.0,
             reduction="sum",
         )
-        return loss / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return loss / labels.ne(IGNORED_LABEL).sum()
+        return loss / num_items_in_batch
 
     def _get_eval_sampler(self, eval_dataset: Sized) -> Sampler | None:
         """Keeps the order of the data set, by which predictions and references are paired."""
@@ -158,9 +154,7 @@ class SoundSeq2SeqTrainer(GeneratingTrainer):
         def compute(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
             ids = prediction.predictions
             if self.args.predict_with_generate and isinstance(ids, np.ndarray):
-                owner = self.processing_class or unwrap_peft_model(self.model).config
-                pad = owner.pad_token_id
-                prediction.predictions = np.where(ids == -100, pad, ids)
+                prediction.predictions = self._with_padding_token(ids)
             return on_all(lambda: compute_metrics(prediction, **kwargs))
 
         return compute

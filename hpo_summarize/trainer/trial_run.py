@@ -84,13 +84,13 @@ class TrialPlan:
     """What every process of a group must know of a trial that they train together.
 
     Attributes:
-        number: Of the trial.
+        number: Number of the trial.
         params: What was sampled for it.
         values: What `hp_space` made of that.
-        n_objectives: Of the study.
-        maximize: The direction of the first objective.
+        n_objectives: Number of objectives of the study.
+        maximize: Whether the first objective is maximized.
         checkpoint: Where an interrupted trial goes on; None: from the start.
-        epochs: The evaluations that it has behind it.
+        epochs: Its evaluations so far, in order.
         fitting: Per-device batches for training and evaluation, once larger ones ran out of memory.
     """
 

@@ -19,23 +19,24 @@ class DataSection(Section):
         revision: Branch, tag or commit on the Hub.
         train: File (CSV, TSV, JSON, JSON Lines, Parquet; relative to the current directory, or
             `hf://datasets/...`), glob, or list of them; with `name`, its split (default train).
-        validation: Likewise; null takes the validation split of `name`, or else
-            `validation_fraction` of the training rows, seeded.
-        test: Likewise; never read by a search.
-        dialogue_column: Null: the usual names are looked for.
+        validation: Files or split of the validation rows, written as for `train`; null takes the
+            validation split of `name`, or else `validation_fraction` of the training rows, seeded.
+        test: Files or split of the test rows, written as for `train`; never read by a search.
+        dialogue_column: Column of the dialogue; null: the usual names are looked for.
         summary_column: Column of the summary, or a list of columns with one reference each; null:
             the usual names are looked for.
         id_column: Column that tells rows apart; null: `fname` or `id`, or else the row number.
-        encoding: Of text files, by its Python name.
-        separator: Of CSV and TSV files; null: comma and tab.
-        empty_rows: Rows without a dialogue or a summary.
-        leaks: Dialogues that stand in the training and in the validation split, or in the test
-            split of a final model.
-        max_dialogue_tokens: Longer dialogues are cut at the end; the tokens that a tokenizer adds
-            count, and there are up to two of them.
-        max_summary_tokens: Longer training summaries are cut; references for ROUGE are not.
-        special_tokens: Added to the vocabulary where missing, as whole tokens.
-        max_rows: Keep only the first so many rows of each split; null: all.
+        encoding: Encoding of text files, by its Python name.
+        separator: Separator of CSV and TSV files, one character; null: comma and tab.
+        empty_rows: What is done about rows without a dialogue or a summary.
+        leaks: What is done about dialogues that stand in the training and in the validation split,
+            or in the test split of a final model.
+        max_dialogue_tokens: Most tokens of a dialogue, with the up to two that a tokenizer adds;
+            longer ones are cut at the end.
+        max_summary_tokens: Most tokens of a training summary; longer ones are cut. References for
+            ROUGE are not.
+        special_tokens: Words that are added to the vocabulary where missing, as whole tokens.
+        max_rows: Number of rows, the first ones, that are kept of each split; null: all.
     """
 
     name: str | None = Field(default=None, min_length=1)

@@ -35,9 +35,9 @@ class EpochEvalSection(Section):
     measured once, at its end, where it can still be among the best.
 
     Attributes:
-        samples: So many validation rows, drawn once by `data.seed`; `all` takes every row.
-        num_beams: Beams, without sampling; `same` decodes with the trial's own settings. With
-            `all` and `same` every epoch is measured in full.
+        samples: Number of validation rows, drawn once by `data.seed`; `all` takes every row.
+        num_beams: Number of beams, without sampling; `same` decodes with the trial's own settings.
+            With `all` and `same` every epoch is measured in full.
     """
 
     samples: Annotated[int, Field(ge=2)] | Literal["all"] = 128
@@ -48,7 +48,7 @@ class StagedSection(Section):
     """The second stage of `decode: staged`.
 
     Attributes:
-        n_models: So many of the best trained models take part, and keep their weights.
+        n_models: Number of best trained models that take part, and whose weights are kept.
         n_trials: Finished trials wanted in this stage; one costs an evaluation or a part of it.
     """
 
@@ -69,13 +69,14 @@ class SearchSection(Section):
             with the decoding of `epoch_eval`, then decoding alone on the best trained models.
         staged: The second stage.
         storage: Storage URL; null: SQLite in the output folder.
-        study_name: Null: the name of the recipe file.
+        study_name: Name of the study in its storage; null: the name of the recipe file.
         baselines: Known good values by name, each the values of one trial after trial 0; what one
             of them leaves out is as in trial 0.
         warm_start: Storage URL of an earlier study of the same recipe but for its space, whose
             finished trials teach the new one; they do not count, and are never its best.
         warm_start_study: Name of that study; null: the only one of its storage.
-        keep_trials: So many of the best trials keep their weights.
+        keep_trials: Number of best trials whose weights are kept; a staged search keeps at least
+            `staged.n_models`.
         parallel: What several processes of one launch do: `trials`, each its own ones on its own
             device; `ddp`, all of them train one trial together.
     """
@@ -119,7 +120,7 @@ class SearchSection(Section):
 
     @property
     def n_kept(self) -> int:
-        """So many of the best trials keep their weights."""
+        """Number of best trials whose weights are kept."""
         return max(self.keep_trials, self.staged.n_models if self.decode == "staged" else 0)
 
     @property
