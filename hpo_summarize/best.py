@@ -13,9 +13,8 @@ import optuna
 from hpo_summarize import names
 from hpo_summarize.attributes import DECODING_STUDY
 from hpo_summarize.errors import Problem, RecipeError, StudyError, did_you_mean
-from hpo_summarize.recipe import CategoricalParameter, IntParameter, Parameter, Recipe
-from hpo_summarize.recipe.settings import is_among
-from hpo_summarize.recipe.values import is_number
+from hpo_summarize.recipe import Recipe
+from hpo_summarize.recipe.ranges import outside
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import (
     best_epoch_of,
@@ -219,7 +218,7 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
         if name not in recipe.space:
             rule = f"this recipe searches no such name (value {value!r})"
             yield Problem(name, f"{rule}{did_you_mean(name, recipe.space)}; {_SAME_RECIPE}")
-        elif message := _outside(recipe.space[name], value):
+        elif message := outside(recipe.space[name], value):
             yield Problem(name, f"{message}; {_SAME_RECIPE}")
     known = {name: value for name, value in params.items() if name in space.parameters}
     acting = space.acting(known)
@@ -248,21 +247,6 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
 
 
 _SAME_RECIPE = "use the recipe that the search ran with"
-
-
-def _outside(parameter: Parameter, value: Any) -> str | None:
-    """Says why a value is none of a parameter's; None if it is."""
-    if isinstance(parameter, CategoricalParameter):
-        if is_among(value, parameter.choices):
-            return None
-        return f"must be one of {parameter.choices!r}, got {value!r}"
-    whole = isinstance(parameter, IntParameter)
-    kind = "a whole number" if whole else "a number"
-    if not is_number(value) or (whole and not isinstance(value, int)):
-        return f"must be {kind}, got {value!r}"
-    if not parameter.low <= value <= parameter.high:
-        return f"must lie between {parameter.low:g} and {parameter.high:g}, got {value!r}"
-    return None
 
 
 def _typed(params: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:

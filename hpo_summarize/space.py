@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from hpo_summarize import names
 from hpo_summarize.errors import Problem, RecipeError, did_you_mean
 from hpo_summarize.recipe import CategoricalParameter, IntParameter, Parameter, Recipe
+from hpo_summarize.recipe.ranges import outside
 from hpo_summarize.recipe.settings import is_among
-from hpo_summarize.recipe.values import is_number
 
 if TYPE_CHECKING:
     import optuna
@@ -86,8 +86,8 @@ class SearchSpace:
             if name not in self.parameters:
                 nearest = did_you_mean(name, self.parameters)
                 found[name] = f"is not searched (value {value!r}){nearest} Take it out"
-            elif not _contains(self.parameters[name], value):
-                found[name] = f"must be {_span(self.parameters[name])}, got {value!r}"
+            elif message := outside(self.parameters[name], value):
+                found[name] = message
             elif name not in values:
                 conditions = " and ".join(c.text for c in self._conditions[name])
                 found[name] = f"acts only while {conditions} (value {value!r}); take it out"
@@ -240,19 +240,6 @@ def _suggest(trial: optuna.trial.BaseTrial, name: str, parameter: Parameter) -> 
     if isinstance(parameter, IntParameter):
         suggest = trial.suggest_int
     return suggest(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
-
-
-def _contains(parameter: Parameter, value: Any) -> bool:
-    """Whether a trial can have the value."""
-    import optuna
-
-    if isinstance(parameter, CategoricalParameter):
-        return is_among(value, parameter.choices)
-    if not is_number(value):
-        return False
-    probe: Any = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    _suggest(probe, "value", parameter)
-    return bool(probe.distributions["value"]._contains(value))
 
 
 def _conditions(

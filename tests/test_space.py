@@ -6,11 +6,13 @@ from typing import Any
 
 import optuna
 import pytest
-from recipe_files import BASE, SHIPPED, load
+from pydantic import TypeAdapter
+from recipe_files import BASE, SHIPPED, as_content, load
 
 from hpo_summarize import names
 from hpo_summarize.errors import RecipeError
-from hpo_summarize.recipe import Recipe, load_recipe
+from hpo_summarize.recipe import Parameter, Recipe, load_recipe
+from hpo_summarize.recipe.ranges import outside
 from hpo_summarize.space import SearchSpace, build_space
 
 BART = {
@@ -225,3 +227,22 @@ def test_the_space_explains_each_parameter_in_one_line() -> None:
     assert "learning_rate: 1e-06 to 0.0001, log, trial 0: 5e-05" in lines
     assert "temperature: 0.1 to 1, trial 0: 1.0, only while do_sample is True" in lines
     assert "num_beams: one of 2, 4, 6, 8, trial 0: 4" in lines
+
+
+@pytest.mark.parametrize(
+    ("line", "inside", "wrong", "message"),
+    [
+        ("{type: int, low: 1, high: 9, step: 4}", 5, 4, "must be 1 plus whole steps of 4, got 4"),
+        ("{type: int, low: 1, high: 9}", 9, 10, "must lie between 1 and 9, got 10"),
+        ("{type: int, low: 1, high: 9}", 1, 2.0, "must be a whole number, got 2.0"),
+        ("{type: float, low: 0, high: 0.3, step: 0.1}", 0.2, 0.25, "must be 0 plus whole"),
+        ("{type: float, low: 0, high: 0.3}", 0, True, "must be a number, got True"),
+        ("{type: categorical, choices: [0.1, true]}", True, 1, "must be one of [0.1, True], got 1"),
+    ],
+)
+def test_a_value_that_no_trial_can_have_is_named(
+    line: str, inside: Any, wrong: Any, message: str
+) -> None:
+    parameter: Parameter = TypeAdapter(Parameter).validate_python(as_content(line))
+    assert outside(parameter, inside) is None
+    assert (outside(parameter, wrong) or "").startswith(message)

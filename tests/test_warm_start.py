@@ -285,9 +285,9 @@ def test_wrong_baselines_are_listed_before_a_study_is_made(make: Any) -> None:
         optimizer.prepare()
     found = messages(error)
     assert found["search.baselines.0.learning_rte"].startswith("is not searched (value 0.001); did")
-    assert "must be 0.0001 to 0.01, log, got 0.5" in found["search.baselines.0.learning_rate"]
-    assert "must be 1 to 3, got 2.5" in found["search.baselines.0.num_beams"]
-    assert "must be 1 to 3, got True" in found["search.baselines.1.num_beams"]
+    assert "must lie between 0.0001 and 0.01, got 0.5" in found["search.baselines.0.learning_rate"]
+    assert "must be a whole number, got 2.5" in found["search.baselines.0.num_beams"]
+    assert "must be a whole number, got True" in found["search.baselines.1.num_beams"]
     assert "acts only while num_beams is above 1" in found["search.baselines.1.length_penalty"]
     assert not (optimizer.output_dir / "study.log").exists()
 
