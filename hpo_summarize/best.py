@@ -36,7 +36,7 @@ class Candidate:
     Attributes:
         number: Number of the trial.
         params: All its hyperparameters by name.
-        epoch: Its best epoch, from which its weights and its values are.
+        epoch: Best epoch, above 0, from which its weights and its values are.
         values: Value of each objective.
         study_name: The study that it belongs to.
         max_new_tokens: Most tokens of a summary, as the study recorded it; None: it did not.
@@ -68,7 +68,7 @@ def find_candidates(
 
     Args:
         recipe: The recipe of the search.
-        space: Its search space; every value must lie in it.
+        space: The search space of the recipe; every value must lie in it.
         path: `best_params.json`. What it does not hold is taken from the study that it names.
         top: At least 1.
         trial: Number of a finished trial; `top` has no say then.

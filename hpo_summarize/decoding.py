@@ -38,8 +38,8 @@ def with_settings(
 
     Args:
         config: A model's own; left as it is.
-        settings: None stands for the model's own value. `max_length` alone takes the place of the
-            model's `max_new_tokens`, beside which `generate` would pass over it.
+        settings: Values by name; None stands for the model's own. `max_length` alone takes the
+            place of the model's `max_new_tokens`, beside which `generate` would pass over it.
 
     Returns:
         The new config, and those of `settings` that are no part of one.

@@ -68,7 +68,8 @@ def on_main(decide: Callable[[], T]) -> T:
     With one process it is a plain call.
 
     Args:
-        decide: Called on the main process only; its result or exception must be picklable.
+        decide: Function that is called on the main process only; its result or exception must be
+            picklable.
 
     Raises:
         BaseException: Whatever `decide` raised, on every process.

@@ -13,7 +13,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file so that a reader sees the old or the new content, never a part of it.
 
     Args:
-        path: Its folder is made if there is none.
+        path: Path of the file; its folder is made if there is none.
         text: The content; line ends are written as they are.
 
     Raises:

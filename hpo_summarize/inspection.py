@@ -104,7 +104,8 @@ def inspect_data(
     Args:
         splits: Splits by name, the training split first; none is empty.
         tokenizer: The model's, with the recipe's special tokens added.
-        section: Gives `max_dialogue_tokens`, `max_summary_tokens` and `special_tokens`.
+        section: The section `data`; its `max_dialogue_tokens`, `max_summary_tokens` and
+            `special_tokens` are used.
         n_examples: How many rows to show, from the start of the first split.
     """
     facts = {name: _facts(data, tokenizer, section) for name, data in splits.items()}

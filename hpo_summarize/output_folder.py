@@ -24,8 +24,8 @@ def prepare_folder(folder: Path, debug: bool) -> None:
     """Makes the output folder, and refuses one in which not everything could be written.
 
     Args:
-        folder: Made if there is none.
-        debug: It is for debug runs alone, and is marked as such.
+        folder: The output folder; made if there is none.
+        debug: Whether the folder is for debug runs alone, and is marked as such.
 
     Raises:
         RecipeError: It cannot be written, something stands in the place of a result, or it holds
@@ -58,7 +58,7 @@ def clear_debug_folder(folder: Path, worker: Worker) -> None:
     """Deletes what the debug run before this one has written, and nothing else.
 
     Args:
-        folder: Marked by `prepare_folder`.
+        folder: A folder that `prepare_folder` has marked.
         worker: This worker; the first of a launch that comes here clears for all of them.
     """
     mark = folder / _MARK

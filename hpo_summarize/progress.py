@@ -30,10 +30,9 @@ class SearchProgress(TrainerCallback):
         study: The study that is searched.
         n_trials: Finished trials wanted.
         objectives: Names of the metrics that are searched for, the first of them is shown.
-        writer: Says whether this process prints; of several workers one does, for all of them.
-            None: it does.
+        writer: Decides which of several workers prints for all of them. None: this process does.
         word: What a trial of this stage is called.
-        stream: Where to print; default standard output, as it is when a line is printed.
+        stream: Stream to print to; default standard output, as it is when a line is printed.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ def refusals(key: str, value: str = "") -> Iterator[None]:
     """Turns what a library raises into an error of the recipe.
 
     Args:
-        key: Where the setting stands.
+        key: Key of the setting in the recipe.
         value: What is refused, where it is a single value.
 
     Raises:
@@ -65,9 +65,9 @@ def rehearse_arguments(
     Needs no model.
 
     Args:
-        recipe: Its fixed decoding is tried.
+        recipe: The recipe, whose fixed decoding is tried.
         build: Makes the training arguments that the recipe fixes.
-        space: Its parameters are tried.
+        space: The search space, whose parameters are tried.
 
     Raises:
         RecipeError: Lists every value that the arguments' class refuses.
@@ -84,9 +84,9 @@ def rehearse(trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe) 
     """Makes optimizers, schedules and adapters, and generates two tokens, without training.
 
     Args:
-        trainer: With the model of the recipe's fixed values.
-        space: Its parameters are tried.
-        recipe: Its sections say which fixed values must act.
+        trainer: A trainer with the model of the recipe's fixed values.
+        space: The search space, whose parameters are tried.
+        recipe: The recipe, whose sections say which fixed values must act.
 
     Raises:
         RecipeError: Lists every value that is refused or that changes nothing.

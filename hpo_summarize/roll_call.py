@@ -38,7 +38,7 @@ def connect(seconds: float, host: bool = False) -> TCPStore:
 
     Args:
         seconds: To wait for it.
-        host: Keep the store in this process, where the launcher has none.
+        host: Whether this process keeps the store, where the launcher has none.
 
     Raises:
         OSError: It was not there in time.

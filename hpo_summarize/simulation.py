@@ -25,13 +25,13 @@ class Simulation:
     """What came of a simulated search.
 
     Attributes:
-        n_trials: Finished trials.
-        wall_seconds: From the start of the first worker to the end of the last one.
-        lost_seconds: Time of a trial outside of its sleep, the median over the trials.
+        n_trials: Number of finished trials.
+        wall_seconds: Seconds from the start of the first worker to the end of the last one.
+        lost_seconds: Seconds of a trial outside of its sleep, the median over the trials.
         slowest_seconds: The same for the slowest trial.
-        n_duplicates: Trials whose values another trial had before.
-        n_unfinished: Trials that are left running or waiting.
-        n_failed_workers: Workers that ended with an error.
+        n_duplicates: Number of trials whose values another trial had before.
+        n_unfinished: Number of trials that are left running or waiting.
+        n_failed_workers: Number of workers that ended with an error.
     """
 
     n_trials: int
@@ -48,8 +48,8 @@ def simulate(storage: str, n_workers: int, n_trials: int, trial_seconds: float) 
 
     Args:
         storage: URL; a study of the name `simulation` must not be in it.
-        n_workers: Processes.
-        n_trials: Trials of all of them together.
+        n_workers: Number of processes.
+        n_trials: Number of trials of all of them together.
         trial_seconds: Seconds that a trial sleeps, spread over its epochs.
 
     Raises:

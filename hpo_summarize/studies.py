@@ -33,9 +33,9 @@ class SearchStudies:
         worker: Number of this process among those that search together.
 
     Attributes:
-        name: Name of the (first) study.
+        name: Name of the study, or of the first one of a staged search.
         storage: URL of the storage, with its password.
-        folder: Where the trials keep their checkpoints.
+        folder: Folder in which the trials keep their checkpoints.
     """
 
     def __init__(self, experiment: Experiment, worker: int = 0) -> None:

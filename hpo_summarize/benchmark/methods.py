@@ -37,7 +37,7 @@ class Job:
     Attributes:
         recipe: Data, space, number of trials and seed.
         folder: An empty folder for whatever is written.
-        observation: Open; its callback is to be given to the trainer.
+        observation: An open observation, which is to be among the callbacks of the trainer.
     """
 
     recipe: Recipe

@@ -47,7 +47,7 @@ def write_benchmark(recipe: Recipe, records: Sequence[Record], output_dir: Path)
     Args:
         recipe: Recipe of the benchmark.
         records: Records of all its runs.
-        output_dir: Where the files go.
+        output_dir: Folder for the files.
 
     Returns:
         The table and what the stock search did, as Markdown.

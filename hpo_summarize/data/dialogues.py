@@ -68,7 +68,7 @@ class Table:
         name: What to call the table in a message.
         columns: Names of the columns.
         rows: One list of cells a row, in the order of `columns`.
-        places: Where each row stands, as in `line 7`.
+        places: Place of each row in its file, as in `line 7`.
     """
 
     name: str

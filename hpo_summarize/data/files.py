@@ -28,8 +28,8 @@ def read_file(path: Path, section: DataSection, name: str | None = None) -> Tabl
     """Reads one file.
 
     Args:
-        path: Its ending says what it is.
-        section: Gives `encoding` and `separator`.
+        path: Path of the file, whose ending says what it is.
+        section: The section `data`; its `encoding` and `separator` are used.
         name: What to call it in a message; default its path.
 
     Raises:

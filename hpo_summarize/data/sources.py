@@ -30,7 +30,7 @@ def open_tables(source: str | Path | Sequence[str], section: DataSection) -> lis
     Args:
         source: Names of splits where the recipe names a data set; otherwise files, globs or
             `hf://datasets/...` files. A `Path` is a file in any case.
-        section: Where to look, and how to read it.
+        section: The section `data`, which says where to look and how to read it.
 
     Raises:
         DataError: There is nothing of that name, or it cannot be read.

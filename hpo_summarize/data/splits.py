@@ -147,7 +147,7 @@ def leak_notes(train: Dialogues, other: Dialogues, name: str, section: DataSecti
         train: What is trained on.
         other: What scores are measured on.
         name: Name of the other split, for the note.
-        section: Says what to do about them.
+        section: The section `data`; its `leaks` says what to do about them.
 
     Raises:
         DataError: There are such dialogues, and the recipe refuses them.

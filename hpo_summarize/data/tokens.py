@@ -43,7 +43,7 @@ def summary_tokens(
     Args:
         data: Rows with at least one reference; the first one counts.
         tokenizer: The model's.
-        limit: None cuts nothing.
+        limit: Most tokens of a text; None cuts nothing.
     """
     texts = [references[0] for references in data.references]
     labels = tokenizer(text_target=texts, max_length=limit, truncation=limit is not None)
@@ -65,7 +65,7 @@ def output_length(data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: 
     Args:
         data: Rows with at least one reference; the first one counts, cut as in training.
         tokenizer: The model's.
-        section: Gives `max_summary_tokens`.
+        section: The section `data`; its `max_summary_tokens` is used.
     """
     lengths = [len(row) for row in summary_tokens(data, tokenizer, section.max_summary_tokens)]
     usual = np.percentile(lengths, _COVERED, method="inverted_cdf")
@@ -78,7 +78,7 @@ def from_dataset(
     """A data set that the caller has loaded, as `Dialogues`.
 
     Args:
-        rows: Has a dialogue and a summary column as a file would, or `input_ids` and `labels`.
+        rows: Rows with a dialogue and a summary column as in a file, or `input_ids` and `labels`.
         section: Names the columns.
         tokenizer: Turns token ids back into text.
 

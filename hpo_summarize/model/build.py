@@ -40,7 +40,7 @@ def build_model(
     """A fresh model: pretrained or random weights, depth, dropout, decoding and LoRA.
 
     Args:
-        recipe: Gives the checkpoint or the configuration, LoRA and the fixed decoding.
+        recipe: The recipe, for the checkpoint or the configuration, LoRA and the fixed decoding.
         tokenizer: Decides the size of the vocabulary and the ids of its special tokens.
         values: Values of a trial; names of other owners than `model` and `lora` are passed over,
             but for the decoding values that decide which others can act.

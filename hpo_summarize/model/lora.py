@@ -57,7 +57,7 @@ def with_lora(
     """Puts adapters on a model, in place.
 
     Args:
-        model: Its modules that get an adapter are replaced.
+        model: The model, whose modules that get an adapter are replaced.
         settings: From `lora_settings`.
         new: Ids of new tokens. LoRA freezes the embeddings, so theirs would stay as they were
             drawn; they are trained unless the settings have `trainable_token_indices`.

@@ -154,7 +154,7 @@ def unshare(model: torch.nn.Module, only_trained: bool = False) -> None:
 
     Args:
         model: Any model; parameters that are tied to each other stay so.
-        only_trained: Leave those alone that get no gradient.
+        only_trained: Whether parameters that get no gradient are left alone.
     """
     for parameter in model.parameters():
         if parameter.requires_grad or not only_trained:
@@ -169,7 +169,7 @@ def load_pretrained(
     Args:
         section: Names it.
         config: What the model is made from.
-        tokenizer: Has to belong to it.
+        tokenizer: The tokenizer, which has to belong to it.
 
     Raises:
         ModelError: It cannot be loaded, lacks weights, or does not belong to the tokenizer.

@@ -23,7 +23,7 @@ class Parts:
     killed may be half of one; nothing is ever appended to it, and it is passed over.
 
     Args:
-        folder: Below the output; made by `claim`.
+        folder: Folder beside the output; made by `claim`.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -33,7 +33,7 @@ class Prediction:
     """Summarises every row of a file, in its order.
 
     Args:
-        recipe: Says how to read the data and how summaries are scored.
+        recipe: The recipe, for how the data are read and how summaries are scored.
         model: Folder of a model; `"best"`: the weights that the search has kept of its best trial.
             Default: `model/` in the output folder.
         source: File with dialogues, in any form that the recipe's data may have. Default: the

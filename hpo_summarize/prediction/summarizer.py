@@ -36,7 +36,7 @@ class Summarizer:
     interrupted, or on what was summarised before.
 
     Attributes:
-        model: With its decoding in its generation config.
+        model: The model, with its decoding in its generation config.
         tokenizer: The model's.
         max_dialogue_tokens: Longer dialogues are cut at the end.
         batch_size: Dialogues at once.

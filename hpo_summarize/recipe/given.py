@@ -38,7 +38,7 @@ def with_settings(
     Args:
         recipe: Left as it is.
         search: Keys of the section `search`; None keeps the recipe's value.
-        output_dir: None keeps the recipe's.
+        output_dir: Output folder; None keeps the recipe's.
         needs_data: Whether the section `data` is required.
 
     Raises:

@@ -30,7 +30,7 @@ def write_plots(study: optuna.Study, output_dir: Path) -> list[Path]:
 
     Args:
         study: One objective or several.
-        output_dir: Made if there is none.
+        output_dir: Folder for the files; made if there is none.
 
     Returns:
         The paths of the pages.

@@ -72,8 +72,8 @@ def write_report(
 
     Args:
         study: One objective or several.
-        output_dir: Made if there is none.
-        recipe_text: Shown at the end, passwords hidden. Default: no recipe is shown.
+        output_dir: Folder for the files; made if there is none.
+        recipe_text: Text of the recipe to show at the end, passwords hidden. Default: none.
         decoding: The second stage of a staged search; what is best is best there.
 
     Returns:

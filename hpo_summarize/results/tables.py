@@ -47,7 +47,7 @@ def write_results(
 
     Args:
         study: One objective or several.
-        output_dir: Made if there is none.
+        output_dir: Folder for the files; made if there is none.
         decoding: The second stage of a staged search.
     """
     outcome = read_study(study)

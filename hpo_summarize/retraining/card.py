@@ -31,7 +31,7 @@ def write_card(
     Args:
         best: The training that is kept.
         trained: All trainings, the kept one among them.
-        experiment: Gives the recipe, and the ROUGE tokenizer that was used.
+        experiment: The experiment, for the recipe and the ROUGE tokenizer that was used.
         sizes: Dialogues by split.
     """
     content = describe(best, trained, experiment, sizes)

@@ -37,11 +37,11 @@ class Retraining:
     """Trains the best trials of a search again, measures them, and saves the best one.
 
     Args:
-        recipe: That of the search.
-        best_params: Its `best_params.json`. Default: the one in the output folder.
+        recipe: The recipe of the search.
+        best_params: Path of `best_params.json`. Default: the one in the output folder.
         top: Number of best trials that are trained, at least 1.
         trial: Number of the one trial to train, in the place of the best.
-        on_event: Gets a line for every step of the work.
+        on_event: Function that gets a line for every step of the work. Default: none is told.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class StopAfter(TrainerCallback):
     its end in fewer steps, and the model would be another one.
 
     Args:
-        epochs: May have a fraction, where a trial was measured within its epochs.
+        epochs: Number of epochs, with a fraction where a trial was measured within its epochs.
     """
 
     def __init__(self, epochs: float) -> None:
@@ -65,7 +65,7 @@ class TrainingProgress(TrainerCallback):
     """Says the loss of each epoch.
 
     Args:
-        say: Gets a line an epoch.
+        say: Function that gets a line an epoch.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:

@@ -87,8 +87,8 @@ class SeededAtFirstTrial(optuna.samplers.RandomSampler):
     same, however many go on with a study at the same instant; a single one draws the same always.
 
     Args:
-        study: Gets the sampler.
-        build: Makes the sampler, with the number of the first trial as `finished`.
+        study: The study that gets the sampler.
+        build: Function that makes the sampler, with the number of the first trial as `finished`.
     """
 
     def __init__(self, study: optuna.Study, build: Callable[..., BaseSampler]) -> None:

@@ -29,10 +29,10 @@ class WarmStart:
 
     Attributes:
         storage: URL of the earlier study's storage.
-        study_name: Its name; None: the only one of the storage.
+        study_name: Name of the earlier study; None: the only one of the storage.
         identity: Settings of the new study, see `identity_of`.
         searched: Those of them that the search space decides, and not the recipe.
-        sample: Samples the new space.
+        sample: Function that samples the new space.
     """
 
     storage: str
@@ -152,7 +152,7 @@ def warm_start_of(recipe: Recipe, identity: Mapping[str, Any], sample: Sample) -
     Args:
         recipe: The checked recipe.
         identity: Settings of the new study, see `identity_of`.
-        sample: Samples its space.
+        sample: Function that samples its space.
     """
     search = recipe.search
     if search.warm_start is None:

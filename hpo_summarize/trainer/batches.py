@@ -52,7 +52,7 @@ def put_in_order(
     Args:
         parts: Positions of the rows of a batch, and its array of shape `(rows, tokens)`.
         count: Rows of all batches together.
-        padding: Fills the shorter rows at their end.
+        padding: Token id that fills the shorter rows at their end.
 
     Returns:
         Shape `(count, tokens of the longest)`.

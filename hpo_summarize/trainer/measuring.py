@@ -28,7 +28,7 @@ class EpochEvaluation:
 
     Attributes:
         dataset: Rows that are decoded after each epoch.
-        compute_metrics: Scores them, as the trainer's own does its evaluation set.
+        compute_metrics: Function that scores them, as the trainer's own does its evaluation set.
         generation: Fields of the generation config that take the place of the trial's own.
         covers_all: Whether `dataset` has all rows of the evaluation set.
         n_best: Number of best trials that matter, default 1; what cannot be among them is not
@@ -46,7 +46,8 @@ class MeasuringTrainer(SoundSeq2SeqTrainer):
     """Measures the epochs of a trial by `epoch_evaluation`, and its best epoch in full.
 
     Attributes:
-        epoch_evaluation: None: every epoch is measured in full, and nothing is measured again.
+        epoch_evaluation: What is measured after each epoch. None, the default: every epoch is
+            measured in full, and nothing is measured again.
     """
 
     compute_objective: Any

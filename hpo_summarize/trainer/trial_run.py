@@ -25,7 +25,8 @@ class Epoch:
     Attributes:
         epoch: Finished epochs, with a fraction where an evaluation came in the middle of one.
         value: The objective, or a tuple of them.
-        epoch_value: Where `value` was measured again in full: what it was before.
+        epoch_value: Value of the evaluation after the epoch, where `value` is one that was measured
+            again in full; else None.
     """
 
     epoch: float
@@ -89,7 +90,7 @@ class TrialPlan:
         values: What `hp_space` made of that.
         n_objectives: Number of objectives of the study.
         maximize: Whether the first objective is maximized.
-        checkpoint: Where an interrupted trial goes on; None: from the start.
+        checkpoint: Checkpoint from which an interrupted trial goes on; None: from the start.
         epochs: Its evaluations so far, in order.
         fitting: Per-device batches for training and evaluation, once larger ones ran out of memory.
     """
@@ -110,9 +111,9 @@ class TrialEnd:
 
     Attributes:
         best: The best epoch of a trial that came to its end.
-        message: Why it did not.
-        failed: It ended in an error, and was not pruned.
-        beaten: It was trained to its end, and could not be among the best.
+        message: Why a trial did not come to its end; empty for one that did.
+        failed: Whether it ended in an error, and was not pruned.
+        beaten: Whether it was trained to its end, and could not be among the best.
     """
 
     best: Epoch | None = None

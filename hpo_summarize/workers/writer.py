@@ -34,7 +34,8 @@ class Writer:
 
     Args:
         output_dir: Folder that the workers share.
-        eligible: False for a process that only follows the main one of its group.
+        eligible: Whether this process may print; False for one that only follows the main one of
+            its group.
         worker: Which process of a launch this is.
     """
 
