@@ -4,8 +4,8 @@ Each override names the fault of the parent that it closes; `tests/test_upstream
 faults of a search on the parent class.
 """
 
+from hpo_summarize.trainer.corrected import CorrectedSeq2SeqTrainer
 from hpo_summarize.trainer.measuring import EpochEvaluation
 from hpo_summarize.trainer.search import SummarizationTrainer
-from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
 
-__all__ = ["EpochEvaluation", "SoundSeq2SeqTrainer", "SummarizationTrainer"]
+__all__ = ["EpochEvaluation", "CorrectedSeq2SeqTrainer", "SummarizationTrainer"]

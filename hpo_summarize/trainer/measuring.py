@@ -18,7 +18,7 @@ from hpo_summarize import names
 from hpo_summarize.decoding import with_settings
 from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.study.finals import why_beaten
-from hpo_summarize.trainer.sound import SoundSeq2SeqTrainer
+from hpo_summarize.trainer.corrected import CorrectedSeq2SeqTrainer
 from hpo_summarize.trainer.trial_run import Epoch, TrialBeaten, TrialFailed, TrialRun, frozen
 
 
@@ -42,7 +42,7 @@ class EpochEvaluation:
     n_best: int = 1
 
 
-class MeasuringTrainer(SoundSeq2SeqTrainer):
+class MeasuringTrainer(CorrectedSeq2SeqTrainer):
     """Measures the epochs of a trial by `epoch_evaluation`, and its best epoch in full.
 
     Attributes:

@@ -47,8 +47,8 @@ HpSpace = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
 class SummarizationTrainer(GroupTrainer):
     """`Seq2SeqTrainer` with a sound `hyperparameter_search`, and a sound loss for BART and T5.
 
-    Takes the arguments of `Seq2SeqTrainer`; `SoundSeq2SeqTrainer` says what differs outside of a
-    search.
+    Takes the arguments of `Seq2SeqTrainer`. What differs outside of a search stands in
+    `CorrectedSeq2SeqTrainer`.
     """
 
     def hyperparameter_search(

@@ -25,7 +25,7 @@ from hpo_summarize.trainer.batches import IGNORED_LABEL
 from hpo_summarize.trainer.evaluation import GeneratingTrainer
 
 
-class SoundSeq2SeqTrainer(GeneratingTrainer):
+class CorrectedSeq2SeqTrainer(GeneratingTrainer):
     """`Seq2SeqTrainer` without the faults of its loss, its decoding and its memory.
 
     The loss of an encoder-decoder model is the mean over all tokens of an optimizer step, whatever
