@@ -105,6 +105,16 @@ def test_rows_without_a_text_are_refused_or_dropped_and_counted(name: str, tmp_p
     assert "2 of 4 rows without a text are dropped (line" in data.notes[0]
 
 
+def test_a_row_with_a_part_of_its_summaries_counts_and_is_told(tmp_path: Path) -> None:
+    content = "dialogue,summary1,summary2,summary3\na,b,,c\nd,e,f,g\nh,, ,\n"
+    with pytest.raises(DataError, match="1 of 3 rows have no text in .*summary1, .*line 4"):
+        read(tmp_path / "a.csv", content)
+    data = read(tmp_path / "a.csv", content, empty_rows="drop")
+    assert data.references == [["b", "c"], ["e", "f", "g"]]
+    note = "1 of 3 rows lack one of several summaries (line 2); the others count"
+    assert [note in line for line in data.notes].count(True) == 1
+
+
 def test_dropping_every_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not one of the 1 rows has all its texts"):
         read(tmp_path / "a.csv", "dialogue,summary\na,\n", empty_rows="drop")

@@ -41,10 +41,13 @@ def to_dialogues(
         for row, texts in zip(references, cells, strict=True):
             row += [text for text in texts if text.strip()]
     ids = _identifiers(table, columns.identifier)
-    data = Dialogues([texts[0] for texts in dialogues], references, ids, tuple(columns.notes))
+    notes = [*columns.notes, *_notes_on_missing(table, references, summaries)]
+    data = Dialogues([texts[0] for texts in dialogues], references, ids, tuple(notes))
     if keep_empty:
         return data
-    required = {columns.dialogue: dialogues, **(summaries if require_summaries else {})}
+    required = {columns.dialogue: dialogues}
+    if require_summaries:
+        required[listed(columns.summaries)] = references
     return _without_empty(table, data, required, section)
 
 
@@ -111,6 +114,21 @@ def _text(cell: Any) -> str:
     return text
 
 
+def _notes_on_missing(
+    table: Table, references: list[list[str]], summaries: Mapping[str, list[list[str]]]
+) -> list[str]:
+    """Says that rows have a part of their summaries only."""
+    places = [
+        place
+        for place, found, cells in zip(table.places, references, zip(*summaries.values()))
+        if 0 < len(found) < sum(max(len(texts), 1) for texts in cells)
+    ]
+    if not places:
+        return []
+    rows = f"{len(places)} of {len(references)} rows lack one of several summaries"
+    return [f"{table.name}: {rows} ({listed(places)}); the others count"]
+
+
 def _identifiers(table: Table, name: str | None) -> list[str]:
     if name is None:
         return [str(number) for number in range(len(table.rows))]
@@ -123,7 +141,7 @@ def _without_empty(
     """Refuses or drops the rows that lack a text in one of the columns."""
     empty: set[int] = set()
     for name, cells in parts.items():
-        wrong = [row for row, texts in enumerate(cells) if not all(map(str.strip, texts or [""]))]
+        wrong = [row for row, texts in enumerate(cells) if not any(map(str.strip, texts))]
         if wrong and section.empty_rows == "refuse":
             places = listed([table.places[row] for row in wrong])
             raise DataError(
