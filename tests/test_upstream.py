@@ -199,6 +199,22 @@ def test_row_7_neftune_noise_of_a_trial_is_put_on_its_embeddings(
 
 
 @both()
+@pytest.mark.parametrize("lora", [False, True])
+def test_neftune_noise_reaches_an_encoder(
+    lora: bool, trainer_class: type, make_trainer: Any, bart_config: Any
+) -> None:
+    def build() -> Any:
+        model = BartForConditionalGeneration(bart_config(dropout=0.0))
+        return get_peft_model(model, LoraConfig(target_modules="all-linear")) if lora else model
+
+    losses = []
+    for alpha in (None, 50.0, None):
+        trainer = make_trainer(trainer_class, {"model_init": build}, neftune_noise_alpha=alpha)
+        losses.append(trainer.train().training_loss)
+    assert losses[0] == losses[2] != losses[1]
+
+
+@both()
 def test_row_7_every_model_gets_the_generation_config_of_the_arguments(
     trainer_class: type, make_trainer: Any
 ) -> None:

@@ -23,6 +23,7 @@ from hpo_summarize.decoding import set_decoding
 from hpo_summarize.distributed import on_all
 from hpo_summarize.trainer.batches import IGNORED_LABEL
 from hpo_summarize.trainer.evaluation import GeneratingTrainer
+from hpo_summarize.trainer.neftune import EncoderNoise
 
 
 class CorrectedSeq2SeqTrainer(GeneratingTrainer):
@@ -50,6 +51,7 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         super().__init__(model, args, *positional, **kwargs)
         _use_one_gpu(self.args)
         self._train_batch_size = self.args.train_batch_size
+        self.add_callback(EncoderNoise())
         if self.model.config.is_encoder_decoder and self.compute_loss_func is None:
             # transformers 5.23 takes the **kwargs in the forward of BART and T5 for a promise to
             # divide the loss by `num_items_in_batch`. They ignore it, and the loss comes out
