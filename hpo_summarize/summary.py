@@ -7,7 +7,7 @@ from accelerate import PartialState
 
 from hpo_summarize.attributes import BEST_EPOCH, WARM_START
 from hpo_summarize.experiment import Experiment
-from hpo_summarize.model import spare_rows_note
+from hpo_summarize.model import language_of, spare_rows_note
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of, values_of
@@ -68,8 +68,10 @@ def _model_notes(experiment: Experiment) -> list[str]:
     if experiment.recipe.model.name is None:
         return []  # It is made with as many embeddings as its tokenizer has tokens.
     rows = getattr(experiment.model_config, "vocab_size", 0)
-    note = spare_rows_note(experiment.tokenizer, rows)
-    return [] if note is None else [note]
+    notes = [spare_rows_note(experiment.tokenizer, rows)]
+    if experiment.recipe.model.language is None and (code := language_of(experiment.tokenizer)):
+        notes.append(f"all texts are marked as {code}; model.language sets another language")
+    return [note for note in notes if note is not None]
 
 
 def print_result(optimizer: OptunaOptimizer) -> None:

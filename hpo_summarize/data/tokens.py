@@ -51,7 +51,8 @@ def summary_tokens(
     if end is None:
         return labels["input_ids"]
     keep = None if limit is None else limit - 1
-    return [row if row[-1:] == [end] else [*row[:keep], end] for row in labels["input_ids"]]
+    # mBART's labels have the language after it.
+    return [row if end in row[-2:] else [*row[:keep], end] for row in labels["input_ids"]]
 
 
 def output_length(data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: DataSection) -> int:

@@ -9,6 +9,7 @@ from hpo_summarize.model.config import (
     positions,
 )
 from hpo_summarize.model.depth import spread_layers, with_depth
+from hpo_summarize.model.languages import language_of
 from hpo_summarize.model.pretrained import PretrainedBase, unshare
 from hpo_summarize.model.tokenizer import (
     add_tokens,
@@ -23,6 +24,7 @@ __all__ = [
     "build_model",
     "check_is_seq2seq",
     "check_lengths",
+    "language_of",
     "load_config",
     "load_tokenizer",
     "model_facts",

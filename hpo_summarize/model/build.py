@@ -16,6 +16,7 @@ from hpo_summarize import names
 from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.model.config import check_can_act, check_output_length, load_config, set_dropout
 from hpo_summarize.model.depth import with_depth
+from hpo_summarize.model.languages import begin_as_trained
 from hpo_summarize.model.lora import leaves_base, lora_settings, with_lora
 from hpo_summarize.model.pretrained import (
     PretrainedBase,
@@ -116,6 +117,7 @@ def _set_fixed_decoding(
 ) -> None:
     """The checkpoint's own decoding, with what the recipe fixes in its place."""
     config = model.generation_config
+    begin_as_trained(config, tokenizer)
     fixed = recipe.generation.model_dump()
     if fixed["max_new_tokens"] is None:
         del fixed["max_new_tokens"]  # The limit stays the checkpoint's.

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hpo_summarize.errors import ModelError
+from hpo_summarize.model.languages import set_language
 from hpo_summarize.model.source import find_place, loading_options, not_loaded
 from hpo_summarize.recipe import ModelSection
 
@@ -24,7 +25,8 @@ def load_tokenizer(
     decoded summary, and so would the speakers that a summary speaks of.
 
     Raises:
-        ModelError: There is no tokenizer at that place, or it lacks the padding or the end token.
+        ModelError: There is no tokenizer at that place, it lacks the padding or the end token, or
+            does not know the language.
     """
     source = section.name if section.tokenizer is None else section.tokenizer
     if source is None:
@@ -38,6 +40,7 @@ def load_tokenizer(
     except Exception as error:
         raise not_loaded("tokenizer", source, error) from None
     _check_is_whole(tokenizer, place)
+    set_language(tokenizer, section.language)
     add_tokens(tokenizer, special_tokens)
     return tokenizer
 

@@ -17,6 +17,8 @@ class ModelSection(Section):
         from_config: Fields of a model configuration, `model_type` among them; random weights.
         tokenizer: Hub id or folder; default the checkpoint's own. With `from_config` and no
             tokenizer, one is trained on the training split.
+        language: Code of the language of all texts (`ko_KR`), where the tokenizer marks languages,
+            as mBART's does. Default: its source language.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Run code that comes with the checkpoint; never asked for, only set here.
     """
@@ -24,6 +26,7 @@ class ModelSection(Section):
     name: str | None = Field(default=None, min_length=1)
     from_config: dict[str, Any] | None = None
     tokenizer: str | None = Field(default=None, min_length=1)
+    language: str | None = Field(default=None, min_length=1)
     revision: str | None = None
     trust_remote_code: bool = False
 

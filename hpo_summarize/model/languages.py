@@ -1,0 +1,62 @@
+"""The language of a multilingual checkpoint (mBART), and the token that its output begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from hpo_summarize.errors import ModelError, did_you_mean
+
+
+def set_language(tokenizer: PreTrainedTokenizerBase, language: str | None) -> None:
+    """Lets a tokenizer mark dialogues and summaries as texts of one language.
+
+    Args:
+        tokenizer: The model's.
+        language: A code that the tokenizer knows, such as `ko_KR`. None: its source language.
+
+    Raises:
+        ModelError: It does not know the language, or knows none at all.
+    """
+    codes = _codes(tokenizer)
+    if not codes and language is not None:
+        raise ModelError(
+            f"model.language: the tokenizer of this model marks no languages, got {language!r}; "
+            "leave it out"
+        )
+    if language is not None and language not in codes:
+        raise ModelError(
+            f"model.language must be one of the languages of the tokenizer, got {language!r}"
+            f"{did_you_mean(language, codes)}; it has {', '.join(codes)}"
+        )
+    if codes:
+        marked: Any = tokenizer
+        marked.src_lang = marked.tgt_lang = language or marked.src_lang
+
+
+def language_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The language that a tokenizer marks texts with; None where it marks none."""
+    return getattr(tokenizer, "src_lang", None) if _codes(tokenizer) else None
+
+
+def begin_as_trained(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lets an output begin with the language, where the labels of the tokenizer do.
+
+    mBART shifts its labels round: what stands last in them, the language, comes first to its
+    decoder. In the labels of mBART-50 the language stands first, after the start that is shifted
+    in. Checkpoints are published with another language there, or with none.
+    """
+    language = language_of(tokenizer)
+    if language is None:
+        return
+    code = tokenizer.convert_tokens_to_ids(language)
+    around = tokenizer(text_target="")["input_ids"]
+    if around[-1] == code:
+        config.decoder_start_token_id = code
+    else:
+        config.forced_bos_token_id = code
+
+
+def _codes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return list(getattr(tokenizer, "lang_code_to_id", {}))
