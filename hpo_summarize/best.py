@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,9 @@ def find_candidates(
 def read_candidates(path: Path, maximize: bool) -> list[Candidate]:
     """The trials in `best_params.json`: the best one, or the front, best in its first objective.
 
+    Of several decodings of one trained trial in the front, the best in the first objective stands
+    for it.
+
     Raises:
         StudyError: The file is not there, is damaged, or holds no result.
     """
@@ -106,7 +109,8 @@ def read_candidates(path: Path, maximize: bool) -> list[Candidate]:
         if "pareto_front" in content:
             found = [_from_front(item, content) for item in content["pareto_front"]]
             sign = -1 if maximize else 1
-            return sorted(found, key=lambda one: (sign * one.values[0], one.number))
+            found.sort(key=lambda one: (sign * one.values[0], one.number))
+            return _first_of_each(found)
         return [
             Candidate(
                 int(content["best_trial_number"]),
@@ -180,8 +184,15 @@ def _from_study(recipe: Recipe, name: str, trial: int | None = None) -> list[Can
         )
     sign = -1 if outcome.directions[0] == "maximize" else 1
     found.sort(key=lambda one: (sign * one.values[0], one.number))
-    best_of_each = {one.number: one for one in reversed(found)}
-    return [one for one in found if best_of_each[one.number] is one]
+    return _first_of_each(found)
+
+
+def _first_of_each(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """One candidate a trained trial: a staged search has several decodings of it."""
+    found: dict[int, Candidate] = {}
+    for one in candidates:
+        found.setdefault(one.number, one)
+    return list(found.values())
 
 
 def _open(recipe: Recipe, name: str) -> optuna.Study:

@@ -22,6 +22,7 @@ from hpo_summarize import OptunaOptimizer
 from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, TRAINED_TRIAL, VALUES
 from hpo_summarize.best import find_candidates
 from hpo_summarize.errors import RecipeError, StudyError
+from hpo_summarize.retraining import Retraining
 from hpo_summarize.staged import DecodingSearch, shuffled_blocks
 from hpo_summarize.study import build_storage
 
@@ -196,6 +197,32 @@ def test_several_objectives_end_in_a_pareto_front_of_the_second_stage(make_optim
     assert set(entry["values"]) == {"rouge1", "rougeL"}
     assert {"learning_rate", "num_beams"} <= set(entry["params"])
     assert all(trial.state.name == "COMPLETE" for trial in second_study(optimizer).trials)
+
+
+def front_entry(number: int, num_beams: int, *values: float) -> dict[str, Any]:
+    decoding = {"num_beams": num_beams} | ({"length_penalty": 1.0} if num_beams > 1 else {})
+    return {
+        "number": number,
+        "values": dict(zip(("rouge1", "rougeL"), values, strict=True)),
+        "params": {"learning_rate": 0.01, "lora_r": 4, **decoding},
+        "epoch": 1,
+    }
+
+
+def test_several_decodings_of_one_trained_trial_are_one_training(
+    make_optimizer: Make, tmp_path: Path
+) -> None:
+    recipe = make_optimizer(objective=["rouge1", "rougeL"], pruner=None).recipe
+    front = [front_entry(0, 1, 0.2, 0.5), front_entry(0, 4, 0.4, 0.3), front_entry(2, 2, 0.3, 0.4)]
+    content = {"pareto_front": front, "objectives": ["rouge1", "rougeL"], "study_name": "s"}
+    path = tmp_path / "front.json"
+    path.write_text(json.dumps(content))
+    (named,) = Retraining(recipe, str(path), trial=0).trainings
+    assert (named.name, named.candidate.params["num_beams"]) == ("trial-0-seed-42", 4)
+    best = Retraining(recipe, str(path), top=2).trainings
+    assert [one.name for one in best] == ["trial-0-seed-42", "trial-2-seed-42"]
+    with pytest.raises(StudyError, match="the 3 best trials are wanted, and .* has 2 to choose"):
+        _ = Retraining(recipe, str(path), top=3).trainings
 
 
 STAGED = BASE + """
