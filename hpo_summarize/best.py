@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -252,8 +253,8 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
         if name in recipe.space and name not in acting:
             yield Problem(name, f"cannot act beside the other values; {_SAME_RECIPE}")
     limit = candidate.n_epochs(recipe)
-    if not 0 < candidate.epoch <= limit:
-        rule = f"must be above 0 and at most the {limit:g} epochs of the trial"
+    if not 0 < candidate.epoch <= math.ceil(limit):  # The Trainer rounds the steps up.
+        rule = f"must be above 0 and at most the {limit:g} epochs of the trial, rounded up"
         yield Problem("best_epoch", f"{rule}, got {candidate.epoch:g}; {_SAME_RECIPE}")
 
 

@@ -193,6 +193,19 @@ def test_the_best_in_the_first_objective_of_a_front_is_trained_or_the_trial_name
     assert [one.number for one in found][0] == best["number"] and len(found) == len(front)
 
 
+def test_a_number_of_epochs_with_a_fraction_ends_at_the_step_of_the_search(
+    recipe: Path, tmp_path: Path
+) -> None:
+    changes = [recipe, "--output_dir", tmp_path, "lora=null", "training.num_epochs=0.6"]
+    run_well("search", *changes, "search.n_trials=1")
+    best = read_json(tmp_path / "best_params.json")
+    assert best["best_epoch"] == pytest.approx(4 / 6)  # The Trainer rounds 3.6 steps up.
+    run_well("train", *changes, "search.n_trials=1")
+    (kept,) = tmp_path.glob("trials/tiny/trial-0/checkpoint-4/model.safetensors")
+    found, wanted = load_file(tmp_path / "model" / "model.safetensors"), load_file(kept)
+    assert wanted and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_the_validation_split_can_be_trained_on_and_is_not_measured_then(
     recipe: Path, out: Path
 ) -> None:
@@ -355,7 +368,10 @@ WRONG = [
     ),
     (["space={learning_rate: {type: float, low: 1e-2, high: 5e-2}}"], "searches no such name"),
     (["space.num_beams={type: int, low: 1, high: 2}"], "num_beams: this recipe searches it, and"),
-    (["training.num_epochs=0.5"], "best_epoch: must be above 0 and at most the 0.5 epochs"),
+    (
+        ["training.num_epochs=0.5"],
+        "best_epoch: must be above 0 and at most the 0.5 epochs of the trial, rounded",
+    ),
     (["--top", "0"], "--top: must be at least 1, got 0"),
     (["--top", "3"], "the 3 best trials are wanted, and the study 'tiny' has 2"),
     (["--trial", "7"], "trial 7 is not complete in the study 'tiny'"),
