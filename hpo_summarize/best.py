@@ -18,6 +18,7 @@ from hpo_summarize.recipe import Recipe
 from hpo_summarize.recipe.ranges import outside
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import (
+    Outcome,
     best_epoch_of,
     is_finite,
     read_study,
@@ -41,6 +42,8 @@ class Candidate:
         values: Value of each objective.
         study_name: The study that it belongs to.
         max_new_tokens: Most tokens of a summary, as the study recorded it; None: it did not.
+        own_decoding: Whether its decoding is the recipe's own, since in a staged search no other
+            was tried in full on it; its values are then those of the first stage.
     """
 
     number: int
@@ -49,6 +52,7 @@ class Candidate:
     values: tuple[float, ...]
     study_name: str
     max_new_tokens: int | None = None
+    own_decoding: bool = False
 
     def n_epochs(self, recipe: Recipe) -> float:
         """The epochs that its schedule was laid out for."""
@@ -65,11 +69,11 @@ def find_candidates(
     """The best trial of a search, its `top` best ones, or one by its number.
 
     With several objectives the trials of the Pareto front count, the best in the first objective
-    first.
+    first. Those of a staged search are its trained trials, each with one decoding.
 
     Args:
         recipe: The recipe of the search.
-        space: The search space of the recipe; every value must lie in it.
+        space: The search space of the recipe, of both stages; every value must lie in it.
         path: `best_params.json`. What it does not hold is taken from the study that it names.
         top: At least 1.
         trial: Number of a finished trial; `top` has no say then.
@@ -81,10 +85,10 @@ def find_candidates(
     candidates = read_candidates(path, recipe.search.direction == "maximize")
     if trial is not None:
         named = [one for one in candidates if one.number == trial]
-        candidates = named or _from_study(recipe, candidates[0].study_name, trial)
+        candidates = named or _from_study(recipe, space, candidates[0].study_name, trial)
     elif top > 1:
         if len(candidates[0].values) == 1:
-            candidates = _from_study(recipe, candidates[0].study_name)
+            candidates = _from_study(recipe, space, candidates[0].study_name)
         if len(candidates) < top:
             raise StudyError(
                 f"the {top} best trials are wanted, and the study '{candidates[0].study_name}' has "
@@ -157,35 +161,55 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _from_study(recipe: Recipe, name: str, trial: int | None = None) -> list[Candidate]:
+def _from_study(
+    recipe: Recipe, space: SearchSpace, name: str, trial: int | None = None
+) -> list[Candidate]:
     """The complete trials of the study, the best in the first objective first.
 
-    In a staged search those whose decoding was searched, each with the best that was found for it.
+    In a staged search each has the best decoding that was found for it. Those of which no decoding
+    is complete come last, with the recipe's own.
     """
     study = _open(recipe, name)
-    length = read_study(study).max_new_tokens
-    outcome = read_study(_open(recipe, study.user_attrs.get(DECODING_STUDY, name)))
+    outcome = read_study(study)
+    found = _ranked(outcome)
+    if DECODING_STUDY in study.user_attrs:
+        decoded = _ranked(read_study(_open(recipe, study.user_attrs[DECODING_STUDY])))
+        others = [_with_own_decoding(one, space) for one in found] if decoded else found
+        found = _first_of_each([*decoded, *others])
+    found = [
+        replace(one, study_name=name, max_new_tokens=outcome.max_new_tokens)
+        for one in found
+        if trial in (None, one.number)
+    ]
+    if not found:
+        what = "no trial is complete" if trial is None else f"trial {trial} is not complete"
+        raise StudyError(
+            f"{what} in the study '{name}'; take one that all_trials.csv shows as COMPLETE"
+        )
+    return found
+
+
+def _ranked(outcome: Outcome) -> list[Candidate]:
+    """The complete trials of one stage, the best in the first objective first."""
     found = [
         Candidate(
             trained_trial_of(t),
             values_of(t),
             float(best_epoch_of(t) or 0),
             tuple(t.values),
-            name,
-            length,
+            outcome.name,
         )
         for t in outcome.trials
-        if is_finite(t) and trial in (None, trained_trial_of(t))
+        if is_finite(t)
     ]
-    if not found:
-        what = "no trial is complete" if trial is None else f"trial {trial} is not complete"
-        raise StudyError(
-            f"{what} in the study '{name}'; take one that all_trials.csv shows as COMPLETE, and "
-            "in a staged search one of decoding_trials.csv"
-        )
     sign = -1 if outcome.directions[0] == "maximize" else 1
-    found.sort(key=lambda one: (sign * one.values[0], one.number))
-    return _first_of_each(found)
+    return sorted(found, key=lambda one: (sign * one.values[0], one.number))
+
+
+def _with_own_decoding(candidate: Candidate, space: SearchSpace) -> Candidate:
+    values = space.baseline(candidate.params)
+    own = {name: v for name, v in values.items() if names.owner_of(name) == "generation"}
+    return replace(candidate, params={**own, **candidate.params}, own_decoding=True)
 
 
 def _first_of_each(candidates: Iterable[Candidate]) -> list[Candidate]:
