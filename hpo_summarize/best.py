@@ -14,6 +14,7 @@ import optuna
 from hpo_summarize import names
 from hpo_summarize.attributes import DECODING_STUDY
 from hpo_summarize.errors import Problem, RecipeError, StudyError, did_you_mean
+from hpo_summarize.experiment import Experiment
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.recipe.ranges import outside
 from hpo_summarize.redact import redact_url
@@ -26,7 +27,7 @@ from hpo_summarize.results.outcome import (
     values_of,
 )
 from hpo_summarize.space import SearchSpace
-from hpo_summarize.study import build_storage, default_storage_url
+from hpo_summarize.study import build_storage, check_result, default_storage_url, find_study
 
 BEST_PARAMS = "best_params.json"
 
@@ -57,6 +58,28 @@ class Candidate:
     def n_epochs(self, recipe: Recipe) -> float:
         """The epochs that its schedule was laid out for."""
         return self.params.get("num_epochs", recipe.training.num_epochs)
+
+
+def choose_candidates(
+    experiment: Experiment, path: Path, top: int = 1, trial: int | None = None
+) -> list[Candidate]:
+    """`find_candidates`, for the recipe of an experiment, which takes over their output length.
+
+    Raises:
+        StudyError: As there; or the study, where it can be read, was made with another recipe.
+        RecipeError: As there.
+    """
+    recipe = experiment.recipe
+    found = find_candidates(recipe, experiment.whole_space, path, top, trial)
+    experiment.adopt_length(found[0].max_new_tokens)
+    try:
+        storage = recipe.search.storage or default_storage_url(path.parent)
+        study = find_study(storage, found[0].study_name)
+    except StudyError:
+        return found
+    if study is not None:
+        check_result(study, experiment.decided_recipe)
+    return found
 
 
 def find_candidates(
