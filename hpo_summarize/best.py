@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import optuna
 from hpo_summarize import names
 from hpo_summarize.attributes import DECODING_STUDY
 from hpo_summarize.errors import Problem, RecipeError, StudyError, did_you_mean
+from hpo_summarize.experiment import Experiment
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.recipe.ranges import outside
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import (
+    Outcome,
     best_epoch_of,
     is_finite,
     read_study,
@@ -24,7 +27,7 @@ from hpo_summarize.results.outcome import (
     values_of,
 )
 from hpo_summarize.space import SearchSpace
-from hpo_summarize.study import build_storage, default_storage_url
+from hpo_summarize.study import build_storage, check_result, default_storage_url, find_study
 
 BEST_PARAMS = "best_params.json"
 
@@ -40,6 +43,8 @@ class Candidate:
         values: Value of each objective.
         study_name: The study that it belongs to.
         max_new_tokens: Most tokens of a summary, as the study recorded it; None: it did not.
+        own_decoding: Whether its decoding is the recipe's own, since in a staged search no other
+            was tried in full on it; its values are then those of the first stage.
     """
 
     number: int
@@ -48,10 +53,33 @@ class Candidate:
     values: tuple[float, ...]
     study_name: str
     max_new_tokens: int | None = None
+    own_decoding: bool = False
 
     def n_epochs(self, recipe: Recipe) -> float:
         """The epochs that its schedule was laid out for."""
         return self.params.get("num_epochs", recipe.training.num_epochs)
+
+
+def choose_candidates(
+    experiment: Experiment, path: Path, top: int = 1, trial: int | None = None
+) -> list[Candidate]:
+    """`find_candidates`, for the recipe of an experiment, which takes over their output length.
+
+    Raises:
+        StudyError: As there; or the study, where it can be read, was made with another recipe.
+        RecipeError: As there.
+    """
+    recipe = experiment.recipe
+    found = find_candidates(recipe, experiment.whole_space, path, top, trial)
+    experiment.adopt_length(found[0].max_new_tokens)
+    try:
+        storage = recipe.search.storage or default_storage_url(path.parent)
+        study = find_study(storage, found[0].study_name)
+    except StudyError:
+        return found
+    if study is not None:
+        check_result(study, experiment.decided_recipe)
+    return found
 
 
 def find_candidates(
@@ -64,11 +92,11 @@ def find_candidates(
     """The best trial of a search, its `top` best ones, or one by its number.
 
     With several objectives the trials of the Pareto front count, the best in the first objective
-    first.
+    first. Those of a staged search are its trained trials, each with one decoding.
 
     Args:
         recipe: The recipe of the search.
-        space: The search space of the recipe; every value must lie in it.
+        space: The search space of the recipe, of both stages; every value must lie in it.
         path: `best_params.json`. What it does not hold is taken from the study that it names.
         top: At least 1.
         trial: Number of a finished trial; `top` has no say then.
@@ -80,10 +108,10 @@ def find_candidates(
     candidates = read_candidates(path, recipe.search.direction == "maximize")
     if trial is not None:
         named = [one for one in candidates if one.number == trial]
-        candidates = named or _from_study(recipe, candidates[0].study_name, trial)
+        candidates = named or _from_study(recipe, space, candidates[0].study_name, trial)
     elif top > 1:
         if len(candidates[0].values) == 1:
-            candidates = _from_study(recipe, candidates[0].study_name)
+            candidates = _from_study(recipe, space, candidates[0].study_name)
         if len(candidates) < top:
             raise StudyError(
                 f"the {top} best trials are wanted, and the study '{candidates[0].study_name}' has "
@@ -96,6 +124,9 @@ def find_candidates(
 def read_candidates(path: Path, maximize: bool) -> list[Candidate]:
     """The trials in `best_params.json`: the best one, or the front, best in its first objective.
 
+    Of several decodings of one trained trial in the front, the best in the first objective stands
+    for it.
+
     Raises:
         StudyError: The file is not there, is damaged, or holds no result.
     """
@@ -106,7 +137,8 @@ def read_candidates(path: Path, maximize: bool) -> list[Candidate]:
         if "pareto_front" in content:
             found = [_from_front(item, content) for item in content["pareto_front"]]
             sign = -1 if maximize else 1
-            return sorted(found, key=lambda one: (sign * one.values[0], one.number))
+            found.sort(key=lambda one: (sign * one.values[0], one.number))
+            return _first_of_each(found)
         return [
             Candidate(
                 int(content["best_trial_number"]),
@@ -152,36 +184,63 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _from_study(recipe: Recipe, name: str, trial: int | None = None) -> list[Candidate]:
+def _from_study(
+    recipe: Recipe, space: SearchSpace, name: str, trial: int | None = None
+) -> list[Candidate]:
     """The complete trials of the study, the best in the first objective first.
 
-    In a staged search those whose decoding was searched, each with the best that was found for it.
+    In a staged search each has the best decoding that was found for it. Those of which no decoding
+    is complete come last, with the recipe's own.
     """
     study = _open(recipe, name)
-    length = read_study(study).max_new_tokens
-    outcome = read_study(_open(recipe, study.user_attrs.get(DECODING_STUDY, name)))
+    outcome = read_study(study)
+    found = _ranked(outcome)
+    if DECODING_STUDY in study.user_attrs:
+        decoded = _ranked(read_study(_open(recipe, study.user_attrs[DECODING_STUDY])))
+        others = [_with_own_decoding(one, space) for one in found] if decoded else found
+        found = _first_of_each([*decoded, *others])
+    found = [
+        replace(one, study_name=name, max_new_tokens=outcome.max_new_tokens)
+        for one in found
+        if trial in (None, one.number)
+    ]
+    if not found:
+        what = "no trial is complete" if trial is None else f"trial {trial} is not complete"
+        raise StudyError(
+            f"{what} in the study '{name}'; take one that all_trials.csv shows as COMPLETE"
+        )
+    return found
+
+
+def _ranked(outcome: Outcome) -> list[Candidate]:
+    """The complete trials of one stage, the best in the first objective first."""
     found = [
         Candidate(
             trained_trial_of(t),
             values_of(t),
             float(best_epoch_of(t) or 0),
             tuple(t.values),
-            name,
-            length,
+            outcome.name,
         )
         for t in outcome.trials
-        if is_finite(t) and trial in (None, trained_trial_of(t))
+        if is_finite(t)
     ]
-    if not found:
-        what = "no trial is complete" if trial is None else f"trial {trial} is not complete"
-        raise StudyError(
-            f"{what} in the study '{name}'; take one that all_trials.csv shows as COMPLETE, and "
-            "in a staged search one of decoding_trials.csv"
-        )
     sign = -1 if outcome.directions[0] == "maximize" else 1
-    found.sort(key=lambda one: (sign * one.values[0], one.number))
-    best_of_each = {one.number: one for one in reversed(found)}
-    return [one for one in found if best_of_each[one.number] is one]
+    return sorted(found, key=lambda one: (sign * one.values[0], one.number))
+
+
+def _with_own_decoding(candidate: Candidate, space: SearchSpace) -> Candidate:
+    values = space.baseline(candidate.params)
+    own = {name: v for name, v in values.items() if names.owner_of(name) == "generation"}
+    return replace(candidate, params={**own, **candidate.params}, own_decoding=True)
+
+
+def _first_of_each(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """One candidate a trained trial: a staged search has several decodings of it."""
+    found: dict[int, Candidate] = {}
+    for one in candidates:
+        found.setdefault(one.number, one)
+    return list(found.values())
 
 
 def _open(recipe: Recipe, name: str) -> optuna.Study:
@@ -241,8 +300,8 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
         if name in recipe.space and name not in acting:
             yield Problem(name, f"cannot act beside the other values; {_SAME_RECIPE}")
     limit = candidate.n_epochs(recipe)
-    if not 0 < candidate.epoch <= limit:
-        rule = f"must be above 0 and at most the {limit:g} epochs of the trial"
+    if not 0 < candidate.epoch <= math.ceil(limit):  # The Trainer rounds the steps up.
+        rule = f"must be above 0 and at most the {limit:g} epochs of the trial, rounded up"
         yield Problem("best_epoch", f"{rule}, got {candidate.epoch:g}; {_SAME_RECIPE}")
 
 

@@ -193,6 +193,19 @@ def test_the_best_in_the_first_objective_of_a_front_is_trained_or_the_trial_name
     assert [one.number for one in found][0] == best["number"] and len(found) == len(front)
 
 
+def test_a_number_of_epochs_with_a_fraction_ends_at_the_step_of_the_search(
+    recipe: Path, tmp_path: Path
+) -> None:
+    changes = [recipe, "--output_dir", tmp_path, "lora=null", "training.num_epochs=0.6"]
+    run_well("search", *changes, "search.n_trials=1")
+    best = read_json(tmp_path / "best_params.json")
+    assert best["best_epoch"] == pytest.approx(4 / 6)  # The Trainer rounds 3.6 steps up.
+    run_well("train", *changes, "search.n_trials=1")
+    (kept,) = tmp_path.glob("trials/tiny/trial-0/checkpoint-4/model.safetensors")
+    found, wanted = load_file(tmp_path / "model" / "model.safetensors"), load_file(kept)
+    assert wanted and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_the_validation_split_can_be_trained_on_and_is_not_measured_then(
     recipe: Path, out: Path
 ) -> None:
@@ -310,9 +323,9 @@ def test_others_may_read_the_model_where_they_may_read_the_rest(recipe: Path, ou
 
 
 def with_epochs(out: Path, epochs: int) -> Path:
-    """A copy of the search's result whose best epoch is a later one."""
+    """A copy of the search's result, away from its study, whose best epoch is a later one."""
     content = {**read_json(out / "best_params.json"), "best_epoch": epochs}
-    path = out / "longer.json"
+    path = out.parent / "longer.json"
     path.write_text(json.dumps(content))
     return path
 
@@ -355,7 +368,10 @@ WRONG = [
     ),
     (["space={learning_rate: {type: float, low: 1e-2, high: 5e-2}}"], "searches no such name"),
     (["space.num_beams={type: int, low: 1, high: 2}"], "num_beams: this recipe searches it, and"),
-    (["training.num_epochs=0.5"], "best_epoch: must be above 0 and at most the 0.5 epochs"),
+    (
+        ["training.num_epochs=0.5"],
+        "best_epoch: must be above 0 and at most the 0.5 epochs of the trial, rounded",
+    ),
     (["--top", "0"], "--top: must be at least 1, got 0"),
     (["--top", "3"], "the 3 best trials are wanted, and the study 'tiny' has 2"),
     (["--trial", "7"], "trial 7 is not complete in the study 'tiny'"),
@@ -425,10 +441,55 @@ def test_values_of_another_type_or_that_cannot_act_are_refused(
         read_candidates(tmp_path, maximize=True)
 
 
+CHANGED = [
+    "lora.alpha=16",
+    "model.tokenizer=CHECKPOINT",
+    "training.weight_decay=0.1",
+    "generation.no_repeat_ngram_size=2",
+    "space.hidden_dropout.high=0.3",
+]
+
+
+def test_a_recipe_that_is_not_that_of_the_search_is_refused(
+    recipe: Path, out: Path, checkpoint: Path
+) -> None:
+    changes = [change.replace("CHECKPOINT", str(checkpoint)) for change in CHANGED]
+    for program, *options in (["train"], ["train", "--trial", 1], ["predict", "--model", "best"]):
+        done = run_program(program, recipe, "--output_dir", out, *options, *changes)
+        assert done.status == 2, done.stderr
+        assert "the study 'tiny' was made with another recipe" in done.stderr
+        for change in changes:
+            assert f"\n  {change.partition('=')[0]}: was " in done.stderr
+        assert "  lora.alpha: was 8, now 16\n" in done.stderr
+        assert "\nUse the recipe that the search ran with" in done.stderr
+    assert not (out / "model").exists()
+
+
+def test_data_scoring_and_what_changes_no_weights_may_differ_from_the_search(
+    recipe: Path, out: Path, tmp_path: Path
+) -> None:
+    shutil.copy(recipe.parent / "test.csv", tmp_path / "other.csv")
+    other = f"data.validation={tmp_path / 'other.csv'}"
+    free = ["rouge.references=max", "training.per_device_eval_batch_size=2", "search.n_trials=9"]
+    run_well("train", recipe, "--output_dir", out, other, *free)
+    run_well("predict", recipe, "--output_dir", out, "--model", "best", other, *free)
+
+
+@pytest.mark.parametrize("storage", [[], ["search.storage=sqlite:////proc/x/y.db"]])
+def test_a_result_without_a_study_that_can_be_read_is_taken_as_it_is(
+    storage: list[str], recipe: Path, out: Path
+) -> None:
+    if not storage:
+        (out / "study.db").unlink()
+    run_well("train", recipe, "--output_dir", out, "training.weight_decay=0.1", *storage)
+    assert (out / "model").is_dir() and (out / "study.db").exists() == bool(storage)
+
+
 def test_weights_that_are_not_there_or_of_another_recipe_are_refused(
     recipe: Path, out: Path
 ) -> None:
     options = ["--output_dir", out, "--model", "best"]
+    (out / "study.db").unlink()  # It would tell before the weights are read.
     other = run_program("predict", recipe, *options, "lora.r=2")
     assert other.status == 2 and "do not fit this recipe" in other.stderr
     targets = run_program("predict", recipe, *options, "lora.target_modules=[q_proj]")

@@ -85,11 +85,11 @@ def wait_for_checkpoint(out: Path, processes: list[BaseProcess]) -> None:
 
 
 def longer(out: Path) -> list[str]:
-    """Options for the best trial with 12 epochs, and with dropout."""
-    best = read_json(out / "best_params.json")
-    (out / "longer.json").write_text(json.dumps({**best, "best_epoch": 12}))
+    """Options for the best trial with 12 epochs, and with dropout, away from its study."""
+    best, path = read_json(out / "best_params.json"), out.parent / "longer.json"
+    path.write_text(json.dumps({**best, "best_epoch": 12}))
     options = ["training.num_epochs=12", "lora.dropout=0.2", "--best_params"]
-    return [*options, str(out / "longer.json"), "--output_dir", str(out)]
+    return [*options, str(path), "--output_dir", str(out)]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -142,6 +142,7 @@ def test_what_is_wrong_is_said_once(
     arguments: list[str], message: str, recipe: Path, out: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
+    (out / "study.db").unlink()  # It would refuse another batch size first.
     options = [str(recipe), "--output_dir", str(out), *arguments]
     assert end_of(start_group(TRAIN, log, *options)) == [2, 2]
     text = log.read_text()

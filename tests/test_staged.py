@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from hpo_summarize import OptunaOptimizer
 from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, TRAINED_TRIAL, VALUES
 from hpo_summarize.best import find_candidates
 from hpo_summarize.errors import RecipeError, StudyError
+from hpo_summarize.retraining import Retraining
+from hpo_summarize.retraining.words import print_plan
 from hpo_summarize.staged import DecodingSearch, shuffled_blocks
 from hpo_summarize.study import build_storage
 
@@ -196,6 +199,66 @@ def test_several_objectives_end_in_a_pareto_front_of_the_second_stage(make_optim
     assert set(entry["values"]) == {"rouge1", "rougeL"}
     assert {"learning_rate", "num_beams"} <= set(entry["params"])
     assert all(trial.state.name == "COMPLETE" for trial in second_study(optimizer).trials)
+
+
+def front_entry(number: int, num_beams: int, *values: float) -> dict[str, Any]:
+    decoding = {"num_beams": num_beams} | ({"length_penalty": 1.0} if num_beams > 1 else {})
+    return {
+        "number": number,
+        "values": dict(zip(("rouge1", "rougeL"), values, strict=True)),
+        "params": {"learning_rate": 0.01, "lora_r": 4, **decoding},
+        "epoch": 1,
+    }
+
+
+def test_several_decodings_of_one_trained_trial_are_one_training(
+    make_optimizer: Make, tmp_path: Path
+) -> None:
+    recipe = make_optimizer(objective=["rouge1", "rougeL"], pruner=None).recipe
+    front = [front_entry(0, 1, 0.2, 0.5), front_entry(0, 4, 0.4, 0.3), front_entry(2, 2, 0.3, 0.4)]
+    content = {"pareto_front": front, "objectives": ["rouge1", "rougeL"], "study_name": "s"}
+    path = tmp_path / "front.json"
+    path.write_text(json.dumps(content))
+    (named,) = Retraining(recipe, str(path), trial=0).trainings
+    assert (named.name, named.candidate.params["num_beams"]) == ("trial-0-seed-42", 4)
+    best = Retraining(recipe, str(path), top=2).trainings
+    assert [one.name for one in best] == ["trial-0-seed-42", "trial-2-seed-42"]
+    with pytest.raises(StudyError, match="the 3 best trials are wanted, and .* has 2 to choose"):
+        _ = Retraining(recipe, str(path), top=3).trainings
+
+
+def test_every_trained_trial_can_be_made_a_final_model(
+    finished: OptunaOptimizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one whose decodings were all pruned, and one that is no finalist."""
+    out = Path(shutil.copytree(finished.output_dir, tmp_path / "out"))
+    recipe = finished.recipe.model_copy(update={"output_dir": str(out)})
+    trained = {trial.number: trial for trial in finished.study.trials}
+    decoded = second_study(finished).trials
+    best = max(decoded, key=lambda trial: trial.value or 0).user_attrs[TRAINED_TRIAL]
+    pruned, other = sorted(set(trained) - {best}, key=lambda n: -(trained[n].value or 0))
+    with sqlite3.connect(out / "study.db") as connection:
+        for trial in decoded:
+            if trial.user_attrs[TRAINED_TRIAL] == pruned:
+                connection.execute(
+                    "UPDATE trials SET state = 'PRUNED' WHERE trial_id = ?", (trial._trial_id,)
+                )
+
+    top = Retraining(recipe, top=3).candidates
+    assert [one.number for one in top] == [best, pruned, other]
+    assert [one.own_decoding for one in top] == [False, True, True]
+    for one in top[1:]:
+        assert one.params["num_beams"] == 4 and "length_penalty" in one.params
+        assert one.params.items() >= trained[one.number].params.items()
+        assert one.values == tuple(trained[one.number].values)
+        named = Retraining(recipe, trial=one.number)
+        assert named.candidates == [one]
+        print_plan(named)
+        assert f"{one.values[0]:.4f} in the first stage" in capsys.readouterr().out
+    with pytest.raises(StudyError, match="the 4 best trials are wanted, and .* has 3 to choose"):
+        _ = Retraining(recipe, top=4).candidates
+    with pytest.raises(StudyError, match="trial 7 is not complete .* all_trials.csv .* COMPLETE$"):
+        _ = Retraining(recipe, trial=7).candidates
 
 
 STAGED = BASE + """

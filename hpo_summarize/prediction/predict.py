@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hpo_summarize.best import BEST_PARAMS, find_candidates
+from hpo_summarize.best import BEST_PARAMS, choose_candidates
 from hpo_summarize.data import Dialogues, read_every_row
 from hpo_summarize.data.dialogues import listed
 from hpo_summarize.distributed import on_all, on_main
@@ -79,9 +79,7 @@ class Prediction:
         if self._model != BEST:
             folder = Path(self._model) if self._model else output_dir / MODEL
             return load_summarizer(folder, self.recipe), folder
-        path = output_dir / BEST_PARAMS
-        (candidate,) = find_candidates(self.recipe, self.experiment.whole_space, path)
-        self.experiment.adopt_length(candidate.max_new_tokens)
+        (candidate,) = choose_candidates(self.experiment, output_dir / BEST_PARAMS)
         folder = find_kept(output_dir, candidate)
         return load_kept(self.experiment, candidate), folder
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hpo_summarize.best import BEST_PARAMS, Candidate, find_candidates
+from hpo_summarize.best import BEST_PARAMS, Candidate, choose_candidates
 from hpo_summarize.data import Dialogues, joined, leak_notes, read_dialogues
 from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.errors import Problem, RecipeError
@@ -62,10 +62,7 @@ class Retraining:
     @functools.cached_property
     def candidates(self) -> list[Candidate]:
         """The trials to train."""
-        space = self.experiment.whole_space
-        found = find_candidates(self.recipe, space, self._path, self._top, self._trial)
-        self.experiment.adopt_length(found[0].max_new_tokens)
-        return found
+        return choose_candidates(self.experiment, self._path, self._top, self._trial)
 
     @property
     def trainings(self) -> list[Training]:

@@ -23,7 +23,10 @@ def print_plan(retraining: Retraining) -> None:
     section = retraining.recipe.train
     for candidate in retraining.candidates:
         values = " ".join(f"{value:.4f}" for value in candidate.values)
-        say(f"trial    {candidate.number} of {candidate.study_name}: {values} in the search")
+        where = "in the first stage of the search" if candidate.own_decoding else "in the search"
+        say(f"trial    {candidate.number} of {candidate.study_name}: {values} {where}")
+        if candidate.own_decoding:
+            say("         no decoding of it was searched to the end: decoded as the recipe says")
         for name, value in candidate.params.items():
             say(
                 f"         {name}: {value:.6g}"

@@ -1,6 +1,6 @@
 """The Optuna study of a search: storage, sampler, pruner, resume and recovery."""
 
-from hpo_summarize.study.identity import check_identity, identity_of
+from hpo_summarize.study.identity import check_identity, check_result, identity_of
 from hpo_summarize.study.lookup import find_study
 from hpo_summarize.study.pruning import build_pruner, prune_after
 from hpo_summarize.study.running import (
@@ -31,6 +31,7 @@ __all__ = [
     "build_sampler",
     "build_storage",
     "check_identity",
+    "check_result",
     "counts",
     "default_storage_url",
     "derive_seed",

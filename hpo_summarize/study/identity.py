@@ -31,6 +31,8 @@ _NEUTRAL = (
     "save_on_each_node",
     "save_total_limit",
 )
+# What decides the weights and the decoding of a trial, without the data and how it was scored.
+_MODEL_SECTIONS = ("model", "lora", "training", "generation", "space")
 _SHOWN = 8  # Differences that a message lists.
 
 
@@ -80,6 +82,34 @@ def check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
         "compared with new ones:\n" + "\n".join(lines) + "\nGo back to the recipe of the study, or "
         "begin another one with --study_name NAME"
     )
+
+
+def check_result(study: optuna.Study, recipe: Recipe) -> None:
+    """Refuses to make a model with another recipe than the study's, whose values fit that alone.
+
+    The data may differ, and how summaries are scored.
+
+    Args:
+        study: Is left as it is; one without an identity is taken.
+        recipe: With `max_new_tokens` as a number.
+
+    Raises:
+        StudyError: They differ; the message lists what it was and what it is now.
+    """
+    known = study.user_attrs.get(IDENTITY)
+    if known is None:
+        return
+    lines = differences(_of_the_model(known), _of_the_model(identity_of(recipe, {})))
+    if lines:
+        raise StudyError(
+            f"the study '{study.study_name}' was made with another recipe, and its result is one "
+            "of that recipe alone:\n" + "\n".join(lines) + "\nUse the recipe that the search ran "
+            "with: the recipe.yaml of its output folder, or the same changes on the command line"
+        )
+
+
+def _of_the_model(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in identity.items() if k.partition(".")[0] in _MODEL_SECTIONS}
 
 
 def differences(known: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
