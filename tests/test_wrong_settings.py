@@ -14,6 +14,7 @@ recipe, run_search = test_search_command.recipe, test_search_command.run_search
 WRONG = [
     # What this machine, or this installation, has not.
     (["training.bf16=true"], "training: .*bf16"),
+    (["training.fp16=true"], "training.fp16: .*uses the CPU .value True.; drop it"),
     (["training.tf32=true"], "training: .*tf32"),
     (["training.report_to=wandb"], "training: .*wandb"),
     (["training.report_to=foo"], "training: .*foo"),
