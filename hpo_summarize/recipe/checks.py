@@ -123,6 +123,8 @@ def _wrong_key(section: str, key: str, value: Any) -> str | None:
         return f"this is set in another place: {_ELSEWHERE[key]}"
     if key in names.HUB_DECODING:
         return names.why_not_searchable(key)
+    if section == "generation" and (reason := unusable_decoding(key, value)):
+        return reason
     if key in known:
         return type_problem(value, known[key]) or _unusable(section, key, value)
     if (owner := names.owner_of(key)) in SECTIONS:
@@ -135,9 +137,7 @@ def _wrong_key(section: str, key: str, value: Any) -> str | None:
 def _unusable(section: str, key: str, value: Any) -> str | None:
     if section == "training":
         return unusable_field(key, value)
-    if section == "generation":
-        return unusable_decoding(key, value)
-    if value is None or value is False or key not in _FIXED_ADAPTER:
+    if section != "lora" or value is None or value is False or key not in _FIXED_ADAPTER:
         return None
     return f"cannot be used here (value {value!r}): {_FIXED_ADAPTER[key]}"
 

@@ -20,15 +20,21 @@ _REFUSED = {
     "max_time": "summaries would depend on the speed of the machine; set max_new_tokens",
     "low_memory": "transformers does nothing with it any more; drop it",
     "prefill_chunk_size": "the dialogue goes through the encoder as a whole; drop it",
+    "max_cache_len": "the key-value cache is no longer than the summaries; drop it",
+    "cache_config": "no encoder-decoder has a quantised cache, which alone reads it; drop it",
     "continuous_batching_config": "evaluation has batches of its own; drop it",
 }
 
 
 def unusable_decoding(name: str, value: Any) -> str | None:
     """Says why a fixed field of the decoding cannot have this value here, or None."""
-    if value is None or value is False or name not in _REFUSED:
+    if name == "use_cache":
+        reason = "generation always uses the key-value cache; drop it"
+    elif value is None or value is False or name not in _REFUSED:
         return None
-    return f"cannot be used here (value {value!r}): {_REFUSED[name]}"
+    else:
+        reason = _REFUSED[name]
+    return f"cannot be used here (value {value!r}): {reason}"
 
 
 def why_never_decoded(name: str) -> str | None:
