@@ -133,6 +133,16 @@ FIXED_LORA = frozenset(
     """auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision
     runtime_config task_type""".split()
 )
+# Fields of `LoraConfig` that nothing reads here, with the reason and what to do.
+_MEGATRON = "only layers of Megatron read it; drop it"
+_QALORA = "only weights that GPTQ has quantised have a use for it; drop it"
+IDLE_LORA = {
+    "megatron_config": _MEGATRON,
+    "megatron_core": _MEGATRON,
+    "use_qalora": _QALORA,
+    "qalora_group_size": _QALORA,
+    "fan_in_fan_out": "peft sets it itself, by the kind of each layer; drop it",
+}
 
 
 @functools.cache
@@ -233,7 +243,7 @@ def why_not_searchable(name: str) -> str | None:
         return "transformers runs this form of decoding only with code from the Hub; drop it"
     if owner == "lora" and name in FIXED_LORA:
         return "it describes the adapter and does not change what it learns; drop it"
-    return None
+    return IDLE_LORA.get(name) if owner == "lora" else None
 
 
 def why_cannot_act(name: str) -> str | None:

@@ -51,6 +51,12 @@ IDLE = [
     ("generation.min_new_tokens=101", "max_new_tokens, which is 100 here, got 101"),
     ("lora.inference_mode=true", "made for training"),
     ("lora.task_type=CAUSAL_LM", "made for training"),
+    ("lora.megatron_core=megatron.core", "layers of Megatron"),
+    ("lora.megatron_config={a: 1}", "layers of Megatron"),
+    ("lora.use_qalora=true", "GPTQ"),
+    ("lora.qalora_group_size=8", "GPTQ"),
+    ("lora.fan_in_fan_out=true", "peft sets it itself"),
+    ("lora.loftq_config={loftq_bits: 4}", "init_lora_weights nowhere loftq"),
 ]
 
 
@@ -89,6 +95,18 @@ def test_every_refused_training_argument_exists_and_may_have_its_default() -> No
 def test_what_does_nothing_cannot_be_searched(name: str) -> None:
     with pytest.raises(RecipeError, match=f"space.{name}: "):
         load(BASE, f"space.{name}={{type: categorical, choices: [1]}}")
+
+
+@pytest.mark.parametrize("name", ["megatron_core", "use_qalora", "fan_in_fan_out"])
+def test_what_no_adapter_here_reads_cannot_be_searched(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"space.{name}: .*; drop it"):
+        load(LORA, f"space.{name}={{type: categorical, choices: [true, false]}}")
+
+
+def test_a_setting_of_loftq_is_taken_where_loftq_may_begin_the_adapters() -> None:
+    config = "lora.loftq_config={loftq_bits: 4}"
+    load(LORA, config, "lora.init_lora_weights=loftq")
+    load(LORA, config, "space.init_lora_weights={type: categorical, choices: [true, loftq]}")
 
 
 @pytest.mark.parametrize("schedule", ["constant", "reduce_lr_on_plateau", "greedy"])

@@ -29,7 +29,7 @@ _ELSEWHERE = {
     **{field: f"generation.{name}" for field, name in names.ONE_NAME_ONLY.items()},
 }
 _MADE_HERE = "the adapter is made for training, on the model of the recipe; drop it"
-_FIXED_ADAPTER = dict.fromkeys(names.FIXED_LORA, _MADE_HERE)
+_FIXED_ADAPTER = {**dict.fromkeys(names.FIXED_LORA, _MADE_HERE), **names.IDLE_LORA}
 # The first of each pair has a default, which gives way to the second.
 CONFLICTS = (
     ("batch_size", "gradient_accumulation_steps", "batch_size is the whole optimizer step"),
