@@ -17,6 +17,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import pydantic
+
 from hpo_summarize.errors import did_you_mean
 
 # Our word for a field, by owner. A field that has a word is known by that word alone.
@@ -176,6 +178,20 @@ def lora_fields() -> dict[str, Any]:
     from peft import LoraConfig
 
     hints = typing.get_type_hints(LoraConfig)
+    # peft writes a placeholder into the type, where any number may stand.
+    begin = "pissa_niter_"
+    with_number = pydantic.Field(
+        pattern=f"^{begin}[0-9]+$", description=f"{begin}N (N a whole number)"
+    )
+    ways = [
+        option
+        for part in typing.get_args(hints["init_lora_weights"])
+        for option in typing.get_args(part)
+        if not option.startswith(begin)
+    ]
+    hints["init_lora_weights"] = (
+        bool | typing.Annotated[str, with_number] | typing.Literal[tuple(ways)]
+    )
     return {f.name: hints[f.name] for f in dataclasses.fields(LoraConfig) if f.init}
 
 

@@ -103,6 +103,14 @@ def test_what_no_adapter_here_reads_cannot_be_searched(name: str) -> None:
         load(LORA, f"space.{name}={{type: categorical, choices: [true, false]}}")
 
 
+def test_adapters_may_begin_with_any_number_of_iterations_of_pissa() -> None:
+    assert load(LORA, "lora.init_lora_weights=pissa_niter_4")
+    load(LORA, "space.init_lora_weights={type: categorical, choices: [pissa_niter_4, pissa]}")
+    for value in ("pissa_niter_", "pissa_niter_x", "pissa_niter_[number of iters]", "pisa"):
+        with pytest.raises(RecipeError, match="pissa_niter_N .N a whole number. or .*got 'pis"):
+            load(LORA, f"lora.init_lora_weights='{value}'")
+
+
 def test_a_setting_of_loftq_is_taken_where_loftq_may_begin_the_adapters() -> None:
     config = "lora.loftq_config={loftq_bits: 4}"
     load(LORA, config, "lora.init_lora_weights=loftq")

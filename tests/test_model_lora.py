@@ -90,6 +90,14 @@ def test_adapters_that_cannot_be_put_on_the_model_are_refused(
         build_model(recipe, tokenizer, {})
 
 
+def test_pissa_with_a_number_of_iterations_begins_the_adapters(
+    save: Save, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    recipe = make_recipe(save(), lora={**LORA, "init_lora_weights": "pissa_niter_4"})
+    for layer in adapters(build_model(recipe, tokenizer, {})).values():
+        assert layer.lora_B["default"].weight.any()
+
+
 def test_modules_are_left_out_by_an_expression_for_their_whole_name(
     save: Save, tokenizer: PreTrainedTokenizerBase
 ) -> None:
