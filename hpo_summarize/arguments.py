@@ -13,7 +13,7 @@ from accelerate import PartialState
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hpo_summarize import names
-from hpo_summarize.errors import LaunchError
+from hpo_summarize.errors import LaunchError, Problem, RecipeError
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.recipe.training_checks import BY_METRIC
 
@@ -27,6 +27,9 @@ def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArgument
 
     Evaluation and saving happen once an epoch, so that a trial can go on after a crash, and no
     tracker is on: all of it unless the recipe says otherwise under `training`.
+
+    Raises:
+        RecipeError: The recipe asks for fp16 on a CPU.
     """
     metric = recipe.search.objectives[0]
     defaults: dict[str, Any] = {
@@ -45,9 +48,13 @@ def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArgument
     }
     n_processes = PartialState().num_processes
     fields = {**defaults, **training_fields(recipe.training.model_dump(), n_processes)}
-    return Seq2SeqTrainingArguments(
+    args = Seq2SeqTrainingArguments(
         output_dir=str(output_dir), predict_with_generate=True, **fields
     )
+    if args.fp16 and args.device.type == "cpu":  # Accelerate passes over it without a word.
+        message = "it acts on an accelerator only, and this run uses the CPU (value True); drop it"
+        raise RecipeError([Problem("training.fp16", message)])
+    return args
 
 
 def eval_batch_size(recipe: Recipe) -> int:

@@ -17,6 +17,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import pydantic
+
 from hpo_summarize.errors import did_you_mean
 
 # Our word for a field, by owner. A field that has a word is known by that word alone.
@@ -133,6 +135,16 @@ FIXED_LORA = frozenset(
     """auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision
     runtime_config task_type""".split()
 )
+# Fields of `LoraConfig` that nothing reads here, with the reason and what to do.
+_MEGATRON = "only layers of Megatron read it; drop it"
+_QALORA = "only weights that GPTQ has quantised have a use for it; drop it"
+IDLE_LORA = {
+    "megatron_config": _MEGATRON,
+    "megatron_core": _MEGATRON,
+    "use_qalora": _QALORA,
+    "qalora_group_size": _QALORA,
+    "fan_in_fan_out": "peft sets it itself, by the kind of each layer; drop it",
+}
 
 
 @functools.cache
@@ -166,6 +178,20 @@ def lora_fields() -> dict[str, Any]:
     from peft import LoraConfig
 
     hints = typing.get_type_hints(LoraConfig)
+    # peft writes a placeholder into the type, where any number may stand.
+    begin = "pissa_niter_"
+    with_number = pydantic.Field(
+        pattern=f"^{begin}[0-9]+$", description=f"{begin}N (N a whole number)"
+    )
+    ways = [
+        option
+        for part in typing.get_args(hints["init_lora_weights"])
+        for option in typing.get_args(part)
+        if not option.startswith(begin)
+    ]
+    hints["init_lora_weights"] = (
+        bool | typing.Annotated[str, with_number] | typing.Literal[tuple(ways)]
+    )
     return {f.name: hints[f.name] for f in dataclasses.fields(LoraConfig) if f.init}
 
 
@@ -233,7 +259,7 @@ def why_not_searchable(name: str) -> str | None:
         return "transformers runs this form of decoding only with code from the Hub; drop it"
     if owner == "lora" and name in FIXED_LORA:
         return "it describes the adapter and does not change what it learns; drop it"
-    return None
+    return IDLE_LORA.get(name) if owner == "lora" else None
 
 
 def why_cannot_act(name: str) -> str | None:

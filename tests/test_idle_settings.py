@@ -42,11 +42,21 @@ IDLE = [
     ("generation.max_time=1.5", "speed of the machine"),
     ("generation.output_scores=true", "only the summaries"),
     ("generation.num_assistant_tokens=3", "in batches"),
+    ("generation.max_cache_len=100", "no longer than the summaries"),
+    ("generation.cache_config={nbits: 4}", "no encoder-decoder has a quantised cache"),
+    ("generation.use_cache=true", "always uses the key-value cache; drop it"),
+    ("generation.use_cache=false", "always uses the key-value cache; drop it"),
     ("generation.temperature=0.5", "do_sample nowhere true"),
     ("generation.length_penalty=2.0", "num_beams nowhere above 1"),
     ("generation.min_new_tokens=101", "max_new_tokens, which is 100 here, got 101"),
     ("lora.inference_mode=true", "made for training"),
     ("lora.task_type=CAUSAL_LM", "made for training"),
+    ("lora.megatron_core=megatron.core", "layers of Megatron"),
+    ("lora.megatron_config={a: 1}", "layers of Megatron"),
+    ("lora.use_qalora=true", "GPTQ"),
+    ("lora.qalora_group_size=8", "GPTQ"),
+    ("lora.fan_in_fan_out=true", "peft sets it itself"),
+    ("lora.loftq_config={loftq_bits: 4}", "init_lora_weights nowhere loftq"),
 ]
 
 
@@ -85,6 +95,26 @@ def test_every_refused_training_argument_exists_and_may_have_its_default() -> No
 def test_what_does_nothing_cannot_be_searched(name: str) -> None:
     with pytest.raises(RecipeError, match=f"space.{name}: "):
         load(BASE, f"space.{name}={{type: categorical, choices: [1]}}")
+
+
+@pytest.mark.parametrize("name", ["megatron_core", "use_qalora", "fan_in_fan_out"])
+def test_what_no_adapter_here_reads_cannot_be_searched(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"space.{name}: .*; drop it"):
+        load(LORA, f"space.{name}={{type: categorical, choices: [true, false]}}")
+
+
+def test_adapters_may_begin_with_any_number_of_iterations_of_pissa() -> None:
+    assert load(LORA, "lora.init_lora_weights=pissa_niter_4")
+    load(LORA, "space.init_lora_weights={type: categorical, choices: [pissa_niter_4, pissa]}")
+    for value in ("pissa_niter_", "pissa_niter_x", "pissa_niter_[number of iters]", "pisa"):
+        with pytest.raises(RecipeError, match="pissa_niter_N .N a whole number. or .*got 'pis"):
+            load(LORA, f"lora.init_lora_weights='{value}'")
+
+
+def test_a_setting_of_loftq_is_taken_where_loftq_may_begin_the_adapters() -> None:
+    config = "lora.loftq_config={loftq_bits: 4}"
+    load(LORA, config, "lora.init_lora_weights=loftq")
+    load(LORA, config, "space.init_lora_weights={type: categorical, choices: [true, loftq]}")
 
 
 @pytest.mark.parametrize("schedule", ["constant", "reduce_lr_on_plateau", "greedy"])

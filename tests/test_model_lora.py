@@ -90,6 +90,25 @@ def test_adapters_that_cannot_be_put_on_the_model_are_refused(
         build_model(recipe, tokenizer, {})
 
 
+def test_pissa_with_a_number_of_iterations_begins_the_adapters(
+    save: Save, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    recipe = make_recipe(save(), lora={**LORA, "init_lora_weights": "pissa_niter_4"})
+    for layer in adapters(build_model(recipe, tokenizer, {})).values():
+        assert layer.lora_B["default"].weight.any()
+
+
+def test_modules_are_left_out_by_an_expression_for_their_whole_name(
+    save: Save, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    recipe = make_recipe(save(), lora={**LORA, "exclude_modules": r".*\.encoder\..*"})
+    found = adapters(build_model(recipe, tokenizer, {}))
+    assert found and not any(".encoder." in name for name in found)
+    recipe = make_recipe(save(), lora={**LORA, "exclude_modules": "encoder"})
+    with pytest.raises(ModelError, match="no module whose whole name matches 'encoder'"):
+        build_model(recipe, tokenizer, {})
+
+
 @pytest.mark.parametrize("family", CLASSES)
 def test_new_tokens_are_learned_where_they_are_read_and_where_they_are_written(
     family: str, save: Save, tmp_path: Path

@@ -108,6 +108,20 @@ def test_names_that_split_the_batch_or_say_the_warm_up_twice_are_refused() -> No
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_lookbehind"),
+        *("assistant_confidence_threshold", "assistant_ensemble_weight", "target_lookbehind"),
+        *("speculation_type", "max_matching_ngram_size", "prompt_lookup_num_tokens"),
+        *("assistant_early_exit", "token_healing", "use_mtp"),
+    ],
+)
+def test_what_only_a_drafting_model_reads_cannot_be_searched(name: str) -> None:
+    found = refuse(f"{name}: {{type: categorical, choices: [1, 2]}}")
+    assert "with nothing that drafts them before; drop it" in found[f"space.{name}"]
+
+
+@pytest.mark.parametrize(
     ("space", "key", "message"),
     [
         (f"weight_decay: {FLOAT[:-1]}, when: {{nowhere: 1}}}}", "nowhere", "got 'nowhere'"),

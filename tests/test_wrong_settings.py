@@ -14,6 +14,7 @@ recipe, run_search = test_search_command.recipe, test_search_command.run_search
 WRONG = [
     # What this machine, or this installation, has not.
     (["training.bf16=true"], "training: .*bf16"),
+    (["training.fp16=true"], "training.fp16: .*uses the CPU .value True.; drop it"),
     (["training.tf32=true"], "training: .*tf32"),
     (["training.report_to=wandb"], "training: .*wandb"),
     (["training.report_to=foo"], "training: .*foo"),
@@ -60,6 +61,9 @@ WRONG = [
         "space.target_modules: 'no_such_layer' .*no_such_layer",
     ),
     (["lora.modules_to_save=[nothing]"], "lora.modules_to_save: .*'nothing'"),
+    (["lora.exclude_modules=nothing"], "lora.exclude_modules: .*'nothing'"),
+    (["lora.exclude_modules=("], "lora: .*unterminated subpattern"),
+    (["lora.ensure_weight_tying=true"], "lora: .*no tied modules"),
     (["lora.rank_pattern={nothing: 3}"], "lora.rank_pattern: .*'nothing'"),
     # The command line and the places that are written to.
     (["--n_trials", "0"], "search.n_trials: .*got 0"),

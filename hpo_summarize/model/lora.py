@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,6 @@ def with_lora(
     Raises:
         ModelError: peft refuses, or a setting names a module that is not there.
     """
-    _check_patterns(model, settings)
     kind, settings = PeftModelForSeq2SeqLM, dict(settings)
     if new and "trainable_token_indices" not in settings:
         kind = AdaptedModel
@@ -73,8 +73,12 @@ def with_lora(
     # Where the base came from is for `PeftModel.from_pretrained`.
     settings["base_model_name_or_path"] = model.name_or_path or None
     try:
-        return kind(model, LoraConfig(**settings))
-    except (torch.OutOfMemoryError, MemoryError):
+        _check_patterns(model, settings)
+        with warnings.catch_warnings():
+            # peft warns where this changes nothing, and goes on.
+            warnings.filterwarnings("error", "You have requested `ensure_weight_tying`, but no")
+            return kind(model, LoraConfig(**settings))
+    except (ModelError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # peft raises ValueError, TypeError, IndexError, re.error and more.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -95,11 +99,16 @@ def _check_patterns(model: PreTrainedModel, settings: Mapping[str, Any]) -> None
     """Refuses names of modules that the model has not; peft passes over them without a word."""
     modules = [name for name, _ in model.named_modules()]
     for key in ("modules_to_save", "exclude_modules", "rank_pattern", "alpha_pattern"):
-        patterns = settings.get(key)
-        for pattern in patterns if isinstance(patterns, list | Mapping) else ():
-            text = re.escape(pattern) if isinstance(patterns, list) else pattern
-            if not any(re.fullmatch(rf"(.*\.)?({text})", name) for name in modules):
+        patterns = settings.get(key) or ()
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if isinstance(patterns, str):
+                text, what = pattern, "whose whole name matches"
+            elif isinstance(patterns, Mapping):
+                text, what = rf"(.*\.)?({pattern})", "that ends in"
+            else:
+                text, what = rf"(.*\.)?{re.escape(pattern)}", "that ends in"
+            if not any(re.fullmatch(text, name) for name in modules):
                 raise ModelError(
-                    f"lora.{key}: a '{model.config.model_type}' model has no module that ends in "
+                    f"lora.{key}: a '{model.config.model_type}' model has no module {what} "
                     f"{pattern!r}; take one of its own, such as {modules[-1]!r}, or drop it"
                 )

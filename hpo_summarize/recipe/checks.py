@@ -8,6 +8,7 @@ from typing import Any
 
 from hpo_summarize import names
 from hpo_summarize.errors import Problem, did_you_mean
+from hpo_summarize.recipe.generation_checks import unusable_decoding
 from hpo_summarize.recipe.idle_checks import idle_problems
 from hpo_summarize.recipe.optuna_checks import optuna_problems
 from hpo_summarize.recipe.settings import SECTIONS
@@ -27,24 +28,8 @@ _ELSEWHERE = {
     "return_dict_in_generate": "nowhere; only the summaries are used",
     **{field: f"generation.{name}" for field, name in names.ONE_NAME_ONLY.items()},
 }
-_FORM = "only the summaries are read, whatever else comes with them; drop it"
-_ASSISTANT = "summaries are decoded in batches, with nothing that drafts them before; drop it"
-_IDLE_GENERATION = {
-    **dict.fromkeys(("output_attentions", "output_hidden_states"), _FORM),
-    **dict.fromkeys(("output_logits", "output_scores"), _FORM),
-    **dict.fromkeys(("assistant_confidence_threshold", "assistant_early_exit"), _ASSISTANT),
-    **dict.fromkeys(("assistant_ensemble_weight", "assistant_lookbehind"), _ASSISTANT),
-    **dict.fromkeys(("num_assistant_tokens", "num_assistant_tokens_schedule"), _ASSISTANT),
-    **dict.fromkeys(("target_lookbehind", "is_assistant", "use_mtp"), _ASSISTANT),
-    **dict.fromkeys(("prompt_lookup_num_tokens", "max_matching_ngram_size"), _ASSISTANT),
-    **dict.fromkeys(("speculation_type", "token_healing"), _ASSISTANT),
-    "max_time": "summaries would depend on the speed of the machine; set max_new_tokens",
-    "low_memory": "transformers does nothing with it any more; drop it",
-    "prefill_chunk_size": "the dialogue goes through the encoder as a whole; drop it",
-    "continuous_batching_config": "evaluation has batches of its own; drop it",
-}
 _MADE_HERE = "the adapter is made for training, on the model of the recipe; drop it"
-_FIXED_ADAPTER = dict.fromkeys(names.FIXED_LORA, _MADE_HERE)
+_FIXED_ADAPTER = {**dict.fromkeys(names.FIXED_LORA, _MADE_HERE), **names.IDLE_LORA}
 # The first of each pair has a default, which gives way to the second.
 CONFLICTS = (
     ("batch_size", "gradient_accumulation_steps", "batch_size is the whole optimizer step"),
@@ -138,6 +123,8 @@ def _wrong_key(section: str, key: str, value: Any) -> str | None:
         return f"this is set in another place: {_ELSEWHERE[key]}"
     if key in names.HUB_DECODING:
         return names.why_not_searchable(key)
+    if section == "generation" and (reason := unusable_decoding(key, value)):
+        return reason
     if key in known:
         return type_problem(value, known[key]) or _unusable(section, key, value)
     if (owner := names.owner_of(key)) in SECTIONS:
@@ -150,10 +137,9 @@ def _wrong_key(section: str, key: str, value: Any) -> str | None:
 def _unusable(section: str, key: str, value: Any) -> str | None:
     if section == "training":
         return unusable_field(key, value)
-    reasons = _IDLE_GENERATION if section == "generation" else _FIXED_ADAPTER
-    if value is None or value is False or key not in reasons:
+    if section != "lora" or value is None or value is False or key not in _FIXED_ADAPTER:
         return None
-    return f"cannot be used here (value {value!r}): {reasons[key]}"
+    return f"cannot be used here (value {value!r}): {_FIXED_ADAPTER[key]}"
 
 
 def _conflicts(parts: Mapping[str, Any]) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hpo_summarize import names
 from hpo_summarize.errors import Problem
-from hpo_summarize.recipe.settings import possible_values
+from hpo_summarize.recipe.settings import fixed_value, possible_values
 from hpo_summarize.recipe.values import is_number
 
 ACTS_ONLY = {
@@ -45,6 +45,7 @@ def idle_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
             if isinstance(name, str) and (reason := why_idle(name, parts)):
                 yield Problem(f"{section}.{name}", f"{reason} (value {value!r})")
     yield from _length_problems(parts)
+    yield from _loftq_problems(parts)
 
 
 def _length_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
@@ -59,3 +60,13 @@ def _length_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
                 f"a summary must not be longer than max_new_tokens, which is {min(lowest)} here, "
                 f"got {max(highest)}; change one of the two",
             )
+
+
+def _loftq_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    config, ways = fixed_value("loftq_config", parts), possible_values("init_lora_weights", parts)
+    if config and ways and "loftq" not in ways:
+        yield Problem(
+            "lora.loftq_config",
+            f"this recipe has init_lora_weights nowhere loftq, which alone reads it (value "
+            f"{config!r}); set lora.init_lora_weights=loftq, or drop it",
+        )

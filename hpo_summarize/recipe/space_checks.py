@@ -8,6 +8,7 @@ from typing import Any
 from hpo_summarize import names
 from hpo_summarize.errors import Problem
 from hpo_summarize.recipe.condition_checks import condition_problems, cycles
+from hpo_summarize.recipe.generation_checks import why_never_decoded
 from hpo_summarize.recipe.idle_checks import why_idle
 from hpo_summarize.recipe.settings import fixed_value
 from hpo_summarize.recipe.training_checks import why_not_sampled
@@ -36,7 +37,7 @@ def space_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
 def _wrong_name(name: str) -> str | None:
     if name in names.ONE_NAME_ONLY:
         return f"this field is called '{names.ONE_NAME_ONLY[name]}' here; use that name"
-    return names.why_not_searchable(name) or why_not_sampled(name)
+    return names.why_not_searchable(name) or why_not_sampled(name) or why_never_decoded(name)
 
 
 def _cannot_act(name: str, parts: Mapping[str, Any]) -> str | None:

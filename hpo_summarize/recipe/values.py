@@ -97,6 +97,8 @@ def _enumeration(kind: Any) -> list[str]:
 
 
 def _describe(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Annotated:
+        return str(kind.__metadata__[0].description)
     if typing.get_origin(kind) in (typing.Union, types.UnionType, typing.Literal):
         return " or ".join(_describe(option) for option in typing.get_args(kind))
     kind = typing.get_origin(kind) or kind
