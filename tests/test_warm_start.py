@@ -13,7 +13,6 @@ from recipe_files import BASE, load, messages
 
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
-from hpo_summarize.recipe import debug_recipe, parse_recipe
 from hpo_summarize.results.drawable import copy_study
 from hpo_summarize.results.outcome import read_study
 from hpo_summarize.study import best_trials, build_storage, finished_trials, run_study
@@ -293,12 +292,6 @@ def test_wrong_baselines_are_listed_before_a_study_is_made(make: Any) -> None:
 
 
 def test_the_debug_form_runs_without_baselines_and_earlier_trials() -> None:
-    content = {
-        "model": {"name": "a"},
-        "data": {"train": "t"},
-        "output_dir": "o",
-        "search": {"baselines": [{"num_epochs": 3}], "warm_start": "x", "warm_start_study": "y"},
-        "space": SPACE,
-    }
-    search_section = parse_recipe(debug_recipe(content)).search
+    search = {"baselines": [{"num_epochs": 3}], "warm_start": "x", "warm_start_study": "y"}
+    search_section = load(f"{BASE}search: {search}\nspace: {SPACE}\n", debug=True).search
     assert (search_section.baselines, search_section.warm_start) == ([], None)

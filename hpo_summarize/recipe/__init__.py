@@ -1,7 +1,7 @@
 """Recipes: one YAML file, checked as a whole before anything is loaded."""
 
 from hpo_summarize.recipe.given import as_recipe, with_settings
-from hpo_summarize.recipe.load import debug_recipe, dump_recipe, load_recipe, parse_recipe
+from hpo_summarize.recipe.load import dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.recipe.sections import (
     CategoricalParameter,
     DataSection,
@@ -33,7 +33,6 @@ __all__ = [
     "TrainSection",
     "TrainingSection",
     "as_recipe",
-    "debug_recipe",
     "dump_recipe",
     "load_recipe",
     "parse_recipe",

@@ -46,8 +46,9 @@ def load_recipe(
     Args:
         path: YAML file (YAML 1.2: `1e-6` is a number, `no` is text, `012` is twelve).
         overrides: `key.path=value` items, split at the first `=`; the value is YAML.
-        debug: Shrink the run to 2 trials of 1 epoch on 32 dialogues, see `debug_recipe`. What
-            `overrides` and `settings` ask for holds in its place.
+        debug: Shrink the run to 2 trials of 1 epoch on 32 dialogues, in a folder `debug` of the
+            output folder; for the rest it takes the same way as a full one. What `overrides` and
+            `settings` ask for holds in its place.
         settings: Values by `key.path` that are not to be read as YAML; they come last.
         needs_data: False where data sets are given in the place of the section `data`.
 
@@ -106,16 +107,8 @@ def parse_recipe(
     return recipe
 
 
-def debug_recipe(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same recipe as a quick trial run: 2 trials of 1 epoch on 32 dialogues.
-
-    The number of epochs is searched no more, and everything is written to a folder `debug` in the
-    output folder; for the rest the run takes the same way as a full one.
-    """
-    return _in_debug_folder(_shrunk(content))
-
-
 def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with `DEBUG_SETTINGS`, and with no other number of epochs to search."""
     shrunk = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()
     }
