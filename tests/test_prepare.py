@@ -193,6 +193,15 @@ def test_a_brute_force_search_ends_with_its_last_combination(
         assert sorted(trials["params_batch_size"]) == [4, 8]
 
 
+def test_a_timeout_before_the_end_of_the_first_trial_is_named_as_the_cause(
+    recipe: Path, run_search: Any
+) -> None:
+    done = run_search(recipe, "--timeout", 0.001)
+    assert done.status == 1
+    assert "the timeout of 0.001 seconds ended the run before a trial could end" in done.stderr
+    assert "pruner" not in done.stderr
+
+
 def test_an_optimizer_can_run_a_trial_of_its_own_before_a_search_and_go_on_after_it(
     recipe: Path, tmp_path: Path
 ) -> None:
