@@ -143,14 +143,16 @@ def questions(optimizer: OptunaOptimizer) -> Iterator[Any]:
     yield lambda: optimizer.plot_optimization_history("results")
 
 
-@pytest.mark.parametrize("kind", ["default", "sqlite:///{}/other.db", "journal://{}/study.log"])
+@pytest.mark.parametrize(
+    "kind",
+    ["default", "sqlite:///{}/other.db", "journal://{}/study.log"]
+    + ["sqlite:///{}/gone/other.db", "journal://{}/gone/study.log"],
+)
 def test_a_question_before_the_first_search_says_so_and_makes_nothing(
     kind: str, recipe: Path, tmp_path: Path
 ) -> None:
     storage = None if kind == "default" else kind.format(tmp_path)
     optimizer = OptunaOptimizer(load_recipe(recipe), storage=storage)
-    if storage is None:
-        (tmp_path / "out").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for ask in questions(optimizer):
         with pytest.raises(StudyError, match="no study 'tiny' .* yet; call optimize\\(\\) first"):
