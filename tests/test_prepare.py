@@ -182,6 +182,19 @@ def test_data_sets_that_are_given_need_no_section_data(
         OptunaOptimizer(recipe, train)
 
 
+@pytest.mark.parametrize("form", [list, pd.DataFrame])
+def test_rows_that_are_no_data_set_are_refused_with_how_to_make_one(
+    form: Any, recipe: Path, rows: list[dict[str, str]]
+) -> None:
+    made = Dataset.from_list(rows)
+    for train, validation, name in ((form(rows), made, "train"), (made, form(rows), "val")):
+        with pytest.raises(HpoError) as error:
+            OptunaOptimizer(recipe, train, validation)
+        wanted = f"{name}_dataset must be a datasets.Dataset, got a {form.__name__}; make one with"
+        assert wanted in str(error.value)
+        assert "Dataset.from_list(rows) or Dataset.from_pandas(frame)" in str(error.value)
+
+
 def test_a_brute_force_search_ends_with_its_last_combination(
     recipe: Path, tmp_path: Path, run_search: Any
 ) -> None:
