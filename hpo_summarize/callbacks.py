@@ -7,9 +7,10 @@ from typing import Any
 
 import optuna
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from hpo_summarize.distributed import on_main
-from hpo_summarize.errors import MissingMetric
+from hpo_summarize.errors import HpoError, MissingMetric
 
 Metrics = Mapping[str, float]
 
@@ -37,6 +38,7 @@ class OptunaPruningCallback(TrainerCallback):
     Raises:
         ValueError: The study of the trial has several objectives, which Optuna cannot prune, or
             `prune_after` is no share.
+        HpoError: From the training, if its arguments ask for no evaluations.
         MissingMetric: From the training, if an evaluation has no such metric.
         optuna.TrialPruned: From the training, if the pruner stops the trial.
 
@@ -75,7 +77,13 @@ class OptunaPruningCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts to listen."""
+        """Starts to listen; raises an `HpoError` where there will be nothing to hear."""
+        if args.eval_strategy == IntervalStrategy.NO:
+            raise HpoError(
+                "OptunaPruningCallback reports evaluations, and there are none: eval_strategy is "
+                "'no' in the training arguments; set eval_strategy=\"epoch\", or train without "
+                "this callback"
+            )
         self._training = True
         self._last_step = 0
 

@@ -86,6 +86,12 @@ class OptunaOptimizer:
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
+        for name, rows in zip(("train_dataset", "val_dataset"), datasets or (), strict=False):
+            if not isinstance(rows, Dataset):
+                raise HpoError(
+                    f"{name} must be a datasets.Dataset, got a {type(rows).__name__}; make one "
+                    "with Dataset.from_list(rows) or Dataset.from_pandas(frame)"
+                )
         self.experiment = Experiment(self.recipe, datasets, share_base=True)
         self.studies = SearchStudies(self.experiment, self.worker.number)
         self._prepared = False

@@ -76,7 +76,7 @@ class SearchStudies:
         Raises:
             StudyError: The storage cannot be reached, or the study is another recipe's.
         """
-        study = find_study(self.storage, self.name)
+        study = find_study(self.storage, self.name, to_make=True)
         if study is not None and IDENTITY in study.user_attrs:
             self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))
             check_identity(study, self._identity())

@@ -6,11 +6,12 @@ from typing import Any
 
 import optuna
 import pytest
-from transformers import Seq2SeqTrainer, TrainerControl, TrainerState
+from transformers import Seq2SeqTrainer, TrainerControl, TrainerState, TrainingArguments
 
 from hpo_summarize import OptunaPruningCallback
 from hpo_summarize.callbacks import find_metric
-from hpo_summarize.errors import MissingMetric
+from hpo_summarize.errors import HpoError, MissingMetric
+from hpo_summarize.trainer import SummarizationTrainer
 
 
 class FixedPruner(optuna.pruners.BasePruner):
@@ -30,8 +31,13 @@ def evaluate(callback: OptunaPruningCallback, epoch: float, value: float = 0.5) 
 
 def started(trial: optuna.Trial) -> OptunaPruningCallback:
     callback = OptunaPruningCallback(trial)
-    callback.on_train_begin(None, TrainerState(), TrainerControl())
+    begin(callback)
     return callback
+
+
+def begin(callback: OptunaPruningCallback) -> None:
+    args = TrainingArguments("unused", eval_strategy="epoch")
+    callback.on_train_begin(args, TrainerState(), TrainerControl())
 
 
 def test_a_value_is_reported_once_for_each_finished_epoch() -> None:
@@ -59,7 +65,7 @@ def test_a_pruner_that_says_stop_ends_the_training() -> None:
 def test_a_missing_metric_is_an_error_that_lists_those_there_are() -> None:
     trial = optuna.create_study().ask()
     callback = OptunaPruningCallback(trial, "eval_bleu")
-    callback.on_train_begin(None, TrainerState(), TrainerControl())
+    begin(callback)
     with pytest.raises(MissingMetric, match="no metric 'eval_bleu'; it has eval_rougeL"):
         evaluate(callback, 1.0)
 
@@ -73,6 +79,26 @@ def test_a_study_of_several_objectives_is_refused() -> None:
     trial = optuna.create_study(directions=["maximize", "maximize"]).ask()
     with pytest.raises(ValueError, match="only with one objective, and this study has 2"):
         OptunaPruningCallback(trial)
+
+
+def test_a_training_without_evaluations_is_refused_before_its_first_step(make_trainer: Any) -> None:
+    callback = OptunaPruningCallback(optuna.create_study().ask(), "eval_loss")
+    trainer = make_trainer(Seq2SeqTrainer, {"callbacks": [callback]}, eval_strategy="no")
+    with pytest.raises(HpoError, match="eval_strategy is 'no' .*; set eval_strategy=\"epoch\""):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_search_whose_trials_are_evaluated_only_at_their_end_runs(make_trainer: Any) -> None:
+    trainer = make_trainer(SummarizationTrainer, eval_strategy="no")
+    space = {"learning_rate": (1e-4, 1e-3)}
+    best = trainer.hyperparameter_search(
+        lambda trial: {name: trial.suggest_float(name, *span) for name, span in space.items()},
+        lambda metrics: metrics["eval_loss"],
+        n_trials=2,
+        pruner=FixedPruner(True),
+    )
+    assert best.objective > 0
 
 
 @pytest.mark.parametrize(("prunes", "state"), [(True, "PRUNED"), (False, "COMPLETE")])

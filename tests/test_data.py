@@ -163,6 +163,20 @@ def test_a_usual_name_is_guessed_and_said_and_a_key_comes_before_it(tmp_path: Pa
     assert named.notes == ()
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [{"dialogue_column": "summary"}, {"summary_column": ["summary", "dialogue"]}],
+)
+def test_a_column_cannot_be_dialogue_and_summary_at_once(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write_csv(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="both read from '(summary|dialogue)'.*set data.dialogue_c"):
+        read_dialogues(path, section(**keys))
+    unscored = read_dialogues(path, section(**keys), require_summaries=False)
+    assert not any(unscored.references)
+
+
 @pytest.mark.parametrize("write", [write_json, write_parquet])
 def test_turns_in_a_list_become_lines(write: Callable[..., str], tmp_path: Path) -> None:
     turns = [{"speaker": "Mina", "text": "Hi."}, {"speaker": "Jun", "text": "Bye."}]

@@ -143,14 +143,16 @@ def questions(optimizer: OptunaOptimizer) -> Iterator[Any]:
     yield lambda: optimizer.plot_optimization_history("results")
 
 
-@pytest.mark.parametrize("kind", ["default", "sqlite:///{}/other.db", "journal://{}/study.log"])
+@pytest.mark.parametrize(
+    "kind",
+    ["default", "sqlite:///{}/other.db", "journal://{}/study.log"]
+    + ["sqlite:///{}/gone/other.db", "journal://{}/gone/study.log"],
+)
 def test_a_question_before_the_first_search_says_so_and_makes_nothing(
     kind: str, recipe: Path, tmp_path: Path
 ) -> None:
     storage = None if kind == "default" else kind.format(tmp_path)
     optimizer = OptunaOptimizer(load_recipe(recipe), storage=storage)
-    if storage is None:
-        (tmp_path / "out").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for ask in questions(optimizer):
         with pytest.raises(StudyError, match="no study 'tiny' .* yet; call optimize\\(\\) first"):
@@ -180,6 +182,19 @@ def test_data_sets_that_are_given_need_no_section_data(
         OptunaOptimizer(recipe, train)
 
 
+@pytest.mark.parametrize("form", [list, pd.DataFrame])
+def test_rows_that_are_no_data_set_are_refused_with_how_to_make_one(
+    form: Any, recipe: Path, rows: list[dict[str, str]]
+) -> None:
+    made = Dataset.from_list(rows)
+    for train, validation, name in ((form(rows), made, "train"), (made, form(rows), "val")):
+        with pytest.raises(HpoError) as error:
+            OptunaOptimizer(recipe, train, validation)
+        wanted = f"{name}_dataset must be a datasets.Dataset, got a {form.__name__}; make one with"
+        assert wanted in str(error.value)
+        assert "Dataset.from_list(rows) or Dataset.from_pandas(frame)" in str(error.value)
+
+
 def test_a_brute_force_search_ends_with_its_last_combination(
     recipe: Path, tmp_path: Path, run_search: Any
 ) -> None:
@@ -191,6 +206,15 @@ def test_a_brute_force_search_ends_with_its_last_combination(
         assert "every combination has been tried, with 2 of 5 trials" in done.stdout
         trials = pd.read_csv(tmp_path / "out" / "all_trials.csv")
         assert sorted(trials["params_batch_size"]) == [4, 8]
+
+
+def test_a_timeout_before_the_end_of_the_first_trial_is_named_as_the_cause(
+    recipe: Path, run_search: Any
+) -> None:
+    done = run_search(recipe, "--timeout", 0.001)
+    assert done.status == 1
+    assert "the timeout of 0.001 seconds ended the run before a trial could end" in done.stderr
+    assert "pruner" not in done.stderr
 
 
 def test_an_optimizer_can_run_a_trial_of_its_own_before_a_search_and_go_on_after_it(

@@ -124,6 +124,16 @@ def test_a_study_without_a_complete_trial_says_what_became_of_each(tmp_path: Pat
         require_complete(study)
 
 
+def test_a_study_that_no_trial_has_ended_in_is_told_from_one_whose_trials_failed(
+    tmp_path: Path,
+) -> None:
+    study = open_at(tmp_path)
+    with pytest.raises(SearchFailed, match="'study' has ended yet; .*call optimize"):
+        require_complete(study)
+    with pytest.raises(SearchFailed, match="timeout of 0.5 seconds .*; give it more time, or none"):
+        require_complete(study, timeout=0.5)
+
+
 def test_the_best_trials_come_best_first_and_the_older_of_equals_before(tmp_path: Path) -> None:
     study, values = open_at(tmp_path), [0.1, 0.4, 0.3, 0.4]
     run_study(study, lambda trial: values[trial.number], 4)

@@ -39,7 +39,8 @@ def find_columns(table: Table, section: DataSection, require_summaries: bool = T
     """Takes the columns that the recipe names, or the usual ones where it names none.
 
     Raises:
-        DataError: A column that the recipe names is not there, or no usual one is.
+        DataError: A column that the recipe names is not there, or no usual one is, or one column
+            would be both.
     """
     notes: list[str] = []
     dialogue = section.dialogue_column or _guess(table, _DIALOGUE)
@@ -49,8 +50,14 @@ def find_columns(table: Table, section: DataSection, require_summaries: bool = T
         raise _missing(table, "dialogue_column", dialogue, _DIALOGUE)
     if not section.dialogue_column and dialogue != _DIALOGUE[0]:
         notes.append(f"{table.name}: the dialogues are read from '{dialogue}'")
-    if not require_summaries and not set(summaries) <= set(table.columns):
+    if not require_summaries and not set(summaries) <= set(table.columns) - {dialogue}:
         summaries = []
+    elif dialogue in summaries:
+        raise DataError(
+            f"{table.name}: the dialogues and the summaries are both read from '{dialogue}'; set "
+            "data.dialogue_column or data.summary_column to another one of the columns found, "
+            f"{', '.join(map(repr, table.columns))}"
+        )
     elif wrong := [name for name in summaries if name not in table.columns]:
         raise _missing(table, "summary_column", wrong[0], _SUMMARY)
     elif not summaries and require_summaries:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -11,21 +12,28 @@ import sqlalchemy
 from hpo_summarize.study.storage import JOURNAL, _connect_args, build_storage, retry_first_start
 
 
-def find_study(url: str, study_name: str) -> optuna.Study | None:
+def find_study(url: str, study_name: str, to_make: bool = False) -> optuna.Study | None:
     """A study in its storage; None if it has not been made yet.
 
     Args:
         url: URL of the storage.
         study_name: Name in the storage.
+        to_make: It will be made where there is none, so that it must be possible to.
 
     Raises:
         StudyError: The storage cannot be reached, or could not be made there.
     """
-    return retry_first_start(url, lambda: _find(url, study_name))
+    return retry_first_start(url, lambda: _find(url, study_name, to_make))
 
 
-def _find(url: str, study_name: str) -> optuna.Study | None:
-    if not (_journal_exists(url) if url.startswith(JOURNAL) else _has_tables(url)):
+def _find(url: str, study_name: str, to_make: bool) -> optuna.Study | None:
+    options = None if url.startswith(JOURNAL) else _connect_args(url)
+    file = _file_of(url)
+    if file is not None and not file.exists():
+        if to_make:
+            _check_can_be_made(file)
+        return None
+    if options is not None and not _has_tables(url, options):
         return None
     storage = build_storage(url)
     if study_name not in optuna.get_all_study_names(storage):
@@ -33,16 +41,16 @@ def _find(url: str, study_name: str) -> optuna.Study | None:
     return optuna.load_study(study_name=study_name, storage=storage)
 
 
-def _journal_exists(url: str) -> bool:
-    return _is_there(Path(url.removeprefix(JOURNAL)))
-
-
-def _has_tables(url: str) -> bool:
-    options = _connect_args(url)
+def _file_of(url: str) -> Path | None:
+    """The file that a storage is kept in; None for one on a server."""
+    if url.startswith(JOURNAL):
+        return Path(url.removeprefix(JOURNAL))
     parsed = sqlalchemy.make_url(url)
     in_file = parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query
-    if in_file and not _is_there(Path(parsed.database or "")):
-        return False
+    return Path(parsed.database or "") if in_file else None
+
+
+def _has_tables(url: str, options: dict[str, Any]) -> bool:
     engine = sqlalchemy.create_engine(url, connect_args=options)
     try:
         return sqlalchemy.inspect(engine).has_table("studies")
@@ -50,14 +58,9 @@ def _has_tables(url: str) -> bool:
         engine.dispose()
 
 
-def _is_there(path: Path) -> bool:
-    """Whether a file exists; if not, it must be possible to make it.
-
-    Raises:
-        OSError: Its folder is missing or cannot be written.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent}")
-    if not path.exists() and not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"the folder {path.parent} cannot be written")
-    return path.exists()
+def _check_can_be_made(file: Path) -> None:
+    """Raises an `OSError` where the folder of a file is missing or cannot be written."""
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise PermissionError(f"the folder {file.parent} cannot be written")

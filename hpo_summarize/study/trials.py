@@ -75,8 +75,12 @@ def baseline_trial(study: optuna.Study) -> FrozenTrial | None:
     return first if first is not None and first.state == TrialState.COMPLETE else None
 
 
-def require_complete(study: optuna.Study) -> None:
+def require_complete(study: optuna.Study, timeout: float | None = None) -> None:
     """Checks that a study has a result.
+
+    Args:
+        study: The study.
+        timeout: Seconds after which the run that has just ended was to start no new trial.
 
     Raises:
         SearchFailed: No trial is complete; the message says what became of each.
@@ -87,6 +91,14 @@ def require_complete(study: optuna.Study) -> None:
         f"  trial {trial.number}: {trial.user_attrs.get(FAILURE) or trial.state.name.lower()}"
         for trial in finished_trials(study)
     ]
+    if not fates:
+        none = f"no trial of the study '{study.study_name}' has ended yet"
+        if timeout is None:
+            raise SearchFailed(f"{none}; run the search, or call optimize(), first")
+        raise SearchFailed(
+            f"{none}: the timeout of {timeout:g} seconds ended the run before a trial could end; "
+            "give it more time, or none, and run again"
+        )
     raise SearchFailed(
         "\n".join(
             [f"no trial of the study '{study.study_name}' came to its end:", *fates]

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.trial import FrozenTrial
+from transformers.trainer_utils import IntervalStrategy
 
 from hpo_summarize import names
 from hpo_summarize.arguments import with_values, within_device
@@ -106,7 +107,8 @@ class TrialTrainer(MeasuringTrainer):
         self._run, self._decoding = TrialRun(trial, plan, list(plan.epochs)), parts["generation"]
         self._use_arguments(args)
         reports = any(isinstance(callback, OptunaPruningCallback) for callback in own_callbacks)
-        if plan.n_objectives == 1 and not reports:
+        evaluates = args.eval_strategy != IntervalStrategy.NO
+        if plan.n_objectives == 1 and evaluates and not reports:
             self.add_callback(OptunaPruningCallback(trial, self._objective, self.prune_after))
         try:
             yield self._run

@@ -120,7 +120,7 @@ class SummarizationTrainer(GroupTrainer):
         self._release_model()
         with _collecting_only_new_objects(), self._leading_the_group(study):
             run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
-        require_complete(study)
+        require_complete(study, options.get("timeout"))
         runs = [BestRun(str(t.number), _value(t), t.params) for t in best_trials(study)]
         return runs if len(study.directions) > 1 else runs[0]
 
