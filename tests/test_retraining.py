@@ -447,6 +447,7 @@ CHANGED = [
     "training.weight_decay=0.1",
     "generation.no_repeat_ngram_size=2",
     "space.hidden_dropout.high=0.3",
+    "data.max_dialogue_tokens=20",
 ]
 
 
@@ -481,7 +482,10 @@ def test_a_result_without_a_study_that_can_be_read_is_taken_as_it_is(
 ) -> None:
     if not storage:
         (out / "study.db").unlink()
-    run_well("train", recipe, "--output_dir", out, "training.weight_decay=0.1", *storage)
+    options = ["--output_dir", out, "training.weight_decay=0.1", *storage]
+    for program in (["train"], ["predict", "--model", "best"]):
+        printed = run_well(program[0], recipe, *options, *program[1:]).stdout
+        assert "note     the recipe is not compared with the one of the search" in printed
     assert (out / "model").is_dir() and (out / "study.db").exists() == bool(storage)
 
 

@@ -54,6 +54,7 @@ class Prediction:
         self.recipe = recipe
         self.experiment = Experiment(recipe)
         self._model, self._source = model, source
+        self._notes: list[str] = []  # On the model.
         folder = Path(recipe.output_dir)
         self.output = Path(output) if output else folder / "predictions.csv"
         self.scores_path = self.output.with_suffix(".scores.json")
@@ -79,7 +80,8 @@ class Prediction:
         if self._model != BEST:
             folder = Path(self._model) if self._model else output_dir / MODEL
             return load_summarizer(folder, self.recipe), folder
-        (candidate,) = choose_candidates(self.experiment, output_dir / BEST_PARAMS)
+        (candidate,), notes = choose_candidates(self.experiment, output_dir / BEST_PARAMS)
+        self._notes += notes
         folder = find_kept(output_dir, candidate)
         return load_kept(self.experiment, candidate), folder
 
@@ -105,7 +107,7 @@ class Prediction:
         on_main(lambda: make_writable(self.output.parent, "output"))
         on_all(self._load)
         data = self.rows[0]
-        notes = list(data.notes)
+        notes = [*self._notes, *data.notes]
         empty = [f"row {n}" for n, text in enumerate(data.dialogues, 1) if not text.strip()]
         if empty:
             notes.append(

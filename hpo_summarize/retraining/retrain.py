@@ -60,9 +60,19 @@ class Retraining:
         self._say = on_event
 
     @functools.cached_property
+    def _chosen(self) -> tuple[list[Candidate], list[str]]:
+        return choose_candidates(self.experiment, self._path, self._top, self._trial)
+
+    @property
     def candidates(self) -> list[Candidate]:
         """The trials to train."""
-        return choose_candidates(self.experiment, self._path, self._top, self._trial)
+        return self._chosen[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the trials and of the data, one sentence each."""
+        splits = [*self.experiment.splits, *([self.test] if self.test else ())]
+        return [*self._chosen[1], *(note for split in splits for note in split.notes)]
 
     @property
     def trainings(self) -> list[Training]:

@@ -41,9 +41,8 @@ def print_plan(retraining: Retraining) -> None:
     added = " and trained on, too" if section.use_validation else ""
     validated = f"{len(validation)} to validate on{added}"
     say(f"data     {len(train)} dialogues to train on, {validated}, {tested}")
-    for split in (train, validation, *([test] if test else ())):
-        for note in split.notes:
-            say(f"note     {note}")
+    for note in retraining.notes:
+        say(f"note     {note}")
     say(f"seeds    {', '.join(map(str, section.seeds))}")
 
 

@@ -31,8 +31,9 @@ _NEUTRAL = (
     "save_on_each_node",
     "save_total_limit",
 )
-# What decides the weights and the decoding of a trial, without the data and how it was scored.
+# What decides the weights and the decoding of a trial, without the texts and how it was scored.
 _MODEL_SECTIONS = ("model", "lora", "training", "generation", "space")
+_MODEL_DATA_KEYS = ("data.max_dialogue_tokens", "data.max_summary_tokens", "data.special_tokens")
 _SHOWN = 8  # Differences that a message lists.
 
 
@@ -87,7 +88,7 @@ def check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
 def check_result(study: optuna.Study, recipe: Recipe) -> None:
     """Refuses to make a model with another recipe than the study's, whose values fit that alone.
 
-    The data may differ, and how summaries are scored.
+    The texts may differ, and how summaries are scored.
 
     Args:
         study: Is left as it is; one without an identity is taken.
@@ -109,7 +110,11 @@ def check_result(study: optuna.Study, recipe: Recipe) -> None:
 
 
 def _of_the_model(identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in identity.items() if k.partition(".")[0] in _MODEL_SECTIONS}
+    return {
+        key: value
+        for key, value in identity.items()
+        if key.partition(".")[0] in _MODEL_SECTIONS or key in _MODEL_DATA_KEYS
+    }
 
 
 def differences(known: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
