@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -89,6 +89,23 @@ def on_main(decide: Callable[[], T]) -> T:
             failure.shared = True
         raise failure
     return result
+
+
+def tell(message: Any) -> None:
+    """Gives a picklable message to the other processes; the main one alone calls it.
+
+    Each of them must be in `hear`, or come to it.
+    """
+    on_main(lambda: message)
+
+
+def hear() -> Any:
+    """The next message of the main process; every other one must call it."""
+    return on_main(_only_on_main)
+
+
+def _only_on_main() -> NoReturn:
+    raise AssertionError("the main process tells, and the others alone hear")
 
 
 def on_all(act: Callable[[], T]) -> T:

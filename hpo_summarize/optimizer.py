@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.results.files import DECODING_FOLDER
 from hpo_summarize.results.outcome import values_of
-from hpo_summarize.staged import DecodingSearch, Finalist, find_finalists
+from hpo_summarize.staged import Decoder, DecodingSearch, find_finalists
 from hpo_summarize.studies import SearchStudies
 from hpo_summarize.study import best_trials, prune_after, require_complete, wait_for_running
 from hpo_summarize.trainer import SummarizationTrainer
@@ -188,9 +188,10 @@ class OptunaOptimizer:
         start = time.monotonic()
         try:
             if self.recipe.search.decode == "staged":
-                with self._decoding_search([]).leading():
+                decoder = Decoder(self.experiment, self.trainer)
+                with decoder.leading():
                     self._search_training()
-                    self._search_decoding(start)
+                    self._search_decoding(decoder, start)
             else:
                 self._search_training()
         except HpoError as error:
@@ -207,7 +208,7 @@ class OptunaOptimizer:
                 raise
             # The main process says it again when everything is written.
         if self.recipe.search.decode == "staged":
-            self._decoding_search([]).follow()
+            Decoder(self.experiment, self.trainer).follow()
 
     def _search_training(self) -> None:
         search = self.recipe.search
@@ -232,11 +233,18 @@ class OptunaOptimizer:
             # Every worker, and not the writer alone: it may be gone before the last trial ends.
             progress.print_finished()
 
-    def _search_decoding(self, start: float) -> None:
+    def _search_decoding(self, decoder: Decoder, start: float) -> None:
         search = self.recipe.search
         wait_for_running(self.study)
         finalists = find_finalists(self.study, self.studies.folder_of, search.staged.n_models)
-        decoding = self._decoding_search(finalists)
+        decoding = DecodingSearch(
+            self.experiment,
+            decoder,
+            finalists,
+            self.studies.name,
+            self.studies.storage,
+            self.worker.number,
+        )
         self.study.set_user_attr(DECODING_STUDY, decoding.study.study_name)
         if (sizes := remembered(self.study)) and remembered(decoding.study) is None:
             remember(decoding.study, sizes)
@@ -248,16 +256,6 @@ class OptunaOptimizer:
             decoding.run(rest, [progress.on_trial_end, self._write_after_trial])
         finally:
             progress.print_finished()
-
-    def _decoding_search(self, finalists: Sequence[Finalist]) -> DecodingSearch:
-        return DecodingSearch(
-            self.experiment,
-            self.trainer,
-            finalists,
-            self.studies.name,
-            self.studies.storage,
-            self.worker.number,
-        )
 
     def create_search_space(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         """Samples the values of a trial; in a staged search with the first stage's decoding."""

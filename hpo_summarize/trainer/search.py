@@ -22,7 +22,7 @@ from transformers.trainer_utils import (
 
 from hpo_summarize import names
 from hpo_summarize.attributes import BEATEN, BEST_EPOCH, CONTINUES, EPOCH_VALUE, FAILURE
-from hpo_summarize.distributed import on_main
+from hpo_summarize.distributed import tell
 from hpo_summarize.errors import HpoError
 from hpo_summarize.study import (
     TrialError,
@@ -155,7 +155,7 @@ class SummarizationTrainer(GroupTrainer):
         """
         plan = self._plan(trial)  # An error here is the main process's own.
         with self._leaving_when_broken(plan.number):
-            on_main(lambda: plan)
+            tell(plan)
         end = self._train_trial(trial, plan)
         if end.best is not None:
             trial.set_user_attr(BEST_EPOCH, end.best.epoch)

@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from hpo_summarize.distributed import is_lost_peer, on_main
+from hpo_summarize.distributed import hear, is_lost_peer, tell
 from hpo_summarize.errors import HpoError
 from hpo_summarize.trainer.group_failure import Group
 from hpo_summarize.trainer.one_trial import TrialTrainer
@@ -46,7 +46,7 @@ class GroupTrainer(TrialTrainer):
             error: They raise it.
         """
         try:
-            on_main(lambda: error)
+            tell(error)
         except RuntimeError as lost:
             if not is_lost_peer(lost):  # Who is gone already need not be told.
                 raise
@@ -62,7 +62,7 @@ class GroupTrainer(TrialTrainer):
         self._group, number = Group(self.args.process_index), 0
         while True:
             with self._leaving_when_broken(number):
-                plan = on_main(_only_on_main)
+                plan = hear()
             if plan is None:
                 return
             if isinstance(plan, HpoError):
@@ -87,7 +87,3 @@ class FollowedTrial(optuna.trial.FixedTrial):
     def params(self) -> dict[str, Any]:
         """What the main process sampled."""
         return dict(self._params)
-
-
-def _only_on_main() -> None:
-    raise AssertionError("the main process decides, and this is called on the others alone")

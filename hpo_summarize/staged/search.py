@@ -1,10 +1,9 @@
-"""The second stage of `decode: staged`: decoding alone is searched, on the best trained models.
+"""The study of the second stage.
 
-A trial of this stage is one evaluation of a model that the first stage has trained and kept. The
-rows are decoded in the same shuffled order in every trial, in the same blocks of a few rows (of
-one where there are few), and the mean score of each block is reported. A trial ends early where a
-signed-rank test on the blocks so far says that it is worse than the best one (Optuna's
-`WilcoxonPruner`).
+A trial is one evaluation of a model that the first stage has trained and kept. The rows are decoded
+in the same shuffled order in every trial, in the same blocks of a few rows (of one where there are
+few), and the mean score of each block is reported. A trial ends early where a signed-rank test on
+the blocks so far says that it is worse than the best one (Optuna's `WilcoxonPruner`).
 """
 
 from __future__ import annotations
@@ -12,15 +11,11 @@ from __future__ import annotations
 import functools
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 
 from hpo_summarize.attributes import (
     BEST_EPOCH,
@@ -32,15 +27,13 @@ from hpo_summarize.attributes import (
     VALUES,
 )
 from hpo_summarize.data import Dialogues
-from hpo_summarize.distributed import on_all, on_main
-from hpo_summarize.errors import HpoError, StudyError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.space import SearchSpace, build_space
-from hpo_summarize.study import StudyCallback, TrialError, best_trials, open_study, run_study
-from hpo_summarize.trainer import SummarizationTrainer
-from hpo_summarize.trainer.device_batches import Sizes, halved, remember, remembered
-from hpo_summarize.trainer.group_failure import Group, failure_of
-from hpo_summarize.trainer.trial_run import failure_reason, is_out_of_memory
+from hpo_summarize.staged.decoder import Decoder, Part
+from hpo_summarize.staged.finalists import Finalist
+from hpo_summarize.study import StudyCallback, TrialError, open_study, run_study
+from hpo_summarize.trainer.device_batches import remember, remembered
+from hpo_summarize.trainer.trial_run import failure_reason
 
 # A trial decodes the rows in so many parts, with a look at the pruner after each; a part has at
 # least so many blocks, since the test says little about fewer.
@@ -50,59 +43,12 @@ _MAX_BLOCKS = 50  # Each is a write to the storage, of some 5 to 10 ms.
 _P_THRESHOLD = 0.1  # Optuna's default: a trial is worse with this probability of an error.
 
 
-@dataclass(frozen=True)
-class Finalist:
-    """A trained model of the first stage.
-
-    Attributes:
-        number: Of its trial.
-        params: What was sampled for it.
-        epoch: The epoch that its weights are of.
-        checkpoint: Folder with the weights.
-    """
-
-    number: int
-    params: dict[str, Any]
-    epoch: float
-    checkpoint: Path
-
-
-def find_finalists(
-    study: optuna.Study, folder_of: Callable[[FrozenTrial], Path], count: int
-) -> list[Finalist]:
-    """The best trials of the first stage with their weights, at most `count`, best first.
-
-    Raises:
-        StudyError: The weights of one of them are not here. Another worker, which has them, would
-            search other models.
-    """
-    sign = 1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
-    best = sorted(
-        best_trials(study, count), key=lambda trial: (-sign * trial.values[0], trial.number)
-    )
-    found, missing = [], []
-    for trial in best[:count]:
-        checkpoints = sorted(folder_of(trial).glob("checkpoint-*"))
-        if len(checkpoints) == 1:
-            epoch = trial.user_attrs[BEST_EPOCH]
-            found.append(Finalist(trial.number, dict(trial.params), epoch, checkpoints[0]))
-        else:
-            missing.append(str(trial.number))
-    if missing:
-        raise StudyError(
-            "decoding cannot be searched: the weights of the best trials (missing: "
-            f"{', '.join(missing)}) are not all in {folder_of(best[0]).parent}; run this where "
-            "they are, or give all machines one folder"
-        )
-    return found
-
-
 class DecodingSearch:
     """Searches the decoding of finalists in a study of its own, beside that of the first stage.
 
     Args:
         experiment: The parts of the recipe.
-        trainer: Has the trials of the first stage; decodes on every process of a group alike.
+        decoder: Decodes with the finalists.
         finalists: Trained models, best first.
         study_name: Of the first stage. The second one is called `NAME.decoding.` and the numbers of
             the finalists, so that other finalists begin another study.
@@ -113,7 +59,7 @@ class DecodingSearch:
     def __init__(
         self,
         experiment: Experiment,
-        trainer: SummarizationTrainer,
+        decoder: Decoder,
         finalists: Sequence[Finalist],
         study_name: str,
         storage: str,
@@ -123,11 +69,8 @@ class DecodingSearch:
         self.finalists = {finalist.number: finalist for finalist in finalists}
         numbers = "-".join(str(number) for number in sorted(self.finalists))
         self.study_name = f"{study_name}.decoding.{numbers}"
-        self._experiment, self._trainer = experiment, trainer
+        self._experiment, self._decoder = experiment, decoder
         self._storage, self._worker = storage, worker
-        self._loaded: int | None = None
-        self._sizes = self._own_sizes
-        self._group: Group | None = None  # Where several processes decode together.
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -156,11 +99,6 @@ class DecodingSearch:
         study.set_user_attr(STAGE, "decoding")
         return study
 
-    @property
-    def _own_sizes(self) -> Sizes:
-        args = self._trainer.args
-        return args.per_device_train_batch_size, args.per_device_eval_batch_size
-
     def run(self, timeout: float | None, callbacks: Sequence[StudyCallback]) -> None:
         """Runs trials up to the recipe's number; on the main process of a group.
 
@@ -169,49 +107,8 @@ class DecodingSearch:
             callbacks: Called after each trial, as in `Study.optimize`.
         """
         n_trials = self.recipe.search.staged.n_trials
-        args = self._trainer.args
-        self._group = Group(args.process_index, self.study) if args.world_size > 1 else None
-        with self._group.listening() if self._group else nullcontext():
+        with self._decoder.listening(self.study):
             run_study(self.study, self.objective, n_trials, timeout=timeout, callbacks=callbacks)
-
-    @contextmanager
-    def leading(self) -> Iterator[None]:
-        """Lets the processes that `follow` go when the main one has nothing more to decode.
-
-        They wait from the end of the first stage on, also where it has failed.
-        """
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise  # They are interrupted, too, and listen no more.
-        except Exception:
-            self._trainer.dismiss_group()
-            raise
-        self._trainer.dismiss_group()
-
-    def follow(self) -> None:
-        """Decodes with the main process of the group, until it has no more trials."""
-        self._group, number = Group(self._trainer.args.process_index), 0
-        while True:
-            with self._group.leaving_when_broken(number):
-                part = on_main(lambda: None)
-            if part is None:
-                return
-            number, *step = part
-            try:
-                self._decode(*step)
-            except Exception as error:
-                self._leave_alone(number, error)
-
-    def _leave_alone(self, number: int, error: Exception) -> None:
-        """Ends this process where the others of its group do not know of its error."""
-        if self._group is not None and not (isinstance(error, HpoError) and error.shared):
-            rank = self._trainer.args.process_index
-            self._group.leave(failure_of(rank, number, error, self._smaller(error)), error)
-
-    def _smaller(self, error: Exception) -> Sizes | None:
-        """The per-device batches to try after an error; None if it is not for want of memory."""
-        return halved(self._sizes) if is_out_of_memory(error) else None
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Decodes the validation split with a trial's values and returns its mean scores.
@@ -229,10 +126,9 @@ class DecodingSearch:
         except optuna.TrialPruned:
             raise
         except Exception as error:
-            self._leave_alone(trial.number, error)
+            self._decoder.fail(trial.number, error)
             reason = failure_reason(error)
             trial.set_user_attr(FAILURE, reason)
-            self._loaded = None
             if len(self.recipe.search.objectives) > 1:
                 raise TrialError(reason) from None
             raise optuna.TrialPruned(reason) from None
@@ -272,43 +168,30 @@ class DecodingSearch:
         values: Mapping[str, Any],
         blocks: Sequence[Sequence[int]],
     ) -> list[list[dict[str, float]]]:
-        """ROUGE of every row of some blocks, decoded by all processes of the group."""
+        """ROUGE of every row of some blocks."""
         rows = [row for block in blocks for row in block]
-        summaries = self._decode_together(number, finalist, values, rows)
+        summaries = self._decode(number, finalist, values, rows)
         references = [self._validation.references[row] for row in rows]
         scores = iter(self._experiment.rouge.score_rows(summaries, references))
         return [[next(scores) for _ in block] for block in blocks]
 
-    def _decode_together(
+    def _decode(
         self, number: int, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
     ) -> list[str]:
         """Out of memory, one process tries half as many rows at once; a group ends its launch."""
-        step = (finalist, dict(values), rows, remembered(self.study) or self._own_sizes)
-        on_main(lambda: (number, *step))
+        sizes = remembered(self.study) or self._decoder.own_sizes
         try:
-            return self._decode(*step)
+            return self._decoder.decode(Part(number, finalist, values, rows, sizes))
         except Exception as error:
-            smaller = self._smaller(error)
-            if smaller is None or self._group is not None:
+            smaller = self._decoder.smaller(error)
+            if smaller is None or not self._decoder.is_alone:
                 raise
             remember(self.study, smaller)
-        return self._decode_together(number, finalist, values, rows)
+        return self._decode(number, finalist, values, rows)
 
     @property
     def _validation(self) -> Dialogues:
         return self._experiment.splits[1]
-
-    def _decode(
-        self, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int], sizes: Sizes
-    ) -> list[str]:
-        self._sizes = sizes
-        if self._loaded != finalist.number:
-            on_all(lambda: self._trainer.load_trial(finalist.params, finalist.checkpoint))
-            self._loaded = finalist.number
-        fixed = self._experiment.decided_recipe.generation.model_dump()
-        data = self._trainer.eval_dataset.select(rows)
-        ids = self._trainer.summarise(data, {**fixed, **values}, sizes[1])
-        return self._experiment.decode(ids)
 
 
 def shuffled_blocks(n_rows: int, seed: int) -> list[list[int]]:
