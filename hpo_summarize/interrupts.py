@@ -8,15 +8,16 @@ that is being put back, a transaction of the study.
 
 from __future__ import annotations
 
-import _thread
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 _SAME_SECONDS = 5  # From the first signal of an interrupt to the last that belongs to it.
+_AGAIN_SECONDS = 0.1  # Until an interrupt that came in a destructor is raised outside of it.
 
 
 class _Signals:
@@ -46,11 +47,32 @@ def interrupt_once() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Not under nohup.
         signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _raise_dropped
 
 
 def _interrupt(number: int, frame: object) -> None:
     if _signals.begins_interrupt():
         raise KeyboardInterrupt
+
+
+def _raise_dropped(dropped: sys.UnraisableHookArgs) -> None:
+    """Raises an interrupt again that came in a destructor, where Python drops it."""
+    if dropped.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(dropped)
+    elif signal.getsignal(signal.SIGTERM) is _interrupt:  # Else `DeferredInterrupt` knows of it.
+        _signals.forget()
+        _start_timer(_AGAIN_SECONDS, lambda: _send_to_main(signal.SIGTERM))
+
+
+def _start_timer(seconds: float, act: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+
+
+def _send_to_main(number: signal.Signals) -> None:
+    """Wakes the main thread, too, where it waits for the system."""
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 class DeferredInterrupt:
@@ -92,11 +114,9 @@ class DeferredInterrupt:
 
         def repeat() -> None:
             if self._allowed:
-                _thread.interrupt_main(number)
+                _send_to_main(number)
 
-        timer = threading.Timer(_SAME_SECONDS, repeat)
-        timer.daemon = True
-        timer.start()
+        _start_timer(_SAME_SECONDS, repeat)
 
     @property
     def pending(self) -> bool:

@@ -86,3 +86,31 @@ def test_a_program_writes_what_it_has_when_a_launcher_repeats_the_signal_of_the_
     )
     assert (done.returncode, done.stdout) == (130, "written\n")
     assert "Traceback" not in done.stderr and "the same command goes on" in done.stderr
+
+
+LOSING = """
+import signal, time
+from hpo_summarize.cli import run
+
+class Part:
+    def __del__(self):
+        signal.raise_signal(signal.{name})
+
+def main():
+    Part()
+    time.sleep(60)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_program_ends_where_a_destructor_has_swallowed_the_interrupt(
+    number: signal.Signals,
+) -> None:
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", LOSING.format(name=number.name)], capture_output=True, text=True
+    )
+    assert done.returncode == 130 and time.monotonic() - start < 50
+    assert done.stderr.startswith("\ninterrupted: ") and done.stderr.count("\n") == 2
