@@ -23,4 +23,5 @@ DECODING_STUDY = "decoding_study"  # Name of the second stage of a staged search
 OBJECTIVES = "objectives"  # Names of the metrics that are searched for.
 FITTING_BATCHES = "fitting_batches"  # Per-device sizes, one attribute for each kind of device.
 EXHAUSTED = "exhausted"  # Every combination of its space was tried.
+BEGUN = "begun"  # All its first trials are there.
 WARM_START = "warm_start"  # Which earlier study its first trials were copied from.

@@ -184,7 +184,7 @@ def build_space(
     problems += [
         Problem(f"search.baselines.{number}.{name}", message)
         for number, given in enumerate(recipe.search.baselines)
-        for name, message in space.problems_of(given).items()
+        for name, message in space.problems_of(_of_stage(given, recipe, stage)).items()
     ]
     if not space.parameters:
         problems.append(Problem("space", "nothing is left to search; add at least one parameter"))
@@ -196,6 +196,11 @@ def build_space(
 def _belongs(name: str, stage: Stage) -> bool:
     is_decoding = names.owner_of(name) == "generation"
     return stage == "joint" or is_decoding == (stage == "decoding")
+
+
+def _of_stage(given: Mapping[str, Any], recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """A baseline without the values of the other stage."""
+    return {n: v for n, v in given.items() if n not in recipe.space or _belongs(n, stage)}
 
 
 def _not_in_model(name: str, facts: Mapping[str, Any]) -> str:

@@ -95,6 +95,7 @@ class OwnOrder(BartForConditionalGeneration):
         {},
         {"num_beams": 4, "use_cache": False},
         {"num_beams": 4, "cache_implementation": "static"},
+        {"num_beams": 4, "cache_implementation": "dynamic"},
     ],
 )
 def test_another_cache_is_left_to_transformers(

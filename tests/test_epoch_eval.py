@@ -172,3 +172,13 @@ def test_a_beaten_trial_is_pruned_with_its_reason_after_its_last_epoch(make_opti
     assert sorted(trial.intermediate_values) == [1, 2, 3]
     assert "not measured in full" in trial.user_attrs[BEATEN]
     assert {rows for rows, _ in seen} == {5}
+
+
+def test_a_loader_that_persists_does_not_bring_the_whole_split_into_an_epoch(
+    make_optimizer: Any,
+) -> None:
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    optimizer = make_optimizer(training=workers, epoch_eval={"samples": 4, "num_beams": 1})
+    seen = count_decodings(optimizer)
+    optimizer.optimize()
+    assert [rows for rows, _ in seen] == [4, 4, 4, len(optimizer.experiment.splits[1])]

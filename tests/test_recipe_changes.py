@@ -142,6 +142,10 @@ def test_a_wrong_sampler_is_refused(sampler: str, message: str) -> None:
         ("{name: percentile}", "search.pruner.percentile: 'percentile' needs this argument"),
         ("{name: threshold}", "Optuna refuses .*lower or upper"),
         ("{name: hyperband, min_resource: 0}", "min_resource: must be at least 1, got 0"),
+        (
+            "{name: hyperband, min_resource: 3, max_resource: 2}",
+            "max_resource: must be at least the 3 epochs of min_resource .*, got 2; raise it",
+        ),
         ("{name: patient, wrapped_pruner: median, patience: 2}", "takes a Python object"),
     ],
 )
@@ -150,10 +154,21 @@ def test_a_wrong_pruner_is_refused(pruner: str, message: str) -> None:
         load(BASE + f"search: {{pruner: {pruner}}}")
 
 
+def test_a_hyperband_that_could_prune_nothing_is_refused() -> None:
+    epochs = "space: {num_epochs: {type: int, low: 2, high: 10}}\n"
+    load(BASE + epochs + "search: {pruner: {name: hyperband, max_resource: 4}}")
+    with pytest.raises(RecipeError, match="max_resource: must be at least the 4 epochs .*, got 3"):
+        load(BASE + epochs + "search: {pruner: {name: hyperband, max_resource: 3}}")
+
+
 def test_samplers_that_cannot_search_this_space_are_refused() -> None:
     space = "space: {learning_rate: {type: float, low: 1e-5, high: 1e-3}}\n"
     with pytest.raises(RecipeError, match="space.learning_rate: .*brute_force.*give it a step"):
         load(BASE + space, "search.sampler.name=brute_force")
+    with pytest.raises(
+        RecipeError, match="search.warm_start: 'brute_force' would take the earlier"
+    ):
+        load(BASE, "search={sampler: {name: brute_force}, warm_start: sqlite:///old.db}")
     with pytest.raises(RecipeError, match="'cmaes' takes one objective"):
         load(BASE, "search={sampler: {name: cmaes}, objective: [rouge1, rouge2]}")
 

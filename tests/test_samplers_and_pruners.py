@@ -276,3 +276,33 @@ def test_brute_force_goes_on_beside_trials_that_were_cut_off_while_they_were_sam
     study.optimize(objective)
     tried = [(t.params["a"], t.params["b"]) for t in study.trials if t.state.name == "COMPLETE"]
     assert sorted(tried) == [(1, 2), (2, 1), (2, 2)]
+
+
+def test_brute_force_ends_a_study_that_hyperband_parts_into_brackets(tmp_path: Path) -> None:
+    section = SearchSection.model_validate(
+        {"sampler": {"name": "brute_force"}, "pruner": {"name": "hyperband"}}
+    )
+    study = open_study(section, "study", f"sqlite:///{tmp_path / 'a.db'}", ["maximize"], n_epochs=9)
+    run_study(study, lambda trial: trial.suggest_int("x", 1, 3), 20)
+    assert sorted(trial.params["x"] for trial in study.trials) == [1, 2, 3]
+    run_study(study, lambda trial: trial.suggest_int("x", 1, 3), 20)
+    assert len(study.trials) == 3
+
+
+def test_hyperband_prunes_long_trials_after_a_short_first_one() -> None:
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.RandomSampler(seed=1),
+        pruner=build_pruner("hyperband", n_epochs=10),
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        value = trial.suggest_float("x", 0, 1)
+        for epoch in range(1, 11 if trial.number else 3):
+            trial.report(value, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    study.optimize(objective, n_trials=20)
+    assert any(trial.state.name == "PRUNED" for trial in study.trials)

@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import pytest
 import torch
 from recipe_files import BASE, load, messages
 from search_process import SEARCH, end_of, start_group, start_search
-from transformers import BartForConditionalGeneration
+from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, TRAINED_TRIAL, VALUES
-from hpo_summarize.best import find_candidates
+from hpo_summarize.best import BEST_PARAMS, find_candidates
 from hpo_summarize.errors import RecipeError, StudyError
+from hpo_summarize.prediction.kept import load_kept
+from hpo_summarize.prediction.summarizer import Summarizer, summarize_all
 from hpo_summarize.retraining import Retraining
 from hpo_summarize.retraining.words import print_plan
 from hpo_summarize.staged import DecodingSearch, shuffled_blocks
@@ -34,16 +37,36 @@ SPACE = {
     "num_beams": {"type": "categorical", "choices": [1, 2, 4]},
     "length_penalty": {"type": "float", "low": 0.5, "high": 2.0},
 }
+SMALL = {
+    "model_type": "bart",
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 128,
+    "vocab_size": 400,
+}
 Make = Callable[..., OptunaOptimizer]
 
 
 def build(
-    checkpoint: Path, csv: Path, out: Path, n_trials: int = 3, n_decoding: int = 5, **search: Any
+    checkpoint: Path,
+    csv: Path,
+    out: Path,
+    n_trials: int = 3,
+    n_decoding: int = 5,
+    model: Any = None,
+    space: Any = None,
+    beams: int = 4,
+    **search: Any,
 ) -> OptunaOptimizer:
     staged = {"n_models": 2, "n_trials": n_decoding}
     fixed = {"n_trials": n_trials, "pruner": {"name": "median"}, "study_name": "s"}
     recipe = {
-        "model": {"name": str(checkpoint)},
+        "model": model or {"name": str(checkpoint)},
         "lora": {"r": 4, "alpha": 8},
         "data": {
             "train": str(csv),
@@ -52,9 +75,9 @@ def build(
             "max_summary_tokens": 30,
         },
         "training": {"num_epochs": 2, "batch_size": 4, "learning_rate": 1e-2},
-        "generation": {"num_beams": 4, "max_new_tokens": 12},
+        "generation": {"num_beams": beams, "max_new_tokens": 12},
         "search": {**fixed, "decode": "staged", "staged": staged, **search},
-        "space": SPACE,
+        "space": space or SPACE,
         "output_dir": str(out),
     }
     return OptunaOptimizer(recipe)
@@ -191,6 +214,73 @@ def test_the_same_command_goes_on_in_the_second_stage(make_optimizer: Make) -> N
     assert [trial.values for trial in after[:3]] == [trial.values for trial in before]
 
 
+def test_known_good_points_are_tried_by_the_stage_that_they_belong_to(make_optimizer: Make) -> None:
+    points = [{"learning_rate": 2e-3, "num_beams": 2}, {"length_penalty": 2.0}]
+    optimizer = make_optimizer(n_trials=2, n_decoding=6, pruner=None, baselines=points)
+    optimizer.optimize()
+    assert [t.params["learning_rate"] for t in optimizer.study.trials] == [1e-2, 2e-3]
+    second = second_study(optimizer).trials
+    assert [trial.params["num_beams"] for trial in second] == [4, 4, 2, 2, 4, 4]
+    assert [trial.params["length_penalty"] for trial in second] == [1.0] * 4 + [2.0] * 2
+
+
+def test_the_second_stage_decodes_as_the_final_model_does(
+    checkpoint: Path, make_optimizer: Make, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    path = copy / "generation_config.json"
+    beams = {"num_beams": 4, "length_penalty": 5.0, "early_stopping": "never"}
+    path.write_text(json.dumps({**read_json(path), **beams}))
+    space = {name: SPACE[name] for name in ("learning_rate", "num_beams")}
+    search = {"n_trials": 1, "n_decoding": 2, "pruner": None, "baselines": [{"num_beams": 4}]}
+    optimizer = make_optimizer(model={"name": str(copy)}, space=space, beams=1, **search)
+    optimizer.optimize()
+    one, four = second_study(optimizer).trials
+    assert (one.params["num_beams"], four.params["num_beams"]) == (1, 4)
+    candidate = find_candidates(
+        optimizer.recipe, optimizer.experiment.whole_space, optimizer.output_dir / BEST_PARAMS
+    )[0]
+    for trial in (one, four):
+        decoded = replace(candidate, params={**candidate.params, **trial.params})
+        assert value_of(load_kept(optimizer.experiment, decoded), optimizer) == trial.value
+    own = load_kept(optimizer.experiment, decoded).model.generation_config
+    assert (own.length_penalty, own.early_stopping) == (5.0, "never")
+
+
+class Keeper(TrainerCallback):
+    """Keeps the weights below the adapters of the model that was trained last."""
+
+    def on_train_end(self, *args: Any, model: Any = None, **kwargs: Any) -> None:
+        self.weights = below_adapters(model)
+
+
+def below_adapters(model: Any) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items() if "lora_" not in k}
+
+
+def test_random_weights_below_an_adapter_are_those_that_it_was_trained_on(
+    make_optimizer: Make,
+) -> None:
+    optimizer = make_optimizer(model={"from_config": SMALL}, n_trials=1, n_decoding=1, pruner=None)
+    keeper = Keeper()
+    optimizer.trainer.add_callback(keeper)
+    optimizer.optimize()
+    candidate = find_candidates(
+        optimizer.recipe, optimizer.experiment.whole_space, optimizer.output_dir / BEST_PARAMS
+    )[0]
+    kept = load_kept(OptunaOptimizer(optimizer.recipe).experiment, candidate).model
+    for model in (optimizer.trainer.model, kept):
+        loaded = below_adapters(model)
+        assert loaded.keys() == keeper.weights.keys()
+        assert all(torch.equal(loaded[name], keeper.weights[name]) for name in loaded)
+
+
+def value_of(summarizer: Summarizer, optimizer: OptunaOptimizer) -> float:
+    validation = optimizer.experiment.splits[1]
+    summaries = summarize_all(summarizer, validation.dialogues)
+    return optimizer.experiment.score(summaries, validation.references)["rougeL"]
+
+
 def test_several_objectives_end_in_a_pareto_front_of_the_second_stage(make_optimizer: Make) -> None:
     optimizer = make_optimizer(objective=["rouge1", "rougeL"], pruner=None)
     optimizer.optimize()
@@ -198,7 +288,19 @@ def test_several_objectives_end_in_a_pareto_front_of_the_second_stage(make_optim
     entry, *_ = content["pareto_front"]
     assert set(entry["values"]) == {"rouge1", "rougeL"}
     assert {"learning_rate", "num_beams"} <= set(entry["params"])
-    assert all(trial.state.name == "COMPLETE" for trial in second_study(optimizer).trials)
+    second = second_study(optimizer)
+    assert all(trial.state.name == "COMPLETE" for trial in second.trials)
+    best = optuna.trial.create_trial(
+        values=[0.95, 0.95],
+        params=second.trials[0].params,
+        distributions=second.trials[0].distributions,
+        user_attrs={VALUES: {}, BEST_EPOCH: 1, TRAINED_TRIAL: 2},
+    )
+    second.add_trial(best)
+    optimizer.plot_optimization_history(optimizer.output_dir)
+    report = (optimizer.output_dir / "report.html").read_text()
+    heads = report.split("<thead><tr><th>trial<")[1].split("</thead>")[0]
+    assert re.findall(r'class="number">(\d+)', heads) == ["2"], "as train.py --trial names it"
 
 
 def front_entry(number: int, num_beams: int, *values: float) -> dict[str, Any]:
@@ -259,6 +361,19 @@ def test_every_trained_trial_can_be_made_a_final_model(
         _ = Retraining(recipe, top=4).candidates
     with pytest.raises(StudyError, match="trial 7 is not complete .* all_trials.csv .* COMPLETE$"):
         _ = Retraining(recipe, trial=7).candidates
+
+
+def test_trials_are_those_of_the_study_beside_the_given_file(
+    finished: OptunaOptimizer, tmp_path: Path
+) -> None:
+    path = finished.output_dir / BEST_PARAMS
+    other = shutil.copytree(finished.output_dir, tmp_path / "other")
+    optuna.delete_study(study_name="s", storage=f"sqlite:///{other / 'study.db'}")
+    elsewhere = finished.recipe.model_copy(update={"output_dir": str(other)})
+    here = [one.number for one in Retraining(finished.recipe, top=3).candidates]
+    assert [one.number for one in Retraining(elsewhere, str(path), top=3).candidates] == here
+    alone = Path(shutil.copy(path, tmp_path / "alone.json"))
+    assert [c.number for c in Retraining(finished.recipe, str(alone), top=3).candidates] == here
 
 
 STAGED = BASE + """

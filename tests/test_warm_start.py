@@ -274,6 +274,41 @@ def test_known_good_points_run_after_trial_0_and_take_the_rest_from_it(make: Any
     assert trials[3].params["learning_rate"] not in (0.001, 0.005)
 
 
+def test_a_begun_study_takes_a_known_good_point_that_is_new(make: Any) -> None:
+    search(make("known", search={"baselines": [{"learning_rate": 0.005}]}), 3)
+    points = [{"learning_rate": 0.005}, {"learning_rate": 0.002}]
+    trials = search(make("known", search={"baselines": points}), 5).trials
+    rates = [trial.params["learning_rate"] for trial in trials]
+    assert rates[:2] == [0.001, 0.005] and rates[3] == 0.002
+    assert rates.count(0.005) == 1
+
+
+@pytest.mark.parametrize("n_written", [0, 1, 4])
+def test_a_beginning_that_was_cut_off_is_finished_by_the_next_run(
+    n_written: int, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo_summarize.study.running._BASELINE_SECONDS", 0.3)
+    search(make("old"), 5)
+    settings = {"warm_start": url(tmp_path), "baselines": [{"learning_rate": 0.005}]}
+    storage, written = optuna.storages.JournalStorage, []
+    create = storage.create_new_trial
+
+    def killed(self: Any, *args: Any, **kwargs: Any) -> int:
+        if len(written) == n_written:
+            raise KeyboardInterrupt
+        written.append(args)
+        return create(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "create_new_trial", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _ = make("new", search=settings).study
+    study = make("new", search=settings).study
+    assert [copy.user_attrs["earlier"]["number"] for copy in copies(study)] == [0, 1, 2, 3, 4]
+    waiting = [t.system_attrs["fixed_params"] for t in study.trials if t not in copies(study)]
+    assert [values["learning_rate"] for values in waiting] == [0.001, 0.005]
+
+
 def test_wrong_baselines_are_listed_before_a_study_is_made(make: Any) -> None:
     points = [
         {"learning_rte": 0.001, "learning_rate": 0.5, "num_beams": 2.5},

@@ -31,7 +31,8 @@ def choose_candidates(
     recipe = experiment.recipe
     found = find_candidates(recipe, experiment.whole_space, path, top, trial)
     experiment.adopt_length(found[0].max_new_tokens)
-    name, storage = found[0].study_name, recipe.search.storage or default_storage_url(path.parent)
+    storage = recipe.search.storage or default_storage_url(_folder_of_study(recipe, path))
+    name = found[0].study_name
     try:
         study = find_study(storage, name)
     except StudyError:
@@ -67,16 +68,22 @@ def find_candidates(
         RecipeError: The trials are of another recipe; the message lists what does not fit.
     """
     candidates = read_candidates(path, recipe.search.direction == "maximize")
+    folder, named_study = _folder_of_study(recipe, path), candidates[0].study_name
     if trial is not None:
         named = [one for one in candidates if one.number == trial]
-        candidates = named or from_study(recipe, space, candidates[0].study_name, trial)
+        candidates = named or from_study(recipe, space, folder, named_study, trial)
     elif top > 1:
         if len(candidates[0].values) == 1:
-            candidates = from_study(recipe, space, candidates[0].study_name)
+            candidates = from_study(recipe, space, folder, named_study)
         if len(candidates) < top:
             raise StudyError(
-                f"the {top} best trials are wanted, and the study '{candidates[0].study_name}' has "
+                f"the {top} best trials are wanted, and the study '{named_study}' has "
                 f"{len(candidates)} to choose from; lower --top, or search on"
             )
     chosen = candidates if trial is not None else candidates[:top]
     return [checked(one, recipe, space, path) for one in chosen]
+
+
+def _folder_of_study(recipe: Recipe, path: Path) -> Path:
+    """The folder of `best_params.json`; the recipe's own where that one holds no study."""
+    return path.parent if (path.parent / "study.db").is_file() else Path(recipe.output_dir)

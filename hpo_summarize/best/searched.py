@@ -26,18 +26,18 @@ from hpo_summarize.study import build_storage, default_storage_url
 
 
 def from_study(
-    recipe: Recipe, space: SearchSpace, name: str, trial: int | None = None
+    recipe: Recipe, space: SearchSpace, folder: Path, name: str, trial: int | None = None
 ) -> list[Candidate]:
     """The complete trials of the study, the best in the first objective first.
 
     In a staged search each has the best decoding that was found for it. Those of which no decoding
     is complete come last, with the recipe's own.
     """
-    study = _open(recipe, name)
+    study = _open(recipe, folder, name)
     outcome = read_study(study)
     found = _ranked(outcome)
     if DECODING_STUDY in study.user_attrs:
-        decoded = _ranked(read_study(_open(recipe, study.user_attrs[DECODING_STUDY])))
+        decoded = _ranked(read_study(_open(recipe, folder, study.user_attrs[DECODING_STUDY])))
         others = [_with_own_decoding(one, space) for one in found] if decoded else found
         found = first_of_each([*decoded, *others])
     found = [
@@ -76,8 +76,8 @@ def _with_own_decoding(candidate: Candidate, space: SearchSpace) -> Candidate:
     return replace(candidate, params={**own, **candidate.params}, own_decoding=True)
 
 
-def _open(recipe: Recipe, name: str) -> optuna.Study:
-    url, folder = recipe.search.storage, Path(recipe.output_dir)
+def _open(recipe: Recipe, folder: Path, name: str) -> optuna.Study:
+    url = recipe.search.storage
     shown = redact_url(url or default_storage_url(folder))
     problem = StudyError(
         f"there is no study '{name}' in {shown}, and trials other than the best are read from it; "

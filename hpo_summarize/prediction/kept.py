@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 
 from hpo_summarize.best import Candidate
 from hpo_summarize.errors import ModelError
@@ -48,6 +48,7 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
     # A tokenizer that was trained for the search is only here.
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     experiment.tokenizer = tokenizer
+    set_seed(experiment.seed_of(candidate.params))  # Some weights that are not kept are drawn.
     model = experiment.build_model(candidate.params)
     try:
         if isinstance(model, PeftModel):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hpo_summarize.errors import Problem, did_you_mean
 from hpo_summarize.recipe.registry import (
+    FIRST_SHARE,
     NEEDED_PACKAGES,
     PRUNERS,
     SAMPLERS,
@@ -17,7 +19,8 @@ from hpo_summarize.recipe.registry import (
     optuna_class,
 )
 from hpo_summarize.recipe.sections import SearchSection
-from hpo_summarize.recipe.values import type_problem
+from hpo_summarize.recipe.settings import possible_values
+from hpo_summarize.recipe.values import is_number, type_problem
 
 # The types of Optuna's arguments that YAML can write, as its signatures spell them.
 _TYPES: dict[str, Any] = {
@@ -45,6 +48,7 @@ def optuna_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
             default = SearchSection.model_fields[section].default.name
             yield from _object_problems(section, f"search.{section}", {"name": default, **given})
     yield from _sampler_limits(parts)
+    yield from _hyperband_problems(parts)
 
 
 def _object_problems(section: str, where: str, given: Mapping[str, Any]) -> Iterator[Problem]:
@@ -132,6 +136,11 @@ def _sampler_limits(parts: Mapping[str, Any]) -> Iterator[Problem]:
     name = sampler.get("name") if isinstance(sampler, Mapping) else None
     if name == "cmaes":
         yield from _cmaes_problems(search)
+    if name == "brute_force" and search.get("warm_start") is not None:
+        message = (
+            "'brute_force' would take the earlier trials for tried, and never call one the best"
+        )
+        yield Problem("search.warm_start", f"{message}; leave it out, or take another sampler")
     for key, parameter in parts.get("space", {}).items():
         is_continuous = isinstance(parameter, Mapping) and parameter.get("type") == "float"
         if name == "brute_force" and is_continuous and parameter.get("step") is None:
@@ -144,3 +153,20 @@ def _cmaes_problems(search: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(objective, list) and len(objective) > 1:
         message = f"'cmaes' takes one objective, got {objective!r}; use tpe or nsgaii"
         yield Problem("search.sampler.name", message)
+
+
+def _hyperband_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """A hyperband of Optuna whose `max_resource` lies below its `min_resource` prunes nothing."""
+    pruner = parts.get("search", {}).get("pruner")
+    if not isinstance(pruner, Mapping) or pruner.get("name") != "hyperband":
+        return
+    most, least = pruner.get("max_resource"), pruner.get("min_resource")
+    if least is None:
+        epochs = [value for value in possible_values("num_epochs", parts) if is_number(value)]
+        least = math.ceil(max(epochs, default=1) * FIRST_SHARE)
+    if isinstance(most, int) and isinstance(least, int) and most < least:
+        yield Problem(
+            "search.pruner.max_resource",
+            f"must be at least the {least} epochs of min_resource (by default a third of the "
+            f"longest training), got {most}; raise it or leave it out",
+        )

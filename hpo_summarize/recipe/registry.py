@@ -18,6 +18,11 @@ SAMPLERS = {
 # Conditional parameters need groups, and groups the multivariate form.
 TPE_DEFAULTS = {"multivariate": True, "group": True}
 
+# The share of a trial's epochs before which it is not pruned, unless the recipe says when. Over 400
+# LoRA trainings the ranks after 36% of the epochs agreed with the final ones at 0.90 and less
+# before; at 20% of a training one of the top five is lost (arXiv 2407.13906).
+FIRST_SHARE = 1 / 3
+
 PRUNERS = {
     "none": "NopPruner",
     "median": "MedianPruner",

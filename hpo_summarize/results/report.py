@@ -38,8 +38,8 @@ _BODY = """<h1>{{ outcome.name }}</h1>
 {% if not final.best %}<p class="problem">{{ outcome.why_no_result() }}</p>
 {% else %}<h2>{{ "Pareto front" if outcome.several else "Best hyperparameters" }}</h2>
 <div class="table"><table>
-{% if outcome.several %}<thead><tr><th>trial{% for t in final.best %}<th class="number">
-{{- t.number }}{% endfor %}</thead>{% endif %}
+{% if outcome.several %}<thead><tr><th>trial{% for number in front %}<th class="number">
+{{- number }}{% endfor %}</thead>{% endif %}
 {% for name, cells in best_rows %}<tr><th>{{ name }}</th>{% for cell in cells %}<td class="number">
 {{- cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
@@ -93,6 +93,7 @@ def write_report(
         ),
         cards=_headline(stages, final),
         best_rows=_best_rows(final),
+        front=[trained_trial_of(trial) for trial in final.best],
         tables=[(_title("Trials", stage), _trial_rows(stage)) for stage in stages],
         plots=[(_title(plot.title, stage), plot_html(plot)) for stage, plot in plots],
         recipe_text=redact_url(recipe_text or ""),

@@ -134,5 +134,6 @@ class Decoder:
             self._loaded = finalist.number
         fixed = self._experiment.decided_recipe.generation.model_dump()
         data = self._trainer.eval_dataset.select(part.rows)
-        ids = self._trainer.summarise(data, {**fixed, **part.values}, self._sizes[1])
+        decoding = {"use_cache": True, **fixed, **part.values}
+        ids = self._trainer.summarise(data, decoding, self._sizes[1])
         return self._experiment.decode(ids)

@@ -79,16 +79,17 @@ class DecodingSearch:
 
     @functools.cached_property
     def study(self) -> optuna.Study:
-        """The study; a new one begins with the recipe's own decoding on each finalist."""
+        """The study; it begins with the recipe's own decoding and baselines on each finalist."""
         search = self.recipe.search
-        baseline = self.space.baseline()
-        choice = [{TRAINED_TRIAL: number} for number in self.finalists]
+        points = [self.space.baseline(given) for given in ({}, *search.baselines)]
+        several = len(self.finalists) > 1
+        models = [{TRAINED_TRIAL: number} if several else {} for number in self.finalists]
         study = open_study(
             search,
             self.study_name,
             self._storage,
             [search.direction] * len(search.objectives),
-            baselines=[{**baseline, **(one if len(choice) > 1 else {})} for one in choice],
+            baselines=[{**point, **model} for point in points for model in models],
             worker=self._worker,
         )
         if search.pruner is not None:

@@ -11,11 +11,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 
 from hpo_summarize.recipe import PrunerSection
-from hpo_summarize.recipe.registry import optuna_class
+from hpo_summarize.recipe.registry import FIRST_SHARE, optuna_class
 
-# Over 400 LoRA trainings the ranks after 36% of the epochs agreed with the final ones at 0.90 and
-# less before; at 20% of a training one of the top five is lost (arXiv 2407.13906).
-FIRST_SHARE = 1 / 3
 # The arguments by which a recipe says itself when pruning begins.
 _BEGINNINGS = ("n_warmup_steps", "min_resource", "min_early_stopping_rate", "n_startup_steps")
 
@@ -43,7 +40,8 @@ def build_pruner(
         name: A key of `recipe.registry.PRUNERS`.
         n_epochs: Most epochs that a trial can have. A third of them is the default of
             `min_resource`: the rungs of successive halving and hyperband must be the same epochs
-            for long and for short trials, and trials shorter than that are not pruned.
+            for long and for short trials, and trials shorter than that are not pruned. All of them
+            are the default of hyperband's `max_resource`, which Optuna takes from the first trial.
         wrapped: Name and arguments of the pruner that `patient` holds back; None: it ends every
             trial that gets no better.
         arguments: Further arguments of the pruner's class.
@@ -53,6 +51,8 @@ def build_pruner(
         arguments["wrapped_pruner"] = inner
     if name in ("successive_halving", "hyperband") and n_epochs:
         arguments.setdefault("min_resource", math.ceil(n_epochs * FIRST_SHARE))
+    if name == "hyperband" and n_epochs:
+        arguments.setdefault("max_resource", math.ceil(n_epochs))
     with warnings.catch_warnings():
         # `patient` and `wilcoxon` have been marked experimental since Optuna 2.8 and 3.6.
         warnings.simplefilter("ignore", ExperimentalWarning)

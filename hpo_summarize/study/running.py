@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
+from hpo_summarize.attributes import BEGUN, ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
 from hpo_summarize.errors import ProcessError, SearchFailed, StudyError
 from hpo_summarize.interrupts import DeferredInterrupt
 from hpo_summarize.recipe import SearchSection
@@ -64,7 +64,7 @@ def open_study(
         study_name: Name in the storage.
         storage: URL of the storage.
         directions: `"maximize"` or `"minimize"` for each objective.
-        baselines: Values of the first trials of a new study.
+        baselines: Values of the first trials; one that was begun takes those that are new to it.
         worker: Number of this worker among those that start together.
         n_epochs: Most epochs that a trial can have.
         warm_start: Earlier trials that a new study begins with.
@@ -109,28 +109,39 @@ def _begin_with(
     warm_start: WarmStart | None,
     created: bool,
 ) -> None:
-    """Queues the baselines as the first trials; a worker that did not create the study waits."""
-    deadline = time.monotonic() + _BASELINE_SECONDS
-    while not created and not study.get_trials(deepcopy=False):
-        if time.monotonic() > deadline:
-            break  # The creator died before it could queue the baselines.
-        time.sleep(0.1)
-    if study.get_trials(deepcopy=False):
-        if warm_start is not None:
-            warm_start.check_begun(study)
-        return
-    earlier = _read_earlier(study, warm_start)
+    """Queues the baselines as the first trials; a worker that did not create the study waits.
+
+    What a worker has begun and could not finish, the next one does.
+    """
+    if not created:
+        _wait_until_begun(study)
+    begun = BEGUN in study.user_attrs
+    if begun and warm_start is not None:
+        warm_start.check_begun(study)
+    earlier = [] if begun or warm_start is None else _read_earlier(study, warm_start, created)
     for values in baselines:
         study.enqueue_trial(dict(values), skip_if_exists=True)
-    study.add_trials(earlier)
+    if not begun:
+        study.add_trials(earlier)
+        study.set_user_attr(BEGUN, True)
 
 
-def _read_earlier(study: optuna.Study, warm_start: WarmStart | None) -> list[FrozenTrial]:
-    """The trials to begin with; a study that cannot have them leaves nothing of itself."""
+def _wait_until_begun(study: optuna.Study) -> None:
+    """Returns when the creator has queued everything, or has died before it could."""
+    count, latest = -1, time.monotonic()
+    while BEGUN not in study.user_attrs and time.monotonic() - latest < _BASELINE_SECONDS:
+        if (n_trials := len(study.get_trials(deepcopy=False))) != count:
+            count, latest = n_trials, time.monotonic()
+        time.sleep(0.1)
+
+
+def _read_earlier(study: optuna.Study, warm_start: WarmStart, created: bool) -> list[FrozenTrial]:
+    """The trials to begin with; a new study that cannot have them leaves nothing of itself."""
     try:
-        return [] if warm_start is None else warm_start.read(study)
+        return warm_start.read(study)
     except StudyError:
-        optuna.delete_study(study_name=study.study_name, storage=study._storage)
+        if created:
+            optuna.delete_study(study_name=study.study_name, storage=study._storage)
         raise
 
 

@@ -75,6 +75,7 @@ class MarkingBruteForceSampler(optuna.samplers.BruteForceSampler):
         """
         if not trial.params:
             return
+        study = getattr(study, "_study", study)  # Hyperband hands over its bracket of it.
         super().after_trial(study, trial, state, values)
         if study._stop_flag:
             study.set_user_attr(EXHAUSTED, True)

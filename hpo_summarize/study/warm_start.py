@@ -44,6 +44,8 @@ class WarmStart:
     def read(self, study: optuna.Study) -> list[FrozenTrial]:
         """Copies of the finished trials that fit, for a new study, which notes how many there are.
 
+        Those that a run has copied before it was cut off are left out.
+
         Complete and pruned trials are taken, failed ones are not: their reason may lie in the
         machine. The copies are known to sampler and pruner, but are not counted or called the best.
 
@@ -70,7 +72,8 @@ class WarmStart:
         note = {"storage": redact_url(self.storage), "study_name": earlier.study_name}
         counts = {"n_taken": len(copies), "n_left_out": len(finished) - len(copies)}
         study.set_user_attr(WARM_START, {**note, **counts})
-        return copies
+        known = {t.user_attrs.get(EARLIER, {}).get("number") for t in study.get_trials()}
+        return [copy for copy in copies if copy.user_attrs[EARLIER]["number"] not in known]
 
     def check_begun(self, study: optuna.Study) -> None:
         """Refuses a study that was begun without these earlier trials.

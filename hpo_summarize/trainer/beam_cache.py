@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
 
-_REPLACED = (None, "dynamic")  # The `cache_implementation`s that stand for the cache replaced here.
-
 
 class SharedCrossAttentionCache(EncoderDecoderCache):
     """The usual cache of an encoder-decoder, whose cross-attention part stays where it is.
@@ -37,7 +35,7 @@ def beam_cache(model: PreTrainedModel, config: GenerationConfig) -> EncoderDecod
         not model.config.is_encoder_decoder
         or (config.num_beams or 1) == 1
         or config.use_cache is False
-        or config.cache_implementation not in _REPLACED
+        or config.cache_implementation is not None  # `generate` takes no cache beside it.
         or hasattr(model, "_reorder_cache")
         or not model._supports_default_dynamic_cache()
     ):

@@ -38,8 +38,9 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
     model: Any
     compute_loss_func: Any
     compute_metrics: Any
-    # Values that take the place of those in a new model's generation config.
-    _decoding: Mapping[str, Any] = {}
+    # Values that take the place of those in a new model's generation config; None: it is left as it
+    # was built.
+    _decoding: Mapping[str, Any] | None = {}
 
     def __init__(
         self,
@@ -90,6 +91,8 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
     def _set_decoding(self, model: PreTrainedModel) -> None:
         # peft 0.21 hands a config that is set on its wrapper on to decoder-only models alone; an
         # encoder-decoder goes on generating with the base model's.
+        if self._decoding is None:
+            return
         base = unwrap_peft_model(model)
         config = copy.deepcopy(base.generation_config)
         named = getattr(self.args, "generation_config", None)

@@ -81,6 +81,14 @@ class GeneratingTrainer(SharingTrainer):
         predictions = found["predictions"]
         return EvalLoopOutput(predictions, labels, {**metrics, **measured}, len(predictions))
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """A loader of the evaluation set as it is now.
+
+        With `dataloader_persistent_workers` the parent keeps the first one, whatever is asked for.
+        """
+        self.__dict__.pop("_eval_dataloaders", None)
+        return super().get_eval_dataloader(eval_dataset)
+
     def _can_share_out(self, dataloader: Any) -> bool:
         """Whether the rows can be read in another order, and nothing asks for the parent's."""
         args, dataset = self.args, dataloader.dataset

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
+from transformers import set_seed
 from transformers.hyperparameter_search import default_hp_search_backend
 from transformers.trainer_utils import (
     BestRun,
@@ -42,6 +43,8 @@ from hpo_summarize.trainer.trial_run import (
 )
 
 HpSpace = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
+# Beside these values every setting of a checkpoint's decoding can act.
+_NOTHING_IDLE = {"num_beams": 2, "do_sample": True}
 
 
 class SummarizationTrainer(GroupTrainer):
@@ -174,11 +177,20 @@ class SummarizationTrainer(GroupTrainer):
     def load_trial(self, params: Mapping[str, Any], checkpoint: Path) -> None:
         """Gives the trainer the model of a trial that has kept its weights.
 
+        Its generation config has all that the checkpoint of the recipe says, also what cannot act
+        in it: the decoding is still to be chosen.
+
         Args:
             params: What was sampled for it.
             checkpoint: Folder with the weights.
         """
-        self.model = self.model_wrapped = self.call_model_init(FollowedTrial(dict(params)))
+        set_seed(params.get("seed", self.args.seed))  # Some weights that are not kept are drawn.
+        self._decoding = None
+        try:
+            trial = FollowedTrial({**params, **_NOTHING_IDLE})
+            self.model = self.model_wrapped = self.call_model_init(trial)
+        finally:
+            self._decoding = {}
         self._load_from_checkpoint(str(checkpoint))
 
     def _plan(self, trial: optuna.Trial) -> TrialPlan:
