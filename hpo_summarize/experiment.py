@@ -203,9 +203,10 @@ class Experiment:
         training = names.split_by_owner(values)["training"]
         return with_values(args, training, args.world_size, largest_on_device(self.recipe))
 
-    def seed_of(self, values: Mapping[str, Any]) -> int:
-        """The seed of a training with these values, with which its model is built."""
-        return self.arguments_for(values, Path(self.recipe.output_dir)).seed
+    @property
+    def seed(self) -> int:
+        """The seed of every training of a search, with which its model is built."""
+        return self.recipe.training.settings().get("seed", names.defaults()["seed"])
 
     def build_model(self, values: Mapping[str, Any]) -> Any:
         """A fresh model with these hyperparameters, those of decoding in its generation config."""

@@ -50,6 +50,7 @@ class SearchStudies:
     def first(self) -> optuna.Study:
         """The study, with the recipe's values waiting as trial 0 where it is made now."""
         search, space = self._recipe.search, self._experiment.space
+        self.check()  # Before anything is queued.
         study = open_study(
             search,
             self.name,

@@ -322,7 +322,7 @@ def test_processes_leave_their_group_before_they_end(tmp_path: Path) -> None:
         timeout=SECONDS,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n") == ["in a group: False", "in a group: False", ""]
+    assert done.stdout.count("in a group: ") == done.stdout.count("False") == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of a parent")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from conftest import make_rows
+from conftest import TrainerFactory, make_rows
 from datasets import Dataset
 from model_families import CLASSES
 from transformers import (
@@ -378,3 +379,13 @@ def test_several_sets_are_evaluated_under_their_names(trainer_of: Any, uneven: D
 
 def test_rows_that_a_loader_would_drop_are_predicted(trainer_of: Any) -> None:
     assert trainer_of(dataloader_drop_last=True).evaluate()["eval_rows"] == 13
+
+
+def test_loaders_that_persist_leave_no_processes_behind(make_trainer: TrainerFactory) -> None:
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = make_trainer(SummarizationTrainer, **options)
+    before = len(psutil.Process().children())
+    for count in (4, 6, 4):
+        trainer.eval_dataset = trainer.train_dataset.select(range(count))
+        assert trainer.evaluate()["eval_loss"] > 0
+    assert len(psutil.Process().children()) - before <= 1

@@ -18,8 +18,10 @@ import torch
 from conftest import make_rows
 from final_models import read_json, write_recipe
 from programs import run_program, run_well, script
+from recipe_files import BASE, load
 
 from hpo_summarize.errors import HpoError
+from hpo_summarize.experiment import Experiment
 from hpo_summarize.prediction import Prediction, load_summarizer
 from hpo_summarize.prediction.parts import Parts
 from hpo_summarize.recipe import load_recipe
@@ -194,3 +196,8 @@ def test_what_cannot_be_summarised_ends_with_a_short_message_and_status_2(
     assert done.status == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 6
+
+
+def test_weights_that_a_gpu_has_trained_need_none_of_its_training_arguments() -> None:
+    assert Experiment(load(BASE, "training={fp16: true, seed: 7}")).seed == 7
+    assert Experiment(load(BASE)).seed == 42, "that of transformers"

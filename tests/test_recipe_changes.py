@@ -144,7 +144,7 @@ def test_a_wrong_sampler_is_refused(sampler: str, message: str) -> None:
         ("{name: hyperband, min_resource: 0}", "min_resource: must be at least 1, got 0"),
         (
             "{name: hyperband, min_resource: 3, max_resource: 2}",
-            "max_resource: must be at least the 3 epochs of min_resource .*, got 2; raise it",
+            "search.pruner: max_resource .* must be at least min_resource .*, got 2 and 3; mend",
         ),
         ("{name: patient, wrapped_pruner: median, patience: 2}", "takes a Python object"),
     ],
@@ -157,8 +157,11 @@ def test_a_wrong_pruner_is_refused(pruner: str, message: str) -> None:
 def test_a_hyperband_that_could_prune_nothing_is_refused() -> None:
     epochs = "space: {num_epochs: {type: int, low: 2, high: 10}}\n"
     load(BASE + epochs + "search: {pruner: {name: hyperband, max_resource: 4}}")
-    with pytest.raises(RecipeError, match="max_resource: must be at least the 4 epochs .*, got 3"):
+    with pytest.raises(RecipeError, match="pruner: max_resource .*, got 3 and 4"):
         load(BASE + epochs + "search: {pruner: {name: hyperband, max_resource: 3}}")
+    wrapped = "{name: patient, patience: 1, wrapped: {name: hyperband, min_resource: 11}}"
+    with pytest.raises(RecipeError, match="pruner.wrapped: max_resource .*, got 10 and 11"):
+        load(BASE + epochs + f"search: {{pruner: {wrapped}}}")
 
 
 def test_samplers_that_cannot_search_this_space_are_refused() -> None:

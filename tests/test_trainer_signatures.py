@@ -40,6 +40,7 @@ PARENT_SIGNATURES = {
         "gen_kwargs",
     ],
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "get_eval_dataloader": ["self", "eval_dataset"],
     "_determine_best_metric": ["self", "metrics", "trial"],
     "_evaluate": ["self", "trial", "ignore_keys_for_eval", "skip_scheduler"],
     "_get_eval_sampler": ["self", "eval_dataset"],

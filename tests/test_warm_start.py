@@ -309,6 +309,35 @@ def test_a_beginning_that_was_cut_off_is_finished_by_the_next_run(
     assert [values["learning_rate"] for values in waiting] == [0.001, 0.005]
 
 
+def test_a_study_that_has_run_trials_takes_no_earlier_ones_also_without_the_mark(
+    make: Any, tmp_path: Path
+) -> None:
+    search(make("old"), 3)
+    search(make("new"), 2)
+    lines = (tmp_path / "new" / "study.log").read_text().splitlines(True)
+    kept = "".join(line for line in lines if '"begun"' not in line)
+    (tmp_path / "new" / "study.log").write_text(kept)
+    with pytest.raises(StudyError, match="has been begun with other earlier trials"):
+        _ = make("new", search={"warm_start": url(tmp_path)}).study
+
+
+def test_a_point_that_two_workers_have_queued_is_tried_once(make: Any) -> None:
+    study = search(make("known"), 1)
+    for _ in range(2):
+        study.enqueue_trial({"learning_rate": 0.005, "num_beams": 1})
+    trials = search(make("known"), 4).trials
+    assert [trial.params.get("learning_rate") for trial in trials].count(0.005) == 1
+    assert len(finished_trials(study)) == 4
+
+
+def test_another_recipe_queues_nothing_in_a_study(make: Any) -> None:
+    before = len(search(make("known"), 2).trials)
+    other = make("known", training={"learning_rate": 0.002, "weight_decay": 0.1})
+    with pytest.raises(StudyError, match="made with another recipe"):
+        _ = other.study
+    assert len(make("known").study.trials) == before
+
+
 def test_wrong_baselines_are_listed_before_a_study_is_made(make: Any) -> None:
     points = [
         {"learning_rte": 0.001, "learning_rate": 0.5, "num_beams": 2.5},

@@ -31,7 +31,7 @@ def choose_candidates(
     recipe = experiment.recipe
     found = find_candidates(recipe, experiment.whole_space, path, top, trial)
     experiment.adopt_length(found[0].max_new_tokens)
-    storage = recipe.search.storage or default_storage_url(_folder_of_study(recipe, path))
+    storage = recipe.search.storage or default_storage_url(path.parent)
     name = found[0].study_name
     try:
         study = find_study(storage, name)

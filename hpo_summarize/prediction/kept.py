@@ -48,7 +48,7 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
     # A tokenizer that was trained for the search is only here.
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     experiment.tokenizer = tokenizer
-    set_seed(experiment.seed_of(candidate.params))  # Some weights that are not kept are drawn.
+    set_seed(experiment.seed)  # Some weights that are not kept are drawn.
     model = experiment.build_model(candidate.params)
     try:
         if isinstance(model, PeftModel):

@@ -157,16 +157,18 @@ def _cmaes_problems(search: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _hyperband_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     """A hyperband of Optuna whose `max_resource` lies below its `min_resource` prunes nothing."""
-    pruner = parts.get("search", {}).get("pruner")
+    where, pruner = "search.pruner", parts.get("search", {}).get("pruner")
+    if isinstance(pruner, Mapping) and pruner.get("name") == "patient":
+        where, pruner = f"{where}.wrapped", pruner.get("wrapped")
     if not isinstance(pruner, Mapping) or pruner.get("name") != "hyperband":
         return
-    most, least = pruner.get("max_resource"), pruner.get("min_resource")
-    if least is None:
-        epochs = [value for value in possible_values("num_epochs", parts) if is_number(value)]
-        least = math.ceil(max(epochs, default=1) * FIRST_SHARE)
+    epochs = [value for value in possible_values("num_epochs", parts) if is_number(value)]
+    longest = max(epochs, default=1)
+    most = pruner.get("max_resource", math.ceil(longest))
+    least = pruner.get("min_resource", math.ceil(longest * FIRST_SHARE))
     if isinstance(most, int) and isinstance(least, int) and most < least:
         yield Problem(
-            "search.pruner.max_resource",
-            f"must be at least the {least} epochs of min_resource (by default a third of the "
-            f"longest training), got {most}; raise it or leave it out",
+            where,
+            f"max_resource (by default the epochs of the longest training) must be at least "
+            f"min_resource (by default a third of them), got {most} and {least}; mend one of them",
         )

@@ -128,18 +128,28 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
     queued = trial.system_attrs.get("fixed_params", {})  # Not all of them may be sampled yet.
     study.enqueue_trial({**queued, **trial.params}, user_attrs={CONTINUES: trial.number})
     # Another worker may have come at the same instant; the trial that was queued first stays.
+    withdraw_doubles(study)
+
+
+def withdraw_doubles(study: optuna.Study) -> None:
+    """Takes back what several workers have queued at once."""
     trials = study.get_trials(deepcopy=False)
-    for other in trials:
-        if other.state == TrialState.WAITING and is_double(other, trials):
-            _withdraw(study, other)
+    for trial in trials:
+        if trial.state == TrialState.WAITING and is_double(trial, trials):
+            _withdraw(study, trial)
 
 
-def is_double(trial: FrozenTrial | Trial, trials: Sequence[FrozenTrial]) -> bool:
-    """Whether an earlier trial goes on with the same interrupted one."""
-    number = trial.user_attrs.get(CONTINUES)
-    return number is not None and any(
-        other.user_attrs.get(CONTINUES) == number for other in trials[: trial.number]
+def is_double(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether an earlier trial goes on with the same interrupted one, or was queued like this."""
+    queued = _queued_as(trial)
+    return queued is not None and any(
+        _queued_as(other) == queued for other in trials[: trial.number]
     )
+
+
+def _queued_as(trial: FrozenTrial) -> Any:
+    """The interrupted trial that it goes on with, or the values that it was queued with."""
+    return trial.user_attrs.get(CONTINUES, trial.system_attrs.get("fixed_params") or None)
 
 
 def _withdraw(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import BEGUN, ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
+from hpo_summarize.attributes import BEGUN, EARLIER, ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
 from hpo_summarize.errors import ProcessError, SearchFailed, StudyError
 from hpo_summarize.interrupts import DeferredInterrupt
 from hpo_summarize.recipe import SearchSection
@@ -27,6 +27,7 @@ from hpo_summarize.study.recovery import (
     put_back_own,
     sign,
     this_worker,
+    withdraw_doubles,
 )
 from hpo_summarize.study.sampling import SeededAtFirstTrial, build_sampler
 from hpo_summarize.study.storage import build_storage, retry_first_start
@@ -115,21 +116,30 @@ def _begin_with(
     """
     if not created:
         _wait_until_begun(study)
-    begun = BEGUN in study.user_attrs
+    begun = _is_begun(study)
     if begun and warm_start is not None:
         warm_start.check_begun(study)
     earlier = [] if begun or warm_start is None else _read_earlier(study, warm_start, created)
     for values in baselines:
         study.enqueue_trial(dict(values), skip_if_exists=True)
+    withdraw_doubles(study)
     if not begun:
         study.add_trials(earlier)
         study.set_user_attr(BEGUN, True)
 
 
+def _is_begun(study: optuna.Study) -> bool:
+    """Whether all first trials are there; a worker runs none before."""
+    return BEGUN in study.user_attrs or any(
+        trial.state != TrialState.WAITING and EARLIER not in trial.user_attrs
+        for trial in study.get_trials(deepcopy=False)
+    )
+
+
 def _wait_until_begun(study: optuna.Study) -> None:
     """Returns when the creator has queued everything, or has died before it could."""
     count, latest = -1, time.monotonic()
-    while BEGUN not in study.user_attrs and time.monotonic() - latest < _BASELINE_SECONDS:
+    while not _is_begun(study) and time.monotonic() - latest < _BASELINE_SECONDS:
         if (n_trials := len(study.get_trials(deepcopy=False))) != count:
             count, latest = n_trials, time.monotonic()
         time.sleep(0.1)
@@ -242,9 +252,10 @@ def _taken(study: optuna.Study) -> int:
 def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) -> Objective:
     def run(trial: Trial) -> float | Sequence[float]:
         sign(trial)
-        if is_double(trial, trial.study.get_trials(deepcopy=False)):
+        trials = trial.study.get_trials(deepcopy=False)
+        if is_double(trials[trial.number], trials):
             trial.set_user_attr(SURPLUS, True)
-            raise TrialError("another worker has queued and begun the same trial")
+            raise TrialError("another worker has queued the same trial")
         if _comes_too_late(trial, n_trials):
             trial.set_user_attr(SURPLUS, True)
             trial.study.stop()

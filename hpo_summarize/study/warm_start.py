@@ -72,8 +72,8 @@ class WarmStart:
         note = {"storage": redact_url(self.storage), "study_name": earlier.study_name}
         counts = {"n_taken": len(copies), "n_left_out": len(finished) - len(copies)}
         study.set_user_attr(WARM_START, {**note, **counts})
-        known = {t.user_attrs.get(EARLIER, {}).get("number") for t in study.get_trials()}
-        return [copy for copy in copies if copy.user_attrs[EARLIER]["number"] not in known]
+        known = [trial.user_attrs.get(EARLIER) for trial in study.get_trials(deepcopy=False)]
+        return [copy for copy in copies if copy.user_attrs[EARLIER] not in known]
 
     def check_begun(self, study: optuna.Study) -> None:
         """Refuses a study that was begun without these earlier trials.

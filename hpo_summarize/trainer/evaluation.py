@@ -47,8 +47,10 @@ class GeneratingTrainer(SharingTrainer):
     """
 
     model: Any
+    eval_dataset: Any
     compute_metrics: Any
     control: Any
+    _rows_of_loader: Any = None
 
     def evaluation_loop(
         self,
@@ -86,7 +88,12 @@ class GeneratingTrainer(SharingTrainer):
 
         With `dataloader_persistent_workers` the parent keeps the first one, whatever is asked for.
         """
-        self.__dict__.pop("_eval_dataloaders", None)
+        wanted = self.eval_dataset if eval_dataset is None else eval_dataset
+        if wanted is not self._rows_of_loader:
+            self._rows_of_loader = wanted
+            old = list(self.__dict__.pop("_eval_dataloaders", {}).values())
+            others = [one for one in self.accelerator._dataloaders if one not in old]
+            self.accelerator._dataloaders = others  # It would keep the processes of the old ones.
         return super().get_eval_dataloader(eval_dataset)
 
     def _can_share_out(self, dataloader: Any) -> bool:

@@ -184,7 +184,7 @@ class SummarizationTrainer(GroupTrainer):
             params: What was sampled for it.
             checkpoint: Folder with the weights.
         """
-        set_seed(params.get("seed", self.args.seed))  # Some weights that are not kept are drawn.
+        set_seed(self.args.seed)  # Some weights that are not kept are drawn.
         self._decoding = None
         try:
             trial = FollowedTrial({**params, **_NOTHING_IDLE})

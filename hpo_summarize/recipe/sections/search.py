@@ -71,7 +71,8 @@ class SearchSection(Section):
         storage: Storage URL; null: SQLite in the output folder.
         study_name: Name of the study in its storage; null: the name of the recipe file.
         baselines: Known good values by name, each the values of one trial after trial 0; what one
-            of them leaves out is as in trial 0.
+            of them leaves out is as in trial 0. The second stage of a staged search tries those of
+            the decoding on each of its models.
         warm_start: Storage URL of an earlier study of the same recipe but for its space, whose
             finished trials teach the new one; they do not count, and are never its best.
         warm_start_study: Name of that study; null: the only one of its storage.
