@@ -137,12 +137,22 @@ def _is_begun(study: optuna.Study) -> bool:
 
 
 def _wait_until_begun(study: optuna.Study) -> None:
-    """Returns when the creator has queued everything, or has died before it could."""
+    """Returns when the creator has queued everything, or has died before it could.
+
+    Raises:
+        StudyError: The creator has deleted the study, see `_read_earlier`.
+    """
     count, latest = -1, time.monotonic()
-    while not _is_begun(study) and time.monotonic() - latest < _BASELINE_SECONDS:
-        if (n_trials := len(study.get_trials(deepcopy=False))) != count:
-            count, latest = n_trials, time.monotonic()
-        time.sleep(0.1)
+    try:
+        while not _is_begun(study) and time.monotonic() - latest < _BASELINE_SECONDS:
+            if (n_trials := len(study.get_trials(deepcopy=False))) != count:
+                count, latest = n_trials, time.monotonic()
+            time.sleep(0.1)
+    except KeyError:
+        raise StudyError(
+            f"the worker that made the study '{study.study_name}' could not begin it and has taken "
+            "it back; mend what it says, and run the same command again"
+        ) from None
 
 
 def _read_earlier(study: optuna.Study, warm_start: WarmStart, created: bool) -> list[FrozenTrial]:
