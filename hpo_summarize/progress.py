@@ -137,7 +137,7 @@ class SearchProgress(TrainerCallback):
             return "best so far -"
         if len(self._study.directions) > 1:
             return f"Pareto front {len(best)}"
-        return f"best so far {best[0].value:.4f} (trial {best[0].number})"
+        return f"best so far {best[0].value:.4f} ({self._word} {best[0].number})"
 
     def _times(self, done: int) -> str:
         used = time.monotonic() - self._start

@@ -163,6 +163,10 @@ def test_files_and_pages_show_both_stages(finished: OptunaOptimizer) -> None:
     report = (folder / "report.html").read_text()
     assert "Trials: decoding" in report
     assert "Optimization history: decoding" in report
+    first, second = re.findall(r"<h2>Trials.*?</table>", report, re.DOTALL)
+    assert "trained trial" not in first and '<th class="number">trained trial</th>' in second
+    cells = re.findall(r'<td class="number">(\d+)</td>\s*<td class="number">(\d+)</td>', second)
+    assert cells == [(row["number"], row["trained_trial"]) for row in rows]
     drawn = re.findall(r'<div id="([^"]+)" class="plotly-graph-div"', report)
     assert len(drawn) == len(set(drawn)) >= 10, "each plot has a place of its own"
     kept = {path.name for path in (folder / "trials" / "s").iterdir()}

@@ -43,13 +43,15 @@ _BODY = """<h1>{{ outcome.name }}</h1>
 {% for name, cells in best_rows %}<tr><th>{{ name }}</th>{% for cell in cells %}<td class="number">
 {{- cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
-{% for title, trial_rows in tables %}<h2>{{ title }}</h2>
+{% for title, stage, trial_rows in tables %}<h2>{{ title }}</h2>
 <div class="table long"><table>
-<thead><tr><th class="number">trial</th><th>state</th>{% for name in outcome.objectives %}
+<thead><tr><th class="number">trial</th>{% if stage.is_decoding %}
+<th class="number">trained trial</th>{% endif %}<th>state</th>{% for name in outcome.objectives %}
 <th class="number">{{ name }}</th>{% endfor %}<th class="number">epoch</th>
 <th class="number">duration</th><th>failure</th></tr></thead>
 {% for row in trial_rows %}<tr{% if row.best %} class="best"{% endif %}>
-<td class="number">{{ row.number }}</td><td>{{ row.state }}</td>
+<td class="number">{{ row.number }}</td>{% if stage.is_decoding %}
+<td class="number">{{ row.trained }}</td>{% endif %}<td>{{ row.state }}</td>
 {% for value in row["values"] %}<td class="number">{{ value }}</td>{% endfor %}
 <td class="number">{{ row.epoch }}</td><td class="number">{{ row.duration }}</td>
 <td class="text">{{ row.failure }}</td></tr>
@@ -94,7 +96,7 @@ def write_report(
         cards=_headline(stages, final),
         best_rows=_best_rows(final),
         front=[trained_trial_of(trial) for trial in final.best],
-        tables=[(_title("Trials", stage), _trial_rows(stage)) for stage in stages],
+        tables=[(_title("Trials", stage), stage, _trial_rows(stage)) for stage in stages],
         plots=[(_title(plot.title, stage), plot_html(plot)) for stage, plot in plots],
         recipe_text=redact_url(recipe_text or ""),
     )
@@ -154,6 +156,7 @@ def _trial_row(outcome: Outcome, trial: FrozenTrial) -> dict[str, Any]:
     values = trial.values if is_finite(trial) else [None] * len(outcome.objectives)
     return {
         "number": trial.number,
+        "trained": trained_trial_of(trial),
         "state": _state(fate_of(trial)),
         "values": ["" if value is None else _show(value) for value in values],
         "epoch": _show(best_epoch_of(trial)) if is_finite(trial) else "",
