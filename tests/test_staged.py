@@ -18,6 +18,7 @@ import pytest
 import torch
 from recipe_files import BASE, load, messages
 from search_process import SEARCH, end_of, start_group, start_search
+from test_model_from_config import SIZES
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer
@@ -38,16 +39,10 @@ SPACE = {
     "length_penalty": {"type": "float", "low": 0.5, "high": 2.0},
 }
 SMALL = {
+    **SIZES["bart"],
     "model_type": "bart",
-    "d_model": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 128,
     "vocab_size": 400,
+    "max_position_embeddings": 128,
 }
 Make = Callable[..., OptunaOptimizer]
 
