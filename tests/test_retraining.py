@@ -376,7 +376,14 @@ WRONG = [
     (["--top", "3"], "the 3 best trials are wanted, and the study 'tiny' has 2"),
     (["--trial", "7"], "trial 7 is not complete in the study 'tiny'"),
     (["--trial", "7", "search.storage=sqlite:///OUT/x.db"], "there is no study 'tiny' in sqlite"),
-    (["--trial", "7", "search.storage=sqlite:////proc/x/y.db"], "cannot be read"),
+    (
+        ["--trial", "7", "search.storage=sqlite:////proc/x/y.db"],
+        "there is no study 'tiny' in sqlite",
+    ),
+    (
+        ["--trial", "7", "search.storage=sqlite:///OUT/BROKEN"],
+        "cannot be used: file is not a database",
+    ),
     (["--output_dir", "/proc/nothing"], "cannot be written"),
     (["--top", "2", "train.use_validation=true"], "leaves nothing to choose among trials"),
     (["train.seeds=[1, 1]"], "a seed stands there twice"),

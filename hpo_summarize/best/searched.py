@@ -22,7 +22,7 @@ from hpo_summarize.results.outcome import (
     values_of,
 )
 from hpo_summarize.space import SearchSpace
-from hpo_summarize.study import build_storage, default_storage_url
+from hpo_summarize.study import default_storage_url, find_study
 
 
 def from_study(
@@ -77,19 +77,11 @@ def _with_own_decoding(candidate: Candidate, space: SearchSpace) -> Candidate:
 
 
 def _open(recipe: Recipe, folder: Path, name: str) -> optuna.Study:
-    url = recipe.search.storage
-    shown = redact_url(url or default_storage_url(folder))
-    problem = StudyError(
-        f"there is no study '{name}' in {shown}, and trials other than the best are read from it; "
-        "set output_dir, or search.storage, to those of the search"
-    )
-    if url is None and not (folder / "study.db").is_file():
-        raise problem  # To open it would make an empty one.
-    try:
-        storage = build_storage(url or default_storage_url(folder))
-        return optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        raise problem from None
-    except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own.
-        reason = redact_url((str(error).strip() or type(error).__name__).splitlines()[0])
-        raise StudyError(f"the storage {shown} cannot be read ({reason}); is it there?") from None
+    url = recipe.search.storage or default_storage_url(folder)
+    study = find_study(url, name)
+    if study is None:
+        raise StudyError(
+            f"there is no study '{name}' in {redact_url(url)}, and trials other than the best are "
+            "read from it; set output_dir, or search.storage, to those of the search"
+        )
+    return study
