@@ -89,10 +89,10 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         self.accelerator.free_memory()  # Collects garbage, too.
 
     def _set_decoding(self, model: PreTrainedModel) -> None:
-        # peft 0.21 hands a config that is set on its wrapper on to decoder-only models alone; an
-        # encoder-decoder goes on generating with the base model's.
         if self._decoding is None:
             return
+        # peft 0.21 hands a config that is set on its wrapper on to decoder-only models alone; an
+        # encoder-decoder goes on generating with the base model's.
         base = unwrap_peft_model(model)
         config = copy.deepcopy(base.generation_config)
         named = getattr(self.args, "generation_config", None)
