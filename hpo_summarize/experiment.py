@@ -21,7 +21,14 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize import names
 from hpo_summarize.arguments import build_arguments, largest_on_device, with_values
-from hpo_summarize.data import Dialogues, from_dataset, load_splits, output_length, tokenize
+from hpo_summarize.data import (
+    Dialogues,
+    from_dataset,
+    label_texts,
+    load_splits,
+    output_length,
+    tokenize,
+)
 from hpo_summarize.decoding import set_decoding
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.model import (
@@ -29,6 +36,7 @@ from hpo_summarize.model import (
     build_model,
     check_is_seq2seq,
     check_lengths,
+    keep_in_texts,
     load_config,
     load_tokenizer,
     model_facts,
@@ -95,16 +103,26 @@ class Experiment:
         """Training and validation split as text."""
         if self._datasets is None:
             return load_splits(self.recipe.data)
-        section = self.recipe.data
+        tokenizer = self._loaded_tokenizer
+        for rows in self._datasets:
+            tokenizer = keep_in_texts(tokenizer, label_texts(rows, tokenizer, False))
         train, validation = self._datasets
         return (
-            from_dataset(train, section, self.tokenizer),
-            from_dataset(validation, section, self.tokenizer),
+            from_dataset(train, self.recipe.data, tokenizer),
+            from_dataset(validation, self.recipe.data, tokenizer),
         )
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer; for a model from a config without one, trained on the data."""
+        """The model's tokenizer, whose decoded texts keep every token that a reference has.
+
+        For a model from a config without a tokenizer, one that is trained on the data.
+        """
+        references = (text for split in self.splits for row in split.references for text in row)
+        return keep_in_texts(self._loaded_tokenizer, references)
+
+    @functools.cached_property
+    def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
         model, special_tokens = self.recipe.model, self.recipe.data.special_tokens
         if model.name or model.tokenizer:
             return load_tokenizer(model, special_tokens)
@@ -148,6 +166,12 @@ class Experiment:
         least = possible_values("min_new_tokens", self.recipe.model_dump())
         wanted = max(usual, *(value for value in least if value is not None), 1)
         return min(wanted, positions(self.model_config) or wanted)
+
+    @property
+    def longest_output(self) -> int:
+        """Most tokens of a generated summary in any trial."""
+        searched = possible_values("max_new_tokens", self.recipe.model_dump())
+        return max(self.max_new_tokens, *(value for value in searched if value is not None), 0)
 
     def adopt_length(self, recorded: int | None) -> None:
         """Goes on with the `max_new_tokens` that a study recorded, where the recipe gives none."""

@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hpo_summarize.data import Dialogues, count_leaks, count_repeated, tokenize
 from hpo_summarize.data.tokens import summary_tokens
+from hpo_summarize.model.round_trip import RoundTrip, round_trip
 from hpo_summarize.recipe import DataSection
+from hpo_summarize.rouge import Rouge
 
 PERCENTILES = (5, 50, 95, 99, 100)
 _TOLERATED_LOSS = 0.01  # Share of the text above which a setting is warned of.
@@ -54,6 +56,7 @@ class SplitFacts:
         speakers: Rows by what stands before a colon at the start of a line.
         markers: Occurrences of `#...#`, `<...>`, `[...]` and the recipe's special tokens.
         repeated: Rows that repeat the dialogue of an earlier row.
+        round_trip: What is left of the references as token ids; None where there are none.
     """
 
     rows: int
@@ -63,6 +66,7 @@ class SplitFacts:
     speakers: dict[str, int]
     markers: dict[str, int]
     repeated: int
+    round_trip: RoundTrip | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def inspect_data(
     tokenizer: PreTrainedTokenizerBase,
     section: DataSection,
     n_examples: int = 3,
+    rouge: Rouge | None = None,
+    max_new_tokens: int | None = None,
 ) -> Inspection:
     """Measures splits with the tokenizer and the limits that a model will be trained with.
 
@@ -107,8 +113,13 @@ def inspect_data(
         section: The section `data`; its `max_dialogue_tokens`, `max_summary_tokens` and
             `special_tokens` are used.
         n_examples: How many rows to show, from the start of the first split.
+        rouge: The metric that summaries are scored with; None: the default one.
+        max_new_tokens: Most tokens of a generated summary; None: `max_summary_tokens`.
     """
-    facts = {name: _facts(data, tokenizer, section) for name, data in splits.items()}
+    limit, rouge = max_new_tokens or section.max_summary_tokens, rouge or Rouge()
+    facts = {
+        name: _facts(split, tokenizer, section, rouge, limit) for name, split in splits.items()
+    }
     pairs = combinations(splits, 2)
     leaks = {(one, other): count_leaks(splits[one], splits[other]) for one, other in pairs}
     markers = {marker for split in facts.values() for marker in split.markers}
@@ -122,12 +133,19 @@ def inspect_data(
     )
 
 
-def _facts(data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: DataSection) -> SplitFacts:
+def _facts(
+    data: Dialogues,
+    tokenizer: PreTrainedTokenizerBase,
+    section: DataSection,
+    rouge: Rouge,
+    limit: int,
+) -> SplitFacts:
     counts = [len(references) for references in data.references]
     dialogues = tokenizer(data.dialogues)["input_ids"]
-    summary = None
+    summary = trip = None
     if min(counts):
-        labels = summary_tokens(data, tokenizer)
+        labels, first = summary_tokens(data, tokenizer), [texts[0] for texts in data.references]
+        trip = round_trip(first, labels, tokenizer, rouge, limit)
         summary = _lengths(labels, section.max_summary_tokens, tokenizer.unk_token_id)
     speakers = Counter(name for text in data.dialogues for name in set(_SPEAKER.findall(text)))
     return SplitFacts(
@@ -138,6 +156,7 @@ def _facts(data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: DataSec
         dict(speakers.most_common()),
         _markers(data, section.special_tokens),
         count_repeated(data),
+        trip,
     )
 
 
@@ -191,6 +210,8 @@ def _split_warnings(facts: Mapping[str, SplitFacts]) -> list[str]:
                     f"{name}: {lengths.unknown:.1%} of the {kind} tokens are unknown to the "
                     "tokenizer; choose a model of that language"
                 )
+        if split.round_trip is not None and (note := split.round_trip.note()):
+            found.append(f"{name}: {note}")
     return found
 
 
@@ -214,6 +235,8 @@ def print_inspection(inspection: Inspection) -> None:
         for kind, lengths in (("dialogue", split.dialogue), ("summary", split.summary)):
             if lengths is not None:
                 print(_lengths_line(kind, lengths))
+        if split.round_trip is not None:
+            _print_round_trip(split.round_trip)
         print(f"  speakers  {_shown(split.speakers)}")
         pieces = {m: n for m, n in split.markers.items() if m not in inspection.whole_markers}
         whole = {m: n for m, n in split.markers.items() if m in inspection.whole_markers}
@@ -224,6 +247,16 @@ def print_inspection(inspection: Inspection) -> None:
     print()
     for warning in inspection.warnings:
         print(f"warning: {warning}")
+
+
+def _print_round_trip(trip: RoundTrip) -> None:
+    print(
+        f"  as tokens {trip.rows - trip.changed} of {trip.rows} references come back as they were, "
+        f"{trip.cut} are cut at {trip.limit} tokens; "
+        f"a perfect model would score at most {trip.scores()}"
+    )
+    for before, after in trip.examples:
+        print(f"            {before!r}\n         -> {after!r}")
 
 
 def _lengths_line(kind: str, lengths: Lengths) -> str:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 from accelerate import PartialState
 
 from hpo_summarize.attributes import BEST_EPOCH, WARM_START
+from hpo_summarize.data.tokens import summary_tokens
 from hpo_summarize.experiment import Experiment
-from hpo_summarize.model import language_of, spare_rows_note
+from hpo_summarize.model import language_of, pieces_note, spare_rows_note
+from hpo_summarize.model.round_trip import round_trip
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of, values_of
+from hpo_summarize.rouge import Rouge
 from hpo_summarize.space import build_space
 from hpo_summarize.study import baseline_trial, best_trials, finished_trials, is_exhausted
+
+_CHECKED_ROWS = 500
 
 
 def print_plan(optimizer: OptunaOptimizer) -> None:
@@ -26,7 +33,8 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     storage = redact_url(optimizer.studies.storage)
     print(f"model    {recipe.model.name or experiment.model_config.model_type}, training {lora}")
     print(f"data     {len(train)} dialogues to train on, {len(validation)} to validate on")
-    for note in (*train.notes, *validation.notes, *_model_notes(experiment)):
+    notes = [*_token_notes(experiment), *_model_notes(experiment)]
+    for note in filter(None, (*train.notes, *validation.notes, *notes)):
         print(f"note     {note}")
     print(f"search   {' and '.join(search.objectives)}, {search.direction}")
     if len(search.objectives) > 1:
@@ -64,14 +72,25 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
     )
 
 
-def _model_notes(experiment: Experiment) -> list[str]:
+def _token_notes(experiment: Experiment) -> list[str | None]:
+    """What the tokenizer does to the texts that a summary consists of."""
+    recipe, tokenizer, rows = experiment.recipe, experiment.tokenizer, experiment.splits[1]
+    draw, count = random.Random(recipe.data.seed), min(len(rows), _CHECKED_ROWS)
+    drawn = rows.rows(sorted(draw.sample(range(len(rows)), count)))
+    references, labels = [texts[0] for texts in drawn.references], summary_tokens(drawn, tokenizer)
+    rouge = Rouge(**recipe.rouge.model_dump())  # What it decides by these rows binds no trial.
+    trip = round_trip(references, labels, tokenizer, rouge, experiment.longest_output)
+    return [pieces_note(tokenizer, recipe.data.special_tokens), trip.note()]
+
+
+def _model_notes(experiment: Experiment) -> list[str | None]:
     if experiment.recipe.model.name is None:
         return []  # It is made with as many embeddings as its tokenizer has tokens.
     rows = getattr(experiment.model_config, "vocab_size", 0)
     notes = [spare_rows_note(experiment.tokenizer, rows)]
     if experiment.recipe.model.language is None and (code := language_of(experiment.tokenizer)):
         notes.append(f"all texts are marked as {code}; model.language sets another language")
-    return [note for note in notes if note is not None]
+    return notes
 
 
 def print_result(optimizer: OptunaOptimizer) -> None:

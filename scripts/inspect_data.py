@@ -23,7 +23,14 @@ def main() -> None:
         splits["test"] = read_dialogues(recipe.data.test, recipe.data, require_summaries=False)
     for split in splits.values():
         print("\n".join(f"note: {note}" for note in split.notes), end="\n" if split.notes else "")
-    print_inspection(inspect_data(splits, experiment.tokenizer, recipe.data))
+    inspection = inspect_data(
+        splits,
+        experiment.tokenizer,
+        recipe.data,
+        rouge=experiment.rouge,
+        max_new_tokens=experiment.max_new_tokens,
+    )
+    print_inspection(inspection)
 
 
 if __name__ == "__main__":

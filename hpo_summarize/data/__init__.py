@@ -10,7 +10,7 @@ from hpo_summarize.data.splits import (
     read_every_row,
     split,
 )
-from hpo_summarize.data.tokens import from_dataset, output_length, tokenize
+from hpo_summarize.data.tokens import from_dataset, label_texts, output_length, tokenize
 
 __all__ = [
     "Dialogues",
@@ -18,6 +18,7 @@ __all__ = [
     "count_repeated",
     "from_dataset",
     "joined",
+    "label_texts",
     "leak_notes",
     "load_splits",
     "output_length",

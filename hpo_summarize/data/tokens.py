@@ -89,7 +89,15 @@ def from_dataset(
     if not {"input_ids", "labels"} <= set(rows.column_names):
         return to_dialogues(dataset_table("the data set given", rows), section)
     dialogues = tokenizer.batch_decode(list(rows["input_ids"]), skip_special_tokens=True)
-    labels = [[token for token in row if token >= 0] for row in rows["labels"]]
-    texts = tokenizer.batch_decode(labels, skip_special_tokens=True)
     ids = [str(number) for number in range(len(rows))]
-    return Dialogues(dialogues, [[text] for text in texts], ids)
+    return Dialogues(dialogues, [[text] for text in label_texts(rows, tokenizer)], ids)
+
+
+def label_texts(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, skip_special_tokens: bool = True
+) -> list[str]:
+    """The column `labels` as text, without the -100 of padding; empty where there is none."""
+    if "labels" not in rows.column_names:
+        return []
+    labels = [[token for token in row if token >= 0] for row in rows["labels"]]
+    return tokenizer.batch_decode(labels, skip_special_tokens=skip_special_tokens)

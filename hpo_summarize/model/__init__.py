@@ -13,7 +13,9 @@ from hpo_summarize.model.languages import language_of
 from hpo_summarize.model.pretrained import PretrainedBase, unshare
 from hpo_summarize.model.tokenizer import (
     add_tokens,
+    keep_in_texts,
     load_tokenizer,
+    pieces_note,
     spare_rows_note,
     train_tokenizer,
 )
@@ -24,10 +26,12 @@ __all__ = [
     "build_model",
     "check_is_seq2seq",
     "check_lengths",
+    "keep_in_texts",
     "language_of",
     "load_config",
     "load_tokenizer",
     "model_facts",
+    "pieces_note",
     "positions",
     "spare_rows_note",
     "spread_layers",

@@ -19,7 +19,7 @@ def set_language(tokenizer: PreTrainedTokenizerBase, language: str | None) -> No
     Raises:
         ModelError: It does not know the language, or knows none at all.
     """
-    codes = _codes(tokenizer)
+    codes = language_codes(tokenizer)
     if not codes and language is not None:
         raise ModelError(
             f"model.language: the tokenizer of this model marks no languages, got {language!r}; "
@@ -37,7 +37,7 @@ def set_language(tokenizer: PreTrainedTokenizerBase, language: str | None) -> No
 
 def language_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The language that a tokenizer marks texts with; None where it marks none."""
-    return getattr(tokenizer, "src_lang", None) if _codes(tokenizer) else None
+    return getattr(tokenizer, "src_lang", None) if language_codes(tokenizer) else None
 
 
 def begin_as_trained(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -58,5 +58,6 @@ def begin_as_trained(config: GenerationConfig, tokenizer: PreTrainedTokenizerBas
         config.forced_bos_token_id = code
 
 
-def _codes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def language_codes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The languages that a tokenizer knows; none for most."""
     return list(getattr(tokenizer, "lang_code_to_id", {}))

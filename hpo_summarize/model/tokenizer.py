@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model.languages import set_language
+from hpo_summarize.model.languages import language_codes, set_language
 from hpo_summarize.model.source import find_place, loading_options, not_loaded
 from hpo_summarize.recipe import ModelSection
 
@@ -19,10 +23,7 @@ _TOO_MANY_SPARE_ROWS = 1024
 def load_tokenizer(
     section: ModelSection, special_tokens: Iterable[str] = ()
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a recipe's model, with the special tokens that it lacks added.
-
-    They are added as ordinary whole tokens: as "special" ones they would be left out of every
-    decoded summary, and so would the speakers that a summary speaks of.
+    """The tokenizer of a recipe's model, with the recipe's special tokens added (`add_tokens`).
 
     Raises:
         ModelError: There is no tokenizer at that place, it lacks the padding or the end token, or
@@ -91,9 +92,106 @@ def train_tokenizer(
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> None:
-    """Adds the tokens that a tokenizer does not know as whole tokens yet."""
+    """Adds the tokens that a tokenizer does not know as whole tokens yet, in place.
+
+    They become ordinary tokens: `skip_special_tokens` drops special ones from decoded text.
+
+    Text around an added token is split into pieces by itself. Sentencepiece tokenizers (T5, mBART,
+    Pegasus) drop the space before it and begin each part with a space, so that "met #Person1#, at"
+    is decoded as "met#Person1# , at" whatever the flags of the token are:
+    https://github.com/huggingface/transformers/issues/24743. Where `Metaspace` can be told to begin
+    the text alone with a space, this is done. Otherwise nothing is added if the tokenizer gives
+    these words back as they were when it splits them into pieces.
+    """
     known = tokenizer.get_vocab()
-    tokenizer.add_tokens([token for token in tokens if token not in known])
+    missing = [token for token in tokens if token not in known]
+    if not missing:
+        return
+    trial = copy.deepcopy(tokenizer)  # A token cannot be taken out again.
+    trial.add_tokens(missing)
+    if not _keeps_spaces(trial, missing[0]):
+        if _begin_text_alone(trial) and _keeps_spaces(trial, missing[0]):
+            _begin_text_alone(tokenizer)
+        elif _keeps_spaces(tokenizer, missing[0]):
+            return
+    tokenizer.add_tokens(missing)
+
+
+def _keeps_spaces(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    text = f"a {token}, {token} a"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return with_spaces(token, str(tokenizer.decode(ids))) == with_spaces(token, text)
+
+
+def with_spaces(token: str, text: str) -> list[str]:
+    """Every occurrence of a token in a text, with the space before it and the one after it."""
+    return re.findall(rf"\s?{re.escape(token)}\s?", text)
+
+
+def _begin_text_alone(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Lets `Metaspace` put a space before a text, and not before what follows an added token.
+
+    Returns:
+        Whether it can be done. Classes for one model family make their pre-tokenizer anew when they
+        are loaded, and would forget it.
+    """
+    if type(tokenizer) is not PreTrainedTokenizerFast:
+        return False
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    if not isinstance(pre_tokenizer, Metaspace):
+        return False
+    pre_tokenizer.prepend_scheme = "first"
+    return True
+
+
+def pieces_note(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> str | None:
+    """What a user should know of tokens that `add_tokens` has not added."""
+    known = tokenizer.get_vocab()
+    if not (absent := [token for token in tokens if token not in known]):
+        return None
+    return (
+        f"data.special_tokens: {', '.join(absent)} stay split into pieces, since this tokenizer "
+        "would lose the spaces around an added token"
+    )
+
+
+def keep_in_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
+) -> PreTrainedTokenizerBase:
+    """The tokenizer with the special tokens that occur in texts as ordinary ones of the same ids.
+
+    Checkpoints have speakers such as `#Person1#` as special tokens, and `skip_special_tokens` would
+    drop them from every summary. Tokens with a role (padding, end, unknown, ...), languages, and
+    what the tokenizer itself puts around a text stay special, and so do all that occur in no text.
+
+    Args:
+        tokenizer: Is not changed.
+        texts: What is to be decoded, the references for example.
+
+    Returns:
+        A changed copy, or `tokenizer` itself where there is nothing to change.
+    """
+    around = tokenizer("")["input_ids"] + tokenizer(text_target="")["input_ids"]
+    fixed = {*tokenizer.special_tokens_map.values(), *language_codes(tokenizer)}
+    fixed.update(tokenizer.convert_ids_to_tokens(around))
+    added = tokenizer.added_tokens_decoder.values()
+    candidates = [token for token in added if token.special and token.content not in fixed]
+    whole = "\n".join(texts) if candidates else ""
+    written = {token.content: token for token in candidates if token.content in whole}
+    if not written:
+        return tokenizer
+    # The backend never takes a token out of its set of special ones; a copy is made without it.
+    changed = copy.deepcopy(tokenizer)
+    changed.add_tokens([_as_ordinary(token) for token in written.values()])
+    rest = [token for token in changed.extra_special_tokens if str(token) not in written]
+    changed.extra_special_tokens = rest
+    return copy.deepcopy(changed)
+
+
+def _as_ordinary(token: AddedToken) -> AddedToken:
+    names = ("single_word", "lstrip", "rstrip", "normalized")
+    flags = {name: getattr(token, name) for name in names}
+    return AddedToken(token.content, special=False, **flags)
 
 
 def n_rows(tokenizer: PreTrainedTokenizerBase) -> int:

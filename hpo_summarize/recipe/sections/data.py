@@ -35,7 +35,8 @@ class DataSection(Section):
             longer ones are cut at the end.
         max_summary_tokens: Most tokens of a training summary; longer ones are cut. References for
             ROUGE are not.
-        special_tokens: Words that are added to the vocabulary where missing, as whole tokens.
+        special_tokens: Words that are added to the vocabulary where missing, as whole tokens; not
+            where the tokenizer would then lose the spaces around them (sentencepiece).
         max_rows: Number of rows, the first ones, that are kept of each split; null: all.
     """
 
