@@ -194,15 +194,61 @@ def test_a_wrong_data_section_is_refused_with_its_key(keys: dict[str, Any], mess
         parse_recipe(content)
 
 
+# Turns as objects.
+
+
+def read_turns(*turns: Any) -> Dialogues:
+    rows = [[[turn], "s"] for turn in turns]
+    table = Table("t", ["dialogue", "summary"], rows, ["a row"] * len(rows))
+    return to_dialogues(table, DataSection(train="t"))
+
+
 @pytest.mark.parametrize(
     ("turn", "line"),
     [
         ({"speaker": None, "role": "A", "text": "hello"}, "A: hello"),
         ({"speaker": "", "name": "A", "text": None, "content": "hello"}, "A: hello"),
         ({"speaker": None, "role": None, "text": "hello"}, "hello"),
-        ({"speaker": 0, "role": "A", "text": "hello"}, "0: hello"),
+        ({"speaker": 0, "text": "hello"}, "0: hello"),
+        ({"speaker": "A", "text": ""}, "A: "),
+        ({"participantID": "P01", "utterance": "hello"}, "P01: hello"),
+        ({"Participant": "P01", "Utterance": "hello"}, "P01: hello"),
+        ({"participant_id": "P01", "utterance": "hello"}, "P01: hello"),
+        ({"speaker_id": "S1", "form": "hello"}, "S1: hello"),
+        ({"speakerId": 2, "text": "hello"}, "2: hello"),
+        ({"Speaker": "A", "TEXT": "hello"}, "A: hello"),
+        ({"user": "A", "text": "hello"}, "A: hello"),
+        ({"author": "A", "message": "hello"}, "A: hello"),
+        ({"who": "A", "text": "hello"}, "A: hello"),
+        ({"from": "human", "value": "hello"}, "human: hello"),
     ],
 )
-def test_a_turn_takes_the_first_key_that_has_a_value(turn: dict[str, Any], line: str) -> None:
-    table = Table("t", ["dialogue", "summary"], [[[turn], "s"]], ["line 1"])
-    assert to_dialogues(table, DataSection(train="t")).dialogues == [line]
+def test_a_turn_keeps_its_speaker_under_each_usual_name(turn: dict[str, Any], line: str) -> None:
+    data = read_turns(turn)
+    assert (data.dialogues, data.notes) == ([line], ())
+
+
+def test_of_two_speakers_of_a_turn_one_is_taken_and_the_other_field_is_named() -> None:
+    data = read_turns({"speaker_id": 7, "speaker": "Mina", "text": "hello", "content": "hi"})
+    assert data.dialogues == ["Mina: hello"]
+    assert data.notes == (
+        "t: fields of the turns that are not read: speaker_id (7), content ('hi')",
+    )
+
+
+def test_fields_of_turns_that_are_not_read_are_named_once_with_an_example() -> None:
+    turn = {"turnID": "T1", "participantID": "P01", "time": "16:03:00", "note": None}
+    turns = [{**turn, "utterance": "hello"}, {**turn, "turnID": "T2", "utterance": "bye"}]
+    data = read_turns(*turns)
+    assert data.dialogues == ["P01: hello", "P01: bye"]
+    assert data.notes == (
+        "t: fields of the turns that are not read: turnID ('T1'), time ('16:03:00')",
+    )
+
+
+def test_turns_whose_speaker_cannot_be_told_say_which_fields_would_be_read() -> None:
+    data = read_turns({"persona": "A", "text": "hello"}, {"speaker": {"sex": "f"}, "text": "bye"})
+    assert data.dialogues == ["hello", "bye"]
+    (note,) = data.notes
+    assert note.startswith("t: fields of the turns that are not read: persona ('A'), speaker ({")
+    assert "2 turns have no speaker, which is a text or a number in speaker, role, name" in note

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpo_summarize.data.columns import Columns, find_columns
@@ -11,8 +14,16 @@ from hpo_summarize.data.dialogues import Dialogues, Table, listed
 from hpo_summarize.errors import DataError
 from hpo_summarize.recipe import DataSection
 
-_SPEAKER_KEYS = ("speaker", "role", "name")
-_TEXT_KEYS = ("text", "utterance", "content")
+# Fields of a turn, written small and without "_", "-" and spaces. Of several that have a value the
+# first one of the list is read.
+_SPEAKER_FIELDS = (
+    *("speaker", "role", "name", "participant", "author", "user", "sender", "who", "from"),
+    *("speakername", "participantname", "username"),
+    *("speakerid", "participantid", "authorid", "userid", "senderid"),
+)
+_TEXT_FIELDS = ("text", "utterance", "content", "message", "value", "sentence", "form")
+_SEPARATORS = re.compile(r"[_\-\s]")
+_SHOWN_FIELDS = 8
 
 
 def to_dialogues(
@@ -34,14 +45,15 @@ def to_dialogues(
             `section.empty_rows` refuses those.
     """
     columns = find_columns(table, section, require_summaries)
-    dialogues = _texts(table, columns.dialogue, [[cell] for cell in _turns(table, columns)])
+    cells, notes = _join_turns(table, columns)
+    dialogues = _texts(table, columns.dialogue, [[cell] for cell in cells])
     summaries = {name: _texts(table, name, _lists(table, name)) for name in columns.summaries}
     references: list[list[str]] = [[] for _ in dialogues]
-    for cells in summaries.values():
-        for row, texts in zip(references, cells, strict=True):
+    for found in summaries.values():
+        for row, texts in zip(references, found, strict=True):
             row += [text for text in texts if text.strip()]
     ids = _identifiers(table, columns.identifier)
-    notes = [*columns.notes, *_notes_on_missing(table, references, summaries)]
+    notes = [*columns.notes, *notes, *_notes_on_missing(table, references, summaries)]
     data = Dialogues([texts[0] for texts in dialogues], references, ids, tuple(notes))
     if keep_empty:
         return data
@@ -51,33 +63,87 @@ def to_dialogues(
     return _without_empty(table, data, required, section)
 
 
-def _turns(table: Table, columns: Columns) -> list[Any]:
-    cells = []
+@dataclass
+class _Turns:
+    """Makes lines of the turns of a table, and remembers what of them was left out.
+
+    Attributes:
+        unread: The first value of each field that is neither speaker nor text.
+        n_anonymous: Turns that are objects without a speaker.
+    """
+
+    unread: dict[str, Any] = field(default_factory=dict)
+    n_anonymous: int = 0
+
+    def line(self, turn: Any) -> str:
+        """One turn of a dialogue as a line: a text, or a speaker with a text.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        if isinstance(turn, str):
+            return turn
+        values = dict(turn) if isinstance(turn, Mapping) else {}
+        texts = {key: value for key, value in values.items() if isinstance(value, str)}
+        filled = {key: value for key, value in texts.items() if value}
+        text = _first(_TEXT_FIELDS, filled) or _first(_TEXT_FIELDS, texts)
+        if text is None:
+            raise ValueError(
+                f"a turn is {turn!r:.80}; write a text, or an object with "
+                f"{'/'.join(_SPEAKER_FIELDS[:3])} and {'/'.join(_TEXT_FIELDS[:3])}"
+            )
+        speaker = _first(_SPEAKER_FIELDS, [key for key in values if _is_name(values[key])])
+        self.n_anonymous += speaker is None
+        for key, value in values.items():
+            if value not in (None, "") and key not in (speaker, text):
+                self.unread.setdefault(key, value)
+        return texts[text] if speaker is None else f"{values[speaker]}: {texts[text]}"
+
+    def note(self) -> str | None:
+        """Names the fields that are not read, since a speaker may be among them."""
+        if not self.unread:
+            return None
+        shown = [f"{key} ({value!r:.30})" for key, value in self.unread.items()][:_SHOWN_FIELDS]
+        more = len(self.unread) - len(shown)
+        note = f"fields of the turns that are not read: {', '.join(shown)}"
+        note += f" and {more} more" * (more > 0)
+        if self.n_anonymous:
+            note += (
+                f"; {self.n_anonymous} turns have no speaker, which is a text or a number in "
+                f"{', '.join(_SPEAKER_FIELDS)}"
+            )
+        return note
+
+
+def _is_name(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    return value != "" and value == value  # NaN is not equal to itself.
+
+
+def _first(wanted: Sequence[str], keys: Iterable[str]) -> str | None:
+    """The key with the first of the wanted names; of keys with one name the first."""
+    names: dict[str, str] = {}
+    for key in keys:
+        names.setdefault(_plain(key), key)
+    return next((names[name] for name in wanted if name in names), None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain(key: str) -> str:
+    return _SEPARATORS.sub("", key).casefold()
+
+
+def _join_turns(table: Table, columns: Columns) -> tuple[list[Any], list[str]]:
+    """The cells of the dialogues, turns in a list as lines, and what a user should know of them."""
+    cells, turns = [], _Turns()
     for place, cell in zip(table.places, table.column(columns.dialogue), strict=True):
         try:
-            cells.append("\n".join(map(_turn, cell)) if isinstance(cell, list) else cell)
+            cells.append("\n".join(map(turns.line, cell)) if isinstance(cell, list) else cell)
         except ValueError as error:
             raise DataError(f"{table.name}: {place}, '{columns.dialogue}': {error}") from None
-    return cells
-
-
-def _turn(turn: Any) -> str:
-    """One turn of a dialogue as a line: a text, or a speaker with a text.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if isinstance(turn, str):
-        return turn
-    if isinstance(turn, Mapping):
-        speaker = next((turn[k] for k in _SPEAKER_KEYS if turn.get(k) not in (None, "")), None)
-        text = next((turn[k] for k in _TEXT_KEYS if turn.get(k) is not None), None)
-        if isinstance(text, str):
-            return f"{speaker}: {text}" if speaker is not None else text
-    raise ValueError(
-        f"a turn is {turn!r:.80}; write a text, or an object with "
-        f"{'/'.join(_SPEAKER_KEYS)} and {'/'.join(_TEXT_KEYS)}"
-    )
+    note = turns.note()
+    return cells, [f"{table.name}: {note}"] if note else []
 
 
 def _lists(table: Table, name: str) -> list[list[Any]]:
