@@ -241,7 +241,7 @@ class OptunaOptimizer:
             self.experiment,
             decoder,
             finalists,
-            self.studies.name,
+            self.study,
             self.studies.storage,
             self.worker.number,
         )
