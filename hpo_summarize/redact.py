@@ -22,14 +22,15 @@ _SECRET_KEY = re.compile(
     r"pas+w|^pass$|passphrase|pwd|secret|sslkey|api_?key|(^|hub_|hf_|access_|auth_)token$"
 )
 _SECRET_VARIABLE = re.compile(r"(TOKEN|PASSWORD|PASSWD|_PWD|SECRET|API_KEY)$")
-# Up to the last @ of the line: a password that was not URL-encoded may itself hold @, / or blanks.
-_USER_PASSWORD = re.compile(r"(://[^:/\s@]*:).*@")
+# Up to the last @ before the next URL: a password that was not URL-encoded may itself hold @, / or
+# blanks. Digits before a / are a port.
+_USER_PASSWORD = re.compile(r"(://[^:/\s@]*:)(?!\d+(?:[/?\s'\"]|$))(?:(?!://).)*@")
 # The value ends at & or white space; what closes a quotation round the URL is left outside.
 _QUERY_FIELD = re.compile(r"""(?<=[?&;])([^=&;?\s]+)=([^&\s]*?)(?=["')\]},.:;]*(?:[&\s]|$))""")
 _STORAGE = re.compile(r"(?<!\bhttp)(?<!\bhttps)(?<!\bhf)://")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
-# Where a password stands in a text that a user gives: in a URL, of which the first @ or the last one
+# Where a password stands in a text that a user gives: in a URL, of which the first @ or the last
 # may end it; in a URL without its scheme; in one without its host; behind a key.
 _GIVEN = [
     re.compile(r":(?://)?[^:/\s@]*:(?P<password>(?!/|.*://).+)(?P<end>@)"),
@@ -52,9 +53,8 @@ def redact_url(text: str) -> str:
     """Hides passwords and tokens in a URL, or in any text.
 
     Hidden is the password of a URL, in `user:password@` and in `?password=` alike, a token of the
-    Hub, and what `remember_secrets` has found. In doubt more is hidden than needed: of
-    `db://host:80/me@home` nothing between the port and the @ is left, and of the query of a
-    storage only the values of a few keys that are known to be harmless.
+    Hub, and what `remember_secrets` has found. In doubt more is hidden than needed: of the query of
+    a storage only the values of a few keys that are known to be harmless are left.
 
     Args:
         text: A storage URL, or a text; the query's keys in any case and URL-encoded or not.

@@ -30,6 +30,11 @@ def test_the_password_of_a_url_is_hidden_in_every_form(url: str, shown: str) -> 
     assert redact_url(url) == shown
 
 
+def test_what_stands_between_two_urls_is_left_alone() -> None:
+    text = "postgresql://me:s3@cret@db/x is refused; write postgresql://user@host/database, me@db"
+    assert redact_url(text) == text.replace("s3@cret", "***")
+
+
 def test_a_password_within_a_text_is_hidden_and_the_text_stays() -> None:
     text = "cannot reach 'postgresql://me:s3cret@db/x?password=s3cret': refused\nsecond line"
     assert redact_url(text) == (
@@ -44,6 +49,7 @@ def test_a_password_within_a_text_is_hidden_and_the_text_stays() -> None:
         "postgresql://me@db:5432/x?user=me&connect_timeout=3",
         "postgresql://db/x?sslmode=require&application_name=hpo&target_session_attrs=any",
         "one line with a://host:80\nand another with me@example.org",
+        "the storage postgresql://db:5432/x cannot be used; write postgresql://user@host/database",
         "out of memory",
     ],
 )

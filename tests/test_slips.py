@@ -153,7 +153,8 @@ def main():
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join()
-    raise RuntimeError(f"cannot use {sys.argv[1]}, as cr/et-4711 is wrong") from OSError(sys.argv[1])
+    error = RuntimeError(f"cannot use {sys.argv[1]}, as cr/et-4711 is wrong")
+    raise error from OSError(sys.argv[1])
 
 run(main)
 """
