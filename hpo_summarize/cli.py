@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from hpo_summarize.errors import HpoError
 from hpo_summarize.interrupts import interrupt_once
 from hpo_summarize.recipe import Recipe, load_recipe
+from hpo_summarize.redact import redact_output, remember_process_secrets
 from hpo_summarize.workers import launch_note
 from hpo_summarize.workers.launch import end_with_launcher, is_launched_with_others
 
@@ -58,6 +59,8 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
         main: The program.
         kept: What an interrupted run does not lose.
     """
+    remember_process_secrets(sys.argv[1:], os.environ)
+    redact_output()
     interrupt_once()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # A search may leave its group.
     end_with_launcher()

@@ -24,7 +24,6 @@ from hpo_summarize.files import write_text
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, as_recipe, dump_recipe, with_settings
-from hpo_summarize.redact import redact_url
 from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.results.files import DECODING_FOLDER
@@ -241,7 +240,7 @@ class OptunaOptimizer:
             self.experiment,
             decoder,
             finalists,
-            self.studies.name,
+            self.study,
             self.studies.storage,
             self.worker.number,
         )
@@ -327,9 +326,6 @@ class OptunaOptimizer:
     def _write_recipe(self) -> None:
         searched = MAX_NEW_TOKENS in self.recipe.space
         recipe = self.recipe if searched else self.experiment.decided_recipe
-        urls = {key: getattr(recipe.search, key) for key in ("storage", "warm_start")}
-        shown = {key: redact_url(url) for key, url in urls.items() if url}
-        recipe = recipe.model_copy(update={"search": recipe.search.model_copy(update=shown)})
         write_text(self.output_dir / "recipe.yaml", dump_recipe(recipe))
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a running search: a live line on a terminal, one line a trial elsewhere."""
+"""What is printed during a search: a live line on a terminal, one line an epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from hpo_summarize.workers import Writer
 
 
 class SearchProgress(TrainerCallback):
-    """Prints how a search gets on.
+    """Prints the progress of a search: one line a trial, and what happens within a trial.
+
+    On a terminal a live line is renewed at every optimizer step, from what the storage said at the
+    last evaluation. Elsewhere (a pipe, nohup, a Slurm log) every evaluation is a line, printed at
+    once by each worker for its own trials.
 
     Args:
         study: The study that is searched.
@@ -55,13 +59,27 @@ class SearchProgress(TrainerCallback):
         self._before = len(self._printed)
         self._latest: float | None = None
         self._live = ""
+        self._trial_start: float | None = None  # None: nothing is trained.
+        self._summary: tuple[int, str] | None = None  # None: no live line on this process.
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts the clock of a trial."""
+        self._trial_start = time.monotonic()
+        self._refresh()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An evaluation from here on, such as the full one of a trained trial, is no epoch."""
+        self._trial_start = None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Renews the live line."""
-        if self._out.isatty() and self._is_writer():
-            self._show_live(state)
+        self._show_live(state)
 
     def on_evaluate(
         self,
@@ -71,10 +89,12 @@ class SearchProgress(TrainerCallback):
         metrics: dict[str, float],
         **kwargs: Any,
     ) -> None:
-        """Keeps the newest value for the live line."""
+        """Keeps the newest value for the live line, or prints it."""
         self._latest = metrics.get(f"eval_{self._objective}")
-        if self._out.isatty() and self._is_writer():
-            self._show_live(state)
+        self._refresh()
+        self._show_live(state)
+        if not self._out.isatty() and self._trial_start and state.is_world_process_zero:
+            self._print_epoch(state, time.monotonic() - self._trial_start)
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Prints a line for every trial that has finished since; a callback of the study."""
@@ -112,12 +132,25 @@ class SearchProgress(TrainerCallback):
     def _out(self) -> TextIO:
         return self._stream or sys.stdout
 
+    def _print_epoch(self, state: TrainerState, seconds: float) -> None:
+        number = str(state.trial_name).rpartition("-")[2]
+        self._print(
+            f"{self._word} {number:>3}  epoch {state.epoch or 0:g} of {state.num_train_epochs}  "
+            f"{self._objective} {self._now()}  after {clock(seconds)}"
+        )
+
+    def _refresh(self) -> None:
+        """Asks the storage what the live line shows; too slow to be done at every step."""
+        shown = self._out.isatty() and self._is_writer()
+        self._summary = (len(finished_trials(self._study)), self._best()) if shown else None
+
     def _show_live(self, state: TrainerState) -> None:
-        done = len(finished_trials(self._study))
-        now = "-" if self._latest is None else f"{self._latest:.4f}"
+        if self._summary is None:
+            return
+        done, best = self._summary
         line = (
             f"trial {done + 1}/{self._n_trials}  epoch {state.epoch or 0:.1f}/"
-            f"{state.num_train_epochs}  {self._objective} now {now}  {self._best()}  "
+            f"{state.num_train_epochs}  {self._objective} now {self._now()}  {best}  "
             f"{self._times(done)}"
         )
         self._out.write(f"\r{line:<{len(self._live)}}")
@@ -130,6 +163,9 @@ class SearchProgress(TrainerCallback):
             self._live = ""
         self._out.write(f"{line}\n")
         self._out.flush()
+
+    def _now(self) -> str:
+        return "-" if self._latest is None else f"{self._latest:.4f}"
 
     def _best(self) -> str:
         best = best_trials(self._study)

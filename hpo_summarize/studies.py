@@ -100,8 +100,11 @@ class SearchStudies:
 
     def second(self) -> optuna.Study | None:
         """The latest decoding study of a staged search; None if there is none yet."""
-        name = self.made().user_attrs.get(DECODING_STUDY)
-        return find_study(self.storage, name) if name else None
+        first = self.made()
+        name, storage = first.user_attrs.get(DECODING_STUDY), first._storage
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        return optuna.load_study(study_name=name, storage=storage)
 
     def final(self) -> optuna.Study:
         """The study whose best trial is the best of all: in a staged search the second one."""

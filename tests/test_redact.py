@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from recipe_files import BASE, load
 
+from hpo_summarize.recipe import dump_recipe
 from hpo_summarize.redact import redact_url
 
 
@@ -28,6 +30,11 @@ def test_the_password_of_a_url_is_hidden_in_every_form(url: str, shown: str) -> 
     assert redact_url(url) == shown
 
 
+def test_what_stands_between_two_urls_is_left_alone() -> None:
+    text = "postgresql://me:s3@cret@db/x is refused; write postgresql://user@host/database, me@db"
+    assert redact_url(text) == text.replace("s3@cret", "***")
+
+
 def test_a_password_within_a_text_is_hidden_and_the_text_stays() -> None:
     text = "cannot reach 'postgresql://me:s3cret@db/x?password=s3cret': refused\nsecond line"
     assert redact_url(text) == (
@@ -42,8 +49,22 @@ def test_a_password_within_a_text_is_hidden_and_the_text_stays() -> None:
         "postgresql://me@db:5432/x?user=me&connect_timeout=3",
         "postgresql://db/x?sslmode=require&application_name=hpo&target_session_attrs=any",
         "one line with a://host:80\nand another with me@example.org",
+        "the storage postgresql://db:5432/x cannot be used; write postgresql://user@host/database",
         "out of memory",
     ],
 )
 def test_a_text_without_a_password_is_left_alone(text: str) -> None:
     assert redact_url(text) == text
+
+
+def test_a_url_that_yaml_would_fold_is_written_without_its_password() -> None:
+    url = f"postgresql+psycopg://me:{'s3cret ' * 20}end@db/studies"
+    text = dump_recipe(load(BASE, f"search.storage={url}", f"search.warm_start={url}"))
+    assert "s3cret" not in text
+    assert text.count("postgresql+psycopg://me:***@db/studies") == 2
+
+
+def test_a_query_in_a_text_that_holds_no_storage_stays_as_it_is() -> None:
+    text = "#Person1#: see https://example.org/watch?v=abc&t=3 &c=4"
+    assert redact_url(text) == text
+    assert redact_url(f"{text}&password=s3cret-4711") == f"{text}&password=***"

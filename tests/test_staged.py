@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 import torch
 from recipe_files import BASE, load, messages
 from search_process import SEARCH, end_of, start_group, start_search
@@ -116,6 +117,28 @@ def test_the_first_stage_trains_with_cheap_decoding_and_the_second_searches_the_
     best = sorted(first, key=lambda trial: -trial.value)[:2]
     assert [trial.params[TRAINED_TRIAL] for trial in second[:2]] == [t.number for t in best]
     assert [trial.params["num_beams"] for trial in second[:2]] == [4, 4], "the recipe's own"
+
+
+def test_both_stages_share_one_engine_however_many_trials_there_are(
+    make_optimizer: Make,
+) -> None:
+    engines: dict[sqlalchemy.Engine, int] = {}
+    opened: list[int] = []
+
+    def note(connection: sqlalchemy.Connection, *_: Any) -> None:
+        engines.setdefault(connection.engine, len(engines))
+
+    optimizer = make_optimizer(n_trials=2, n_decoding=3)
+    optimizer.prepare()
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
+    try:
+        written = optimizer._write_after_trial
+        optimizer._write_after_trial = lambda *given: (written(*given), opened.append(len(engines)))
+        optimizer.optimize()
+        optimizer.get_best_value()
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
+    assert opened == [1] * 5 and len(engines) == 1
 
 
 def test_the_best_parameters_are_those_of_both_stages(finished: OptunaOptimizer) -> None:

@@ -20,7 +20,7 @@ from hpo_summarize.recipe.problems import explain
 from hpo_summarize.recipe.sections import Recipe
 from hpo_summarize.recipe.settings import SECTIONS
 from hpo_summarize.recipe.values import unusable_values
-from hpo_summarize.redact import redact_url
+from hpo_summarize.redact import redact_url, remember_secrets
 
 DEBUG_SETTINGS: dict[str, Any] = {
     "data.max_rows": 32,
@@ -65,6 +65,7 @@ def load_recipe(
         reason = getattr(error, "strerror", None) or str(error)
         message = f"the recipe cannot be read ({reason}); give the path of a YAML file"
         raise RecipeError([Problem(str(path), message)]) from None
+    remember_secrets(text)
     content = dict(_require_mapping(_read_yaml(text, str(path)), str(path)))
     content = _shrunk(content) if debug else content
     problems = [problem for item in overrides if (problem := _override(content, item))]
@@ -94,6 +95,7 @@ def parse_recipe(
         needs_data: See `load_recipe`.
     """
     content = dict(_require_mapping(content, source))
+    remember_secrets(content)
     try:
         recipe = Recipe.model_validate(content)
         found = find_problems(recipe.model_dump(exclude_unset=True), needs_data)
@@ -136,8 +138,14 @@ def _in_debug_folder(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, with every default that acts written out; it can be loaded again."""
+    """The recipe as YAML, with every default that acts written out; it can be loaded again.
+
+    Passwords of storages are left out.
+    """
     content = recipe.model_dump()
+    # Not in the text: a long URL with a blank in it is folded there.
+    for key in ("storage", "warm_start"):
+        content["search"][key] = (url := content["search"][key]) and redact_url(url)
     for section, key in _idle_defaults(recipe):
         del content[section][key]
     buffer = io.StringIO()

@@ -11,7 +11,7 @@ from hpo_summarize.errors import Problem
 
 _FORMS = (
     "write sqlite:///file.db, journal:///folder/file.log or "
-    "postgresql+psycopg://user:password@host/database"
+    "postgresql+psycopg://user@host/database"
 )
 
 

@@ -15,7 +15,6 @@ from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import write_text
 from hpo_summarize.prediction.summarizer import SEED
 from hpo_summarize.recipe import Recipe, dump_recipe
-from hpo_summarize.redact import redact_url
 from hpo_summarize.retraining.adapter import adapter_usage
 from hpo_summarize.retraining.trained import Trained, of_trial, spread
 
@@ -112,7 +111,7 @@ def _card(content: Mapping[str, Any], recipe: Recipe, folder: Path, adapter: str
         _table(("name", "value"), content["params"].items()),
         "Decoding, as in `generation_config.json`:\n",
         _table(("name", "value"), ((k, v) for k, v in decoding.items() if not k.startswith("_"))),
-        f"## Recipe\n\n```yaml\n{redact_url(dump_recipe(recipe)).rstrip()}\n```\n",
+        f"## Recipe\n\n```yaml\n{dump_recipe(recipe).rstrip()}\n```\n",
         "## Versions\n",
         _table(("package", "version"), content["versions"].items()),
     ]

@@ -50,8 +50,8 @@ class DecodingSearch:
         experiment: The parts of the recipe.
         decoder: Decodes with the finalists.
         finalists: Trained models, best first.
-        study_name: Of the first stage. The second one is called `NAME.decoding.` and the numbers of
-            the finalists, so that other finalists begin another study.
+        first: The study of the first stage. The second one is called `NAME.decoding.` and the
+            numbers of the finalists, so that other finalists begin another study.
         storage: URL of both studies.
         worker: Number of this process among those that search together.
     """
@@ -61,16 +61,16 @@ class DecodingSearch:
         experiment: Experiment,
         decoder: Decoder,
         finalists: Sequence[Finalist],
-        study_name: str,
+        first: optuna.Study,
         storage: str,
         worker: int = 0,
     ) -> None:
         self.recipe = experiment.recipe
         self.finalists = {finalist.number: finalist for finalist in finalists}
         numbers = "-".join(str(number) for number in sorted(self.finalists))
-        self.study_name = f"{study_name}.decoding.{numbers}"
+        self.study_name = f"{first.study_name}.decoding.{numbers}"
         self._experiment, self._decoder = experiment, decoder
-        self._storage, self._worker = storage, worker
+        self._storage, self._opened, self._worker = storage, first._storage, worker
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -91,6 +91,7 @@ class DecodingSearch:
             [search.direction] * len(search.objectives),
             baselines=[{**point, **model} for point in points for model in models],
             worker=self._worker,
+            opened=self._opened,
         )
         if search.pruner is not None:
             with warnings.catch_warnings():

@@ -55,6 +55,7 @@ def open_study(
     worker: int = 0,
     n_epochs: float | None = None,
     warm_start: WarmStart | None = None,
+    opened: BaseStorage | None = None,
 ) -> optuna.Study:
     """Creates a study, or opens the one of this name to go on with it.
 
@@ -69,13 +70,15 @@ def open_study(
         worker: Number of this worker among those that start together.
         n_epochs: Most epochs that a trial can have.
         warm_start: Earlier trials that a new study begins with.
+        opened: The storage at this URL, where it is open already.
 
     Raises:
         StudyError: The storage cannot be reached, its study has other directions, or the earlier
             trials cannot be taken.
     """
     study, created = retry_first_start(
-        storage, lambda: _create_or_load(study_name, build_storage(storage), directions)
+        storage,
+        lambda: _create_or_load(study_name, opened or build_storage(storage), directions),
     )
     known = [direction.name.lower() for direction in study.directions]
     if known != list(directions):

@@ -79,8 +79,9 @@ def unusable(url: str, error: Exception) -> str:
     reason = str(cause or text).strip().splitlines()[0]
     return (
         f"the storage {shown} cannot be used: {reason}. Check the URL (sqlite:///file.db, "
-        "journal:///folder/file.log, postgresql+psycopg://user:password@host/database), that its "
-        "server runs and its driver is installed (pip install 'hpo_summarize[postgres]')"
+        "journal:///folder/file.log, postgresql+psycopg://user@host/database with the password in "
+        "~/.pgpass), that its server runs and its driver is installed "
+        "(pip install 'hpo_summarize[postgres]')"
     )
 
 
@@ -89,8 +90,8 @@ def build_storage(url: str) -> BaseStorage:
 
     Args:
         url: `sqlite:///file.db` for the processes of one machine, `journal:///file.log` for a file
-            system that several machines share, `postgresql+psycopg://user:password@host/database`
-            for several machines.
+            system that several machines share, `postgresql+psycopg://user@host/database`
+            for several machines, with the password in `~/.pgpass` or before the `@`.
     """
     if url.startswith(JOURNAL):
         return _open_journal(Path(url.removeprefix(JOURNAL)))
