@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -326,25 +327,31 @@ def test_processes_leave_their_group_before_they_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of a parent")
-def test_the_processes_of_a_killed_launcher_end_and_leave_nothing_running(
-    recipe: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_processes_of_an_ended_launcher_end_and_put_their_trial_back(
+    count: int, number: signal.Signals, recipe: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    launcher = subprocess.Popen(
-        [*LAUNCH, str(SEARCH), str(recipe)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
-    )
+    out, log = tmp_path / "out", tmp_path / "log"
+    # With one process accelerate starts the script itself, without torch's launcher.
+    command = LAUNCH if count == 2 else [*LAUNCH[:4], "--cpu", "--num_processes", "1"]
+    with log.open("w") as file:
+        launcher = subprocess.Popen(
+            [*command, str(SEARCH), str(recipe)],
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        )
     wait_for(out / "all_trials.csv")
     searching = psutil.Process(launcher.pid).children(recursive=True)
-    assert len(searching) == 2
-    launcher.kill()
+    assert len(searching) == count
+    launcher.send_signal(number)
     launcher.wait()
     _, alive = psutil.wait_procs(searching, timeout=20)
     for process in alive:
         process.kill()
     assert not alive
+    assert "the same command goes on from there" in log.read_text()
     states = [trial.state.name for trial in trials_in(out)]
     assert len(states) < 100
     assert "RUNNING" not in states

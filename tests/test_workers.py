@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +154,39 @@ def test_a_program_that_is_stopped_while_it_starts_ends_as_one_that_is_stopped_l
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert "Traceback" not in done.stderr and "the same command goes on" in done.stderr
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from hpo_summarize.workers.launch import end_with_launcher
+end_with_launcher()
+Path(sys.argv[1]).write_text("ready")
+time.sleep(1.5)
+Path(sys.argv[1]).write_text("done")
+"""
+MIDDLE = "import subprocess, sys, time; subprocess.Popen(sys.argv[2:]); time.sleep(0.8)"
+
+
+@pytest.mark.parametrize(
+    "parent", [["sh", "-c", '"$@" & sleep 0.8', "accelerate"], [sys.executable, "-c", MIDDLE, "x"]]
+)
+def test_a_process_outlives_a_parent_that_is_no_launcher(parent: list[str], tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    exported = {"ACCELERATE_USE_CPU": "1", "ACCELERATE_MIXED_PRECISION": "no"}
+    child = [sys.executable, "-c", CHILD, str(mark)]
+    subprocess.run([*parent, *child], env={**os.environ, **exported}, check=True)
+    assert mark.read_text() == "ready"
+    deadline = time.monotonic() + 20
+    while mark.read_text() != "done" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert mark.read_text() == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of a parent")
+def test_a_process_ends_whose_parent_died_while_it_started() -> None:
+    gone = "from hpo_summarize.workers.launch import end_with_parent; end_with_parent(2**22 + 1)"
+    assert subprocess.run([sys.executable, "-c", gone]).returncode == -signal.SIGTERM
 
 
 THREADS = """

@@ -8,6 +8,7 @@ writes `OUTPUT/runs/METHOD-SEED.json`.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from hpo_summarize.decoding import clear_idle_flags
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import write_text
 from hpo_summarize.names import split_by_owner
+from hpo_summarize.workers.launch import end_with_parent
 
 _BATCH_SIZE = 32
 
@@ -136,4 +138,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent(os.getppid())
     run(main)

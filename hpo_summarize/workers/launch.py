@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -29,6 +30,8 @@ _GROUP_VARIABLES = (
     "MASTER_PORT",
 )
 _THREADS = "OMP_NUM_THREADS"
+_LAUNCHERS = ("accelerate", "accelerate-launch", "deepspeed", "torchrun")
+_LAUNCHER_MODULES = ("accelerate.commands.", "deepspeed.launcher.", "torch.distributed.")
 _PR_SET_PDEATHSIG = 1  # Of <sys/prctl.h>.
 
 
@@ -52,13 +55,38 @@ def is_launched_with_others(environment: Mapping[str, str] = os.environ) -> bool
 
 
 def end_with_launcher(environment: Mapping[str, str] = os.environ) -> None:
-    """Lets the system interrupt this process (SIGTERM) when its launcher is killed.
+    """Interrupts this process (SIGTERM) when the launcher that started it ends or is killed.
 
-    It would go on unseen otherwise, with its device, beside the processes of the same command begun
-    again. A no-op where torch's launcher has not started it, and where the system is not Linux.
+    It would go on otherwise, on its device, beside the processes of the same command started again.
+    A parent that is no launcher (a shell, nohup, tmux, a scheduler) may end before this process.
     """
-    if "TORCHELASTIC_RUN_ID" in environment and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.getppid()
+    if "TORCHELASTIC_RUN_ID" in environment or _is_launcher(_command_of(parent)):
+        end_with_parent(parent)
+
+
+def end_with_parent(parent: int) -> None:
+    """Sends SIGTERM to this process when its parent ends. A no-op where the system is not Linux.
+
+    Args:
+        parent: Process id of the parent; if that has ended already, the signal comes at once.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _is_launcher(command: Sequence[str]) -> bool:
+    """Whether a command line is `python [options] LAUNCHER ...`, which that of a console script is.
+
+    The environment does not say so: what `accelerate launch` sets may be inherited or exported.
+    """
+    python, *words = command or [""]
+    program = next((word for word in words if not word.startswith("-")), "")
+    is_known = Path(program).name in _LAUNCHERS or program.startswith(_LAUNCHER_MODULES)
+    return is_known and "python" in Path(python).name
 
 
 def separate_workers(
@@ -132,7 +160,7 @@ def launch_note(
     """
     if int(environment.get("WORLD_SIZE", "1")) > 1:
         return None
-    words = " ".join(_parent_command() if command is None else command)
+    words = " ".join(_command_of(os.getppid()) if command is None else command)
     asked = re.search(r"accelerate\S* .*--num[_-]processes[= ](\d+)", words)
     if asked is None or int(asked[1]) < 2:
         return None
@@ -143,10 +171,9 @@ def launch_note(
     )
 
 
-def _parent_command() -> list[str]:
+def _command_of(process: int) -> list[str]:
     try:
-        parent = psutil.Process().parent()
-        return parent.cmdline() if parent else []
+        return psutil.Process(process).cmdline()
     except psutil.Error:  # It has ended, or belongs to somebody else.
         return []
 
