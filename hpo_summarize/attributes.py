@@ -12,7 +12,7 @@ SURPLUS = "surplus"  # Two workers began or queued a trial at once, and this one
 ENDED_RUN = "ended_run"  # An error of the set-up that ended the run in the middle of it.
 N_DECODED = "n_decoded"  # Rows that a pruned trial of the decoding stage has decoded.
 TRAINED_TRIAL = "trained_trial"  # Whose weights a trial of the decoding stage decodes with.
-VALUES = "values"  # All its hyperparameters, where they are more than the sampled ones.
+VALUES = "values"  # All its hyperparameters, where they differ from the sampled ones.
 EARLIER = "earlier"  # Study and number of the trial that it is a copy of; it does not count.
 
 # Of a study.

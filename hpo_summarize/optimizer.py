@@ -27,10 +27,15 @@ from hpo_summarize.recipe import Recipe, as_recipe, dump_recipe, with_settings
 from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.results.files import DECODING_FOLDER
-from hpo_summarize.results.outcome import values_of
 from hpo_summarize.staged import Decoder, DecodingSearch, find_finalists
 from hpo_summarize.studies import SearchStudies
-from hpo_summarize.study import best_trials, prune_after, require_complete, wait_for_running
+from hpo_summarize.study import (
+    best_trials,
+    prune_after,
+    require_complete,
+    values_of,
+    wait_for_running,
+)
 from hpo_summarize.trainer import SummarizationTrainer
 from hpo_summarize.trainer.device_batches import remember, remembered
 from hpo_summarize.workers import Worker, Writer
@@ -104,6 +109,8 @@ class OptunaOptimizer:
             trainer.eval_dataset, validation, n_best=max(self.recipe.search.n_kept, 1)
         )
         trainer.prune_after = prune_after(self.recipe.search.pruner)
+        if self.recipe.search.decode == "staged":
+            trainer.trial_decoding = self.experiment.cheap_decoding
         trainer.set_up_search(self.create_search_space, self._compute_objective, self._folder_name)
         return trainer
 
@@ -257,11 +264,8 @@ class OptunaOptimizer:
             progress.print_finished()
 
     def create_search_space(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        """Samples the values of a trial; in a staged search with the first stage's decoding."""
-        values = self.experiment.space.sample(trial)
-        if self.recipe.search.decode == "staged":
-            return {**values, **self.experiment.cheap_decoding}
-        return values
+        """Samples the values of a trial."""
+        return self.experiment.space.sample(trial)
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Trains one trial and returns its value; an objective for `optuna.Study.optimize`."""

@@ -14,10 +14,16 @@ from hpo_summarize.model import language_of, pieces_note, spare_rows_note
 from hpo_summarize.model.round_trip import round_trip
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
-from hpo_summarize.results.outcome import trained_trial_of, values_of
+from hpo_summarize.results.outcome import trained_trial_of
 from hpo_summarize.rouge import Rouge
 from hpo_summarize.space import build_space
-from hpo_summarize.study import baseline_trial, best_trials, finished_trials, is_exhausted
+from hpo_summarize.study import (
+    baseline_trial,
+    best_trials,
+    finished_trials,
+    is_exhausted,
+    values_of,
+)
 
 _CHECKED_ROWS = 500
 

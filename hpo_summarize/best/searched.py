@@ -19,10 +19,9 @@ from hpo_summarize.results.outcome import (
     is_finite,
     read_study,
     trained_trial_of,
-    values_of,
 )
 from hpo_summarize.space import SearchSpace
-from hpo_summarize.study import default_storage_url, find_study
+from hpo_summarize.study import default_storage_url, find_study, values_of
 
 
 def from_study(

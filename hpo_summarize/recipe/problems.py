@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from hpo_summarize.errors import Problem, did_you_mean
 from hpo_summarize.recipe import sections
 
-_PARAMETER_TYPES: dict[str, type[BaseModel]] = {
+PARAMETER_TYPES: dict[str, type[BaseModel]] = {
     "float": sections.FloatParameter,
     "int": sections.IntParameter,
     "categorical": sections.CategoricalParameter,
@@ -98,7 +98,7 @@ def _message(item: Any, path: tuple[str, ...], content: Mapping[str, Any]) -> st
 def _known_keys(path: tuple[str, ...], content: Mapping[str, Any]) -> list[str]:
     if len(path) == 3 and path[0] == "space":
         kind = content["space"][path[1]].get("type")
-        return list(_PARAMETER_TYPES[kind].model_fields)
+        return list(PARAMETER_TYPES[kind].model_fields)
     model: type[BaseModel] = sections.Recipe
     for part in path[:-1]:
         annotation = model.model_fields[part].annotation

@@ -24,7 +24,6 @@ from hpo_summarize.attributes import (
     STAGE,
     SURPLUS,
     TRAINED_TRIAL,
-    VALUES,
     WARM_START,
     WORKER,
 )
@@ -62,11 +61,6 @@ def fate_of(trial: FrozenTrial) -> Fate:
 def trained_trial_of(trial: FrozenTrial) -> int:
     """Number of the trial that trained a trial's weights: an earlier one in a decoding stage."""
     return trial.user_attrs.get(TRAINED_TRIAL, trial.number)
-
-
-def values_of(trial: FrozenTrial) -> dict[str, Any]:
-    """All hyperparameters of a trial, by name in alphabetical order."""
-    return dict(sorted(trial.user_attrs.get(VALUES, trial.params).items()))
 
 
 def failure_of(trial: FrozenTrial) -> str | None:

@@ -26,8 +26,8 @@ from hpo_summarize.results.outcome import (
     read_study,
     seconds_of,
     trained_trial_of,
-    values_of,
 )
+from hpo_summarize.study import values_of
 
 # A spreadsheet takes a cell that begins like this for a formula (OWASP, "CSV Injection").
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

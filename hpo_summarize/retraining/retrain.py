@@ -26,6 +26,7 @@ from hpo_summarize.retraining.hub import make_repository, upload
 from hpo_summarize.retraining.trained import Scores, Trained, in_words
 from hpo_summarize.retraining.training import Training, TrainingProgress
 from hpo_summarize.study import identity_of
+from hpo_summarize.study.identity import differences
 
 MODEL = "model"
 _WORK = "training"  # Unfinished and not yet chosen trainings, in the output folder.
@@ -225,8 +226,12 @@ class Retraining:
 def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Clears a folder that holds something of another training."""
     text = json.dumps(identity, indent=2, sort_keys=True, default=str)
-    known = folder / _IDENTITY
-    if known.is_file() and known.read_text(encoding="utf-8") == text:
+    path = folder / _IDENTITY
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if known and not differences(known, json.loads(text)):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    write_text(known, text)
+    write_text(path, text)

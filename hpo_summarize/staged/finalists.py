@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from hpo_summarize.attributes import BEST_EPOCH
 from hpo_summarize.errors import StudyError
-from hpo_summarize.study import best_trials
+from hpo_summarize.study import best_trials, values_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Finalist:
 
     Attributes:
         number: Of its trial.
-        params: What was sampled for it.
+        params: Its hyperparameters by name.
         epoch: The epoch that its weights are of.
         checkpoint: Folder with the weights.
     """
@@ -50,7 +50,7 @@ def find_finalists(
         checkpoints = sorted(folder_of(trial).glob("checkpoint-*"))
         if len(checkpoints) == 1:
             epoch = trial.user_attrs[BEST_EPOCH]
-            found.append(Finalist(trial.number, dict(trial.params), epoch, checkpoints[0]))
+            found.append(Finalist(trial.number, values_of(trial), epoch, checkpoints[0]))
         else:
             missing.append(str(trial.number))
     if missing:

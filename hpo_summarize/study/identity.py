@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from pydantic.fields import FieldInfo
 
+from hpo_summarize import __version__, names
 from hpo_summarize.attributes import IDENTITY
 from hpo_summarize.data import Dialogues
 from hpo_summarize.errors import StudyError
-from hpo_summarize.recipe import Recipe
+from hpo_summarize.recipe import LoraSection, ModelSection, Recipe
+from hpo_summarize.recipe.problems import PARAMETER_TYPES
+from hpo_summarize.recipe.settings import SECTIONS
 
 _SECTIONS = ("model", "lora", "training", "generation", "rouge", "space")
 # The seed draws the rows of the epoch evaluation, and orders those of the decoding stage.
@@ -35,6 +40,16 @@ _NEUTRAL = (
 _MODEL_SECTIONS = ("model", "lora", "training", "generation", "space")
 _MODEL_DATA_KEYS = ("data.max_dialogue_tokens", "data.max_summary_tokens", "data.special_tokens")
 _SHOWN = 8  # Differences that a message lists.
+_CONTENT = " (content)"  # Ends the key of a digest of texts.
+_VERSION = "version"  # Of the program that recorded an identity; no setting.
+
+
+class _NotSet:
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_NOT_SET = _NotSet()
 
 
 def identity_of(recipe: Recipe, splits: Mapping[str, Dialogues]) -> dict[str, Any]:
@@ -45,6 +60,10 @@ def identity_of(recipe: Recipe, splits: Mapping[str, Dialogues]) -> dict[str, An
         splits: The rows of each split by its name, each a part of the identity of its own: a row
             that moves from one to the other changes both.
     """
+    return _settings(recipe) | {f"data.{name}{_CONTENT}": _digest(r) for name, r in splits.items()}
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
     content = recipe.model_dump(mode="json")
     flat: dict[str, Any] = {}
     for section in _SECTIONS:
@@ -54,7 +73,6 @@ def identity_of(recipe: Recipe, splits: Mapping[str, Dialogues]) -> dict[str, An
         f"search.{key}": content["search"][key] for key in ("objective", "direction", "decode")
     }
     flat |= _flatten("search.epoch_eval", content["search"]["epoch_eval"])
-    flat |= {f"data.{name} (content)": _digest(rows) for name, rows in splits.items()}
     return {key: value for key, value in flat.items() if not _is_neutral(key)}
 
 
@@ -68,21 +86,29 @@ def _digest(split: Dialogues) -> str:
 def check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
     """Refuses to go on with a study that another recipe made; a new study takes the identity.
 
+    A study of an earlier version takes the keys that are new since, with the values that they had.
+
     Raises:
         StudyError: They differ; the message lists what it was and what it is now.
     """
-    known = study.user_attrs.get(IDENTITY)
-    if known is None:
-        study.set_user_attr(IDENTITY, dict(identity))
-        return
-    lines = differences(known, identity)
-    if not lines:
-        return
-    raise StudyError(
-        f"the study '{study.study_name}' was made with another recipe, and its trials cannot be "
-        "compared with new ones:\n" + "\n".join(lines) + "\nGo back to the recipe of the study, or "
-        "begin another one with --study_name NAME"
-    )
+    known = study.user_attrs.get(IDENTITY, {})
+    if known and (lines := differences(known, identity)):
+        raise StudyError(
+            f"the study '{study.study_name}' was made with another recipe{_by_version(known)}, and "
+            "its trials cannot be compared with new ones:\n"
+            + "\n".join(lines)
+            + "\nGo back to the recipe of the study, or begin another one with --study_name NAME"
+        )
+    whole = {_VERSION: __version__, **identity, **known}
+    if whole != known:
+        study.set_user_attr(IDENTITY, whole)
+
+
+def _by_version(known: Mapping[str, Any]) -> str:
+    version = known.get(_VERSION)
+    if version == __version__:
+        return ""
+    return f" by {f'version {version}' if version else 'an earlier version'} of this program"
 
 
 def check_result(study: optuna.Study, recipe: Recipe) -> None:
@@ -103,8 +129,10 @@ def check_result(study: optuna.Study, recipe: Recipe) -> None:
     lines = differences(_of_the_model(known), _of_the_model(identity_of(recipe, {})))
     if lines:
         raise StudyError(
-            f"the study '{study.study_name}' was made with another recipe, and its result is one "
-            "of that recipe alone:\n" + "\n".join(lines) + "\nUse the recipe that the search ran "
+            f"the study '{study.study_name}' was made with another recipe{_by_version(known)}, and "
+            "its result is one of that recipe alone:\n"
+            + "\n".join(lines)
+            + "\nUse the recipe that the search ran "
             "with: the recipe.yaml of its output folder, or the same changes on the command line"
         )
 
@@ -118,11 +146,71 @@ def _of_the_model(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(known: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    """One line for each setting that differs, the first eight of them; empty if none does."""
-    keys = sorted(known.keys() | identity.keys())
-    changed = [key for key in keys if known.get(key) != identity.get(key)]
-    lines = [f"  {k}: was {known.get(k)!r}, now {identity.get(k)!r}" for k in changed[:_SHOWN]]
-    return lines + ([f"  and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else [])
+    """One line for each setting that differs, the first eight of them; empty if none does.
+
+    An earlier version may have recorded other keys. One that did not exist then counts as its
+    default, and one that does not exist any more does not count.
+
+    Args:
+        known: The recorded identity of a study, or a part of it.
+        identity: That of the present recipe.
+    """
+    changed = []
+    for key in sorted(known.keys() | identity.keys()):
+        if key not in identity and not _may_be_left_out(key, known):
+            continue
+        was = known[key] if key in known else _default_of(key, known)
+        now = identity.get(key, _NOT_SET)
+        if was != now:
+            changed.append(f"  {key}: was {was!r}, now {now!r}")
+    more = len(changed) - _SHOWN
+    return changed[:_SHOWN] + ([f"  and {more} more"] if more > 0 else [])
+
+
+def _default_of(key: str, known: Mapping[str, Any]) -> Any:
+    """The default of a key that is not recorded; `_NOT_SET` if it has none, or nor has its section.
+
+    A recipe without adapters has the key `lora` with null, and none of the section.
+    """
+    section, _, name = key.partition(".")
+    if known.get(section, _NOT_SET) is None:
+        return _NOT_SET
+    if section != "space":
+        return _defaults().get(key, _NOT_SET)
+    parameter, _, field = name.partition(".")
+    found = _fields_of(parameter, known).get(field)
+    if found is None or found.is_required():
+        return _NOT_SET
+    return found.get_default(call_default_factory=True)
+
+
+def _fields_of(parameter: str, known: Mapping[str, Any]) -> dict[str, FieldInfo]:
+    """The keys that a searched parameter can have, by the kind of it that is recorded."""
+    kind = known.get(f"space.{parameter}.type")
+    return PARAMETER_TYPES[kind].model_fields if kind in PARAMETER_TYPES else {}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """The defaults of all keys that have one, as an identity has them."""
+    recipe = Recipe(model=ModelSection(name="-"), lora=LoraSection(), output_dir="-")
+    return {key: value for key, value in _settings(recipe).items() if key != "model.name"}
+
+
+def _may_be_left_out(key: str, known: Mapping[str, Any]) -> bool:
+    """Whether a recorded key exists still, although a recipe has none that it does not give.
+
+    Most sections have all their keys in every identity. Only fields of Hugging Face's classes and
+    what is searched are there where they are given.
+    """
+    section, _, name = key.partition(".")
+    first, _, rest = name.partition(".")
+    if section == "space":
+        return rest.partition(".")[0] in _fields_of(first, known)
+    if section in SECTIONS:
+        word = names.WORDS_OF_LORA_KEYS.get(first, first) if section == "lora" else first
+        return not _is_neutral(key) and names.owner_of(word) is not None
+    return key.startswith("model.from_config") or key.endswith(_CONTENT)
 
 
 def _flatten(prefix: str, value: Any) -> dict[str, Any]:

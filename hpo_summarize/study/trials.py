@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.attributes import CONTINUES, EARLIER, FAILURE
+from hpo_summarize.attributes import CONTINUES, EARLIER, FAILURE, VALUES
 from hpo_summarize.errors import SearchFailed
 
 
@@ -22,6 +24,15 @@ def counts(trial: FrozenTrial) -> bool:
     if trial.state == TrialState.FAIL:
         return FAILURE in trial.user_attrs
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def values_of(trial: FrozenTrial) -> dict[str, Any]:
+    """All hyperparameters of a trial, by name in alphabetical order.
+
+    They differ from `trial.params`, which only the sampler goes by, where `hp_space` derives values
+    from what it samples, and in the second stage of a staged search.
+    """
+    return dict(sorted(trial.user_attrs.get(VALUES, trial.params).items()))
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

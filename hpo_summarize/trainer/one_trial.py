@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class TrialTrainer(MeasuringTrainer):
 
     largest_per_device: int | None = None
     prune_after: float = 0.0  # See `OptunaPruningCallback`.
+    # Generation fields of every trial; those that `hp_space` returns come before them.
+    trial_decoding: Mapping[str, Any] = {}
     hp_name: Callable[[Any], str] | None
     _catch: tuple[type[Exception], ...] = (Exception,)
     _group: Group | None = None  # Where several processes train together.
@@ -96,15 +98,16 @@ class TrialTrainer(MeasuringTrainer):
     @contextmanager
     def _set_up_for(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> Iterator[TrialRun]:
         """Gives the trainer the arguments of one trial, and its own back afterwards."""
-        parts = names.split_by_owner(plan.values)
+        values = names.split_by_owner(plan.values)["generation"]
+        decoding = {**self.trial_decoding, **values}
         own_args, own_callbacks = self.args, list(self.callback_handler.callbacks)
         args = self._arguments_for(plan)
         # The two decoding settings that are training arguments, too, would win over the trial's.
-        if "num_beams" in parts["generation"]:
+        if "num_beams" in decoding:
             args.generation_num_beams = None
-        if parts["generation"].keys() & {"max_length", "max_new_tokens"}:
+        if decoding.keys() & {"max_length", "max_new_tokens"}:
             args.generation_max_length = None
-        self._run, self._decoding = TrialRun(trial, plan, list(plan.epochs)), parts["generation"]
+        self._run, self._decoding = TrialRun(trial, plan, list(plan.epochs)), decoding
         self._use_arguments(args)
         reports = any(isinstance(callback, OptunaPruningCallback) for callback in own_callbacks)
         evaluates = args.eval_strategy != IntervalStrategy.NO

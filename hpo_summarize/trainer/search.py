@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 from transformers import set_seed
@@ -22,7 +24,7 @@ from transformers.trainer_utils import (
 )
 
 from hpo_summarize import names
-from hpo_summarize.attributes import BEATEN, BEST_EPOCH, CONTINUES, EPOCH_VALUE, FAILURE
+from hpo_summarize.attributes import BEATEN, BEST_EPOCH, CONTINUES, EPOCH_VALUE, FAILURE, VALUES
 from hpo_summarize.distributed import tell
 from hpo_summarize.errors import HpoError
 from hpo_summarize.study import (
@@ -31,10 +33,11 @@ from hpo_summarize.study import (
     counts,
     require_complete,
     run_study,
+    values_of,
 )
 from hpo_summarize.trainer.checkpoints import evaluations, slim, take_over
 from hpo_summarize.trainer.device_batches import remembered
-from hpo_summarize.trainer.together import FollowedTrial, GroupTrainer
+from hpo_summarize.trainer.together import DecidedTrial, FollowedTrial, GroupTrainer
 from hpo_summarize.trainer.trial_run import (
     Epoch,
     TrialFailed,
@@ -66,9 +69,11 @@ class SummarizationTrainer(GroupTrainer):
     ) -> BestRun | list[BestRun]:
         """Searches with Optuna; for another backend this is the parent's method.
 
-        Every trial gets fresh arguments and a fresh model: `hp_space` samples everything first,
-        then `model_init` is called, with `trial.params` complete. The objective is reported once an
-        epoch, at step = epoch, and the value of a trial is that of its best epoch.
+        Every trial gets fresh arguments and a fresh model: `hp_space` is called first, and what it
+        returns are the values of the trial. `model_init` reads them in `trial.params`, or gets them
+        from `trial.suggest_*`, beside what was sampled and not returned. They are recorded as the
+        user attribute `values` where they differ from the sampled ones. The objective is reported
+        once an epoch, at step = epoch, and the value of a trial is that of its best epoch.
 
         Args:
             hp_space: From a trial to values by name: fields of `Seq2SeqTrainingArguments`, of
@@ -124,7 +129,7 @@ class SummarizationTrainer(GroupTrainer):
         with _collecting_only_new_objects(), self._leading_the_group(study):
             run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
         require_complete(study, options.get("timeout"))
-        runs = [BestRun(str(t.number), _value(t), t.params) for t in best_trials(study)]
+        runs = [BestRun(str(t.number), _value(t), values_of(t)) for t in best_trials(study)]
         return runs if len(study.directions) > 1 else runs[0]
 
     def set_up_search(
@@ -157,9 +162,11 @@ class SummarizationTrainer(GroupTrainer):
                 the sampler, which would come back to the same values otherwise.
         """
         plan = self._plan(trial)  # An error here is the main process's own.
+        if plan.params != trial.params:
+            trial.set_user_attr(VALUES, json.loads(json.dumps(plan.params, default=str)))
         with self._leaving_when_broken(plan.number):
             tell(plan)
-        end = self._train_trial(trial, plan)
+        end = self._train_trial(DecidedTrial(trial, plan.params), plan)
         if end.best is not None:
             trial.set_user_attr(BEST_EPOCH, end.best.epoch)
             if end.best.epoch_value is not None:
@@ -181,7 +188,7 @@ class SummarizationTrainer(GroupTrainer):
         in it: the decoding is still to be chosen.
 
         Args:
-            params: What was sampled for it.
+            params: Its hyperparameters by name.
             checkpoint: Folder with the weights.
         """
         set_seed(self.args.seed)  # Some weights that are not kept are drawn.
@@ -195,7 +202,7 @@ class SummarizationTrainer(GroupTrainer):
 
     def _plan(self, trial: optuna.Trial) -> TrialPlan:
         """Samples everything, and takes over what an interrupted trial has left."""
-        values = dict(self.hp_space(trial))
+        values = {name: _plain(value) for name, value in self.hp_space(trial).items()}
         self._refuse_idle_names(values)
         folder = Path(self._get_output_dir(trial))
         shutil.rmtree(folder, ignore_errors=True)
@@ -211,7 +218,7 @@ class SummarizationTrainer(GroupTrainer):
         directions = trial.study.directions
         return TrialPlan(
             trial.number,
-            dict(trial.params),
+            {**trial.params, **values},
             values,
             n_objectives=len(directions),
             maximize=directions[0] == optuna.study.StudyDirection.MAXIMIZE,
@@ -285,6 +292,11 @@ def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
 def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:
     directions: Any = [direction] if isinstance(direction, str) else direction
     return optuna.create_study(directions=directions, **kwargs)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python: neither a storage nor the trainer's state takes it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _value(trial: FrozenTrial) -> float | list[float]:

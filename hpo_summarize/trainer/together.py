@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 
 from hpo_summarize.distributed import hear, is_lost_peer, tell
 from hpo_summarize.errors import HpoError
@@ -80,10 +81,37 @@ class GroupTrainer(TrialTrainer):
         return self._group.leaving_when_broken(number) if self._group else nullcontext()
 
 
-class FollowedTrial(optuna.trial.FixedTrial):
-    """A trial of another process; a plain `FixedTrial` has no `params` before it is asked."""
+class DecidedTrial(optuna.Trial):
+    """A trial of a study whose values are known; in all other respects the trial itself.
+
+    `model_init`, `hp_name` and callbacks are given it: `params` holds the values, and `suggest_*`
+    returns them. Its storage keeps what was sampled, from which the sampler learns.
+
+    Args:
+        trial: The trial.
+        values: Its hyperparameters by name.
+    """
+
+    def __init__(self, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
+        vars(self).update(vars(trial))  # `Trial.__init__` would start the sampler once more.
+        self._values = dict(values)
 
     @property
     def params(self) -> dict[str, Any]:
-        """What the main process sampled."""
+        """All values, and what was sampled since."""
+        return {**super().params, **self._values}
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        return self._values[name] if name in self._values else super()._suggest(name, distribution)
+
+
+class FollowedTrial(optuna.trial.FixedTrial):
+    """Like `DecidedTrial`, for a trial of another process."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All values; a plain `FixedTrial` has none before it is asked."""
         return dict(self._params)
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        return self._params[name] if name in self._params else super()._suggest(name, distribution)

@@ -86,8 +86,8 @@ class TrialPlan:
 
     Attributes:
         number: Number of the trial.
-        params: What was sampled for it.
-        values: What `hp_space` made of that.
+        params: Its hyperparameters by name: what was sampled, and over it what `hp_space` returned.
+        values: Those that `hp_space` returned; each of them is applied.
         n_objectives: Number of objectives of the study.
         maximize: Whether the first objective is maximized.
         checkpoint: Checkpoint from which an interrupted trial goes on; None: from the start.
