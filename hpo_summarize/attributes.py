@@ -7,6 +7,7 @@ BEATEN = "beaten"  # Why it was trained to its end and not measured in full.
 FAILURE = "failure"  # Why it ended in an error.
 INTERRUPTED = "interrupted"  # The run ended in the middle of it; it does not count.
 CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.
+FOLDER = "folder"  # The mark of the folder with its checkpoints.
 WORKER = "worker"  # Host, process and start of the process that runs it.
 SURPLUS = "surplus"  # Two workers began or queued a trial at once, and this one came second.
 ENDED_RUN = "ended_run"  # An error of the set-up that ended the run in the middle of it.

@@ -65,11 +65,15 @@ class LaunchError(HpoError):
     exit_status = 2
 
 
-class ProcessError(HpoError):
-    """Some processes of a launch met an error that the others did not.
+class RunStopped(HpoError):
+    """A run cannot go on, for a reason that does not lie in the values of its trial.
 
-    The values of a trial are not to blame for it.
+    The trial is put back, and the next run repeats it.
     """
+
+
+class ProcessError(RunStopped):
+    """Some processes of a launch met an error that the others did not."""
 
 
 class StudyError(HpoError):

@@ -10,8 +10,9 @@ import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
 from hpo_summarize.attributes import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, OBJECTIVES
-from hpo_summarize.errors import StudyError
+from hpo_summarize.errors import Problem, RecipeError, StudyError
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.files import first_taken, taken_message
 from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study import (
@@ -76,7 +77,13 @@ class SearchStudies:
 
         Raises:
             StudyError: The storage cannot be reached, or the study is another recipe's.
+            RecipeError: The folder of a trial to come holds the weights of another study.
         """
+        folders = [self._folder_of(number) for number in range(self._recipe.search.n_trials)]
+        taken = first_taken(folders, self._count_begun)
+        if taken is not None:
+            message = f"{taken_message(taken)}, or another study_name"
+            raise RecipeError([Problem("output_dir", message)])
         study = find_study(self.storage, self.name, to_make=True)
         if study is not None and IDENTITY in study.user_attrs:
             self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))
@@ -113,7 +120,14 @@ class SearchStudies:
 
     def folder_of(self, trial: BaseTrial | FrozenTrial) -> Path:
         """Where a trial keeps its checkpoints."""
-        return self.folder / f"trial-{trial.number}"
+        return self._folder_of(trial.number)
+
+    def _folder_of(self, number: int) -> Path:
+        return self.folder / f"trial-{number}"
+
+    def _count_begun(self) -> int:
+        study = find_study(self.storage, self.name)
+        return 0 if study is None else len(study.get_trials(deepcopy=False))
 
     def _identity(self) -> dict[str, Any]:
         train, validation = self._experiment.splits

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo_summarize.files import write_text
+from hpo_summarize.files import claim, discard, owner_of
 
-_IDENTITY = "identity.json"
 _CHUNK = 2**20  # Bytes read at once.
 
 
@@ -36,13 +34,12 @@ class Parts:
         Returns:
             Whether batches of something else were deleted.
         """
-        text = json.dumps(identity, sort_keys=True, indent=2)
-        known = self.folder / _IDENTITY
-        if known.is_file() and known.read_text(encoding="utf-8") == text:
+        text, owner = json.dumps(identity, sort_keys=True, indent=2), owner_of(self.folder)
+        if owner == text:
             return False
-        there = self.folder.is_dir() and any(self.folder.glob("*.jsonl"))
-        shutil.rmtree(self.folder, ignore_errors=True)
-        write_text(known, text)
+        there = any(self.folder.glob("*.jsonl"))
+        discard(self.folder, owner)
+        claim(self.folder, text)
         return there
 
     def read(self) -> dict[int, list[str]]:
@@ -65,7 +62,7 @@ class Parts:
 
     def remove(self) -> None:
         """Deletes the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        discard(self.folder, owner_of(self.folder))
 
 
 def digest_of_files(folder: Path) -> str:

@@ -185,7 +185,8 @@ def _require_mapping(content: Any, source: str) -> Mapping[str, Any]:
 
 def _slug(name: str) -> str:
     """A study name out of a file name: letters, digits, `.`, `_` and `-`, at most 64."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[:64] or "study"
+    slug = re.sub(r"[^A-Za-z0-9._-]", "-", name)[:64]
+    return slug if slug.strip(".") else "study"
 
 
 def _read_yaml(text: str, source: str) -> Any:

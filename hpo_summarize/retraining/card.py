@@ -11,6 +11,7 @@ from typing import Any
 
 from hpo_summarize import __version__
 from hpo_summarize.arguments import eval_batch_size
+from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import write_text
 from hpo_summarize.prediction.summarizer import SEED
@@ -19,6 +20,7 @@ from hpo_summarize.retraining.adapter import adapter_usage
 from hpo_summarize.retraining.trained import Trained, of_trial, spread
 
 SCORES = "scores.json"
+FILES = "files"  # In there: what is replaced by the next training, and nothing else is.
 _PACKAGES = ("transformers", "torch", "peft", "optuna", "datasets", "rouge-score")
 
 
@@ -34,9 +36,33 @@ def write_card(
         sizes: Dialogues by split.
     """
     content = describe(best, trained, experiment, sizes)
+    content[FILES] = sorted({*files_in(best.folder), SCORES, "README.md"})
     write_text(best.folder / SCORES, f"{json.dumps(content, ensure_ascii=False, indent=2)}\n")
     card = _card(content, experiment.recipe, best.folder, adapter_usage(experiment, best.folder))
     write_text(best.folder / "README.md", card)
+
+
+def files_in(folder: Path) -> set[str]:
+    """The files of a folder and of those below it, each by its path from there."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuses to replace a model's folder in which `write_card` does not list every file.
+
+    Raises:
+        RecipeError: There is a file that no training has written.
+    """
+    try:
+        known = json.loads((folder / SCORES).read_text(encoding="utf-8"))[FILES]
+    except (OSError, ValueError, TypeError, KeyError):
+        known = []
+    if foreign := sorted(files_in(folder) - set(known)) or (folder.is_file() and [folder.name]):
+        message = (
+            f"the final model is to be written to {folder}, which holds {foreign[0]}, and no "
+            "training has written that; move it, or choose another output_dir"
+        )
+        raise RecipeError([Problem("output_dir", message)])
 
 
 def describe(

@@ -40,8 +40,8 @@ def upload(folder: Path, name: str) -> str:
         )
     except Exception as error:
         raise HpoError(
-            f"the model is in {folder}, but was not uploaded to '{name}' ({_reason(error)}); try "
-            f"again with: hf upload {name} {folder}"
+            f"the model is in {folder}, but was not uploaded to '{name}' ({_reason(error)}); "
+            f"the same command tries only that again, as does: hf upload {name} {folder}"
         ) from None
     return commit.commit_url
 

@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,21 +18,20 @@ from hpo_summarize.data import Dialogues, joined, leak_notes, read_dialogues
 from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.experiment import Experiment
-from hpo_summarize.files import make_writable, write_text
+from hpo_summarize.files import claim, discard, make_writable, owner_of, write_text
 from hpo_summarize.prediction import load_summarizer, summarize_all
 from hpo_summarize.recipe import Recipe
-from hpo_summarize.retraining.card import write_card
+from hpo_summarize.retraining.card import check_replaceable, write_card
 from hpo_summarize.retraining.folder import replace_folder, write_model
 from hpo_summarize.retraining.hub import make_repository, upload
 from hpo_summarize.retraining.trained import Scores, Trained, in_words
-from hpo_summarize.retraining.training import Training, TrainingProgress
+from hpo_summarize.retraining.training import FITTING, Training, TrainingProgress
 from hpo_summarize.study import identity_of
 from hpo_summarize.study.identity import differences
 
 MODEL = "model"
 _WORK = "training"  # Unfinished and not yet chosen trainings, in the output folder.
 _SCORES = "scores.json"
-_IDENTITY = "identity.json"
 
 
 class Retraining:
@@ -107,10 +107,14 @@ class Retraining:
         if self._top > 1 and self.recipe.train.use_validation:
             message = "leaves nothing to choose among trials by; set it to false, or drop --top"
             raise RecipeError([Problem("train.use_validation", message)])
-        on_main(lambda: make_writable(self.output_dir))
+        on_main(self._check_folder)
         on_all(self._load)
         if self.recipe.train.push_to_hub:
             on_main(lambda: make_repository(str(self.recipe.train.push_to_hub)))
+
+    def _check_folder(self) -> None:
+        make_writable(self.output_dir)
+        check_replaceable(self.output_dir / MODEL)
 
     def _load(self) -> None:
         experiment = self.experiment
@@ -135,11 +139,11 @@ class Retraining:
         """
         best = self._choose(trained)
         on_main(lambda: self._write(best, trained))
-        on_main(lambda: shutil.rmtree(self.output_dir / _WORK, ignore_errors=True))
-        if self.recipe.train.push_to_hub:
-            # Nobody waits for the main process: an upload may take longer than an exchange may.
-            if PartialState().is_main_process:
+        # Nobody waits for the main process: an upload may take longer than an exchange may.
+        if PartialState().is_main_process:
+            if self.recipe.train.push_to_hub:
                 upload(self.output_dir / MODEL, self.recipe.train.push_to_hub)
+            _clear_work(self.output_dir / _WORK)
         return best
 
     def _finish(self, training: Training) -> Trained:
@@ -220,18 +224,32 @@ class Retraining:
         if self.test is not None:
             sizes["test"] = len(self.test)
         write_card(best, trained, self.experiment, sizes)
-        replace_folder(best.folder, self.output_dir / MODEL)
+        check_replaceable(self.output_dir / MODEL)
+        new = best.folder
+        if self.recipe.train.push_to_hub:  # Until the upload has succeeded both are needed.
+            new = self.output_dir / f".{MODEL}.new"
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.copytree(best.folder, new)
+        replace_folder(new, self.output_dir / MODEL)
+
+
+def _clear_work(work: Path) -> None:
+    """Deletes the finished trainings, and the folder that they are in if nothing else is there."""
+    for folder in work.iterdir():
+        discard(folder, owner_of(folder))
+    (work / FITTING).unlink(missing_ok=True)
+    with suppress(OSError):  # It holds files of others.
+        work.rmdir()
 
 
 def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Clears a folder that holds something of another training."""
-    text = json.dumps(identity, indent=2, sort_keys=True, default=str)
-    path = folder / _IDENTITY
+    text, owner = json.dumps(identity, indent=2, sort_keys=True, default=str), owner_of(folder)
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = json.loads(owner or "{}")
+    except ValueError:
         known = {}
     if known and not differences(known, json.loads(text)):
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    write_text(path, text)
+    discard(folder, owner if known else None)
+    claim(folder, text)

@@ -29,7 +29,7 @@ from hpo_summarize.trainer.trial_run import OUT_OF_MEMORY, failure_reason
 
 # An epoch is a sum of fractions, and ends within this of a whole number.
 _ROUNDING = 1e-6
-_FITTING = "device_batches.json"  # Per-device batches that fit.
+FITTING = "device_batches.json"  # Per-device batches that fit.
 
 
 class StopAfter(TrainerCallback):
@@ -132,7 +132,7 @@ class Training:
         args = self.arguments(experiment, folder)
         world_size = args.world_size
         while True:
-            sizes = on_main(lambda: remembered_in(folder.parent / _FITTING))
+            sizes = on_main(lambda: remembered_in(folder.parent / FITTING))
             fitting = args if sizes is None else within_device(args, *sizes)
             trainer = experiment.build_trainer_for(
                 self.candidate.params, fitting, train, validation
@@ -150,7 +150,7 @@ class Training:
             except Exception as error:
                 if is_lost_peer(error):
                     raise
-                self._note_smaller(fitting, failure_reason(error), folder.parent / _FITTING)
+                self._note_smaller(fitting, failure_reason(error), folder.parent / FITTING)
             del trainer
         model = trainer.accelerator.unwrap_model(trainer.model)
         on_main(lambda: self._check(model))

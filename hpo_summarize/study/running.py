@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo_summarize.attributes import BEGUN, EARLIER, ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
-from hpo_summarize.errors import ProcessError, SearchFailed, StudyError
+from hpo_summarize.errors import RunStopped, SearchFailed, StudyError
 from hpo_summarize.interrupts import DeferredInterrupt
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
@@ -276,7 +276,7 @@ def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) 
         try:
             with interrupt.allowed():
                 return objective(trial)
-        except (KeyboardInterrupt, ProcessError):
+        except (KeyboardInterrupt, RunStopped):
             put_back_interrupted(trial)
             raise
         except (optuna.TrialPruned, TrialError):

@@ -24,7 +24,7 @@ def take_over(old: Path, new: Path, world_size: int) -> Path | None:
 
     Args:
         old: Folder of the interrupted trial; may be missing.
-        new: Folder of the trial that goes on with it; must not exist.
+        new: Folder of the trial that goes on with it; must not exist, or be the same one.
         world_size: Number of processes that are going to train it.
 
     Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,11 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hpo_summarize import names
 from hpo_summarize.arguments import with_values, within_device
+from hpo_summarize.attributes import FOLDER
 from hpo_summarize.callbacks import OptunaPruningCallback
 from hpo_summarize.distributed import on_all
 from hpo_summarize.errors import HpoError
+from hpo_summarize.files import claim, folder_below
 from hpo_summarize.trainer.device_batches import Sizes, halved, remember
 from hpo_summarize.trainer.group_failure import Group, failure_of
 from hpo_summarize.trainer.measuring import MeasuringTrainer
@@ -64,7 +65,7 @@ class TrialTrainer(MeasuringTrainer):
             if isinstance(trial, optuna.Trial):
                 remember(trial.study, smaller)
             # From the start: the checkpoint of an earlier run may have been rotated away.
-            shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
+            claim(Path(plan.folder), trial.user_attrs[FOLDER])
             plan = dataclasses.replace(plan, fitting=smaller, checkpoint=None, epochs=())
 
     def _sizes(self, plan: TrialPlan) -> Sizes:
@@ -135,11 +136,17 @@ class TrialTrainer(MeasuringTrainer):
         self.create_accelerator_and_postprocess()
 
     def _get_output_dir(self, trial: optuna.trial.BaseTrial | FrozenTrial | None) -> str:
-        """The folder of a trial, also when no search is running."""
+        """The folder of a trial, also when no search is running.
+
+        Raises:
+            HpoError: `hp_name` gave one that is not inside of `output_dir`.
+        """
         if trial is None:
             return super()._get_output_dir(trial)
+        if self._run is not None:
+            return self._run.plan.folder
         name = self.hp_name(trial) if self.hp_name is not None else f"run-{trial.number}"
-        return str(Path(self.args.output_dir) / name)
+        return str(folder_below(Path(self.args.output_dir), name))
 
     def _report_to_hp_search(
         self, trial: optuna.trial.BaseTrial, step: int, metrics: dict[str, float]

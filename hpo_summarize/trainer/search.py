@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,9 +24,25 @@ from transformers.trainer_utils import (
 )
 
 from hpo_summarize import names
-from hpo_summarize.attributes import BEATEN, BEST_EPOCH, CONTINUES, EPOCH_VALUE, FAILURE, VALUES
+from hpo_summarize.attributes import (
+    BEATEN,
+    BEST_EPOCH,
+    CONTINUES,
+    EPOCH_VALUE,
+    FAILURE,
+    FOLDER,
+    VALUES,
+)
 from hpo_summarize.distributed import tell
-from hpo_summarize.errors import HpoError
+from hpo_summarize.errors import HpoError, RunStopped
+from hpo_summarize.files import (
+    claim,
+    discard,
+    first_taken,
+    is_taken,
+    owner_of,
+    taken_message,
+)
 from hpo_summarize.study import (
     TrialError,
     best_trials,
@@ -84,7 +100,8 @@ class SummarizationTrainer(GroupTrainer):
             n_trials: Finished trials wanted in the study, those of earlier runs included.
             direction: `"minimize"` or `"maximize"`, or a list of them for several objectives.
             backend: `"optuna"`, `"ray"` or `"wandb"`.
-            hp_name: From a trial to the name of its folder below `args.output_dir`.
+            hp_name: From a trial to the name of its folder below `args.output_dir`; its `params`
+                are the sampled ones.
             **kwargs: With Optuna: the arguments of `optuna.create_study`, or `study` itself;
                 `timeout` (seconds) and `callbacks` as in `Study.optimize`; `catch`, the exceptions
                 that end a trial and not the search (default all); `keep_trials`, how many of the
@@ -127,6 +144,7 @@ class SummarizationTrainer(GroupTrainer):
             )
         self._release_model()
         with _collecting_only_new_objects(), self._leading_the_group(study):
+            self._refuse_taken_folders(study, n_trials)
             run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
         require_complete(study, options.get("timeout"))
         runs = [BestRun(str(t.number), _value(t), values_of(t)) for t in best_trials(study)]
@@ -204,10 +222,7 @@ class SummarizationTrainer(GroupTrainer):
         """Samples everything, and takes over what an interrupted trial has left."""
         values = {name: _plain(value) for name, value in self.hp_space(trial).items()}
         self._refuse_idle_names(values)
-        folder = Path(self._get_output_dir(trial))
-        shutil.rmtree(folder, ignore_errors=True)
-        left = self._folder_of_interrupted(trial)
-        checkpoint = take_over(left, folder, self.args.world_size) if left else None
+        checkpoint = self._begin_folder(trial)
         epochs = [
             Epoch(metrics["epoch"], frozen(self.compute_objective(dict(metrics))))
             for metrics in (evaluations(checkpoint) if checkpoint else ())
@@ -222,10 +237,27 @@ class SummarizationTrainer(GroupTrainer):
             values,
             n_objectives=len(directions),
             maximize=directions[0] == optuna.study.StudyDirection.MAXIMIZE,
+            folder=self._get_output_dir(trial),
             checkpoint=str(checkpoint) if checkpoint else None,
             epochs=tuple(epochs),
             fitting=remembered(trial.study),
         )
+
+    def _begin_folder(self, trial: optuna.Trial) -> Path | None:
+        """Makes the folder of a trial; returns the checkpoint that an interrupted one has left.
+
+        Raises:
+            RunStopped: It holds files that are not of this trial.
+        """
+        folder, left = Path(self._get_output_dir(trial)), self._folder_of_interrupted(trial)
+        mark = (owner_of(left) if left else None) or uuid.uuid4().hex
+        trial.set_user_attr(FOLDER, mark)
+        if left is None:
+            claim(folder, mark)
+            return None
+        if is_taken(folder) and folder != left:
+            raise RunStopped(taken_message(folder))
+        return take_over(left, folder, self.args.world_size)
 
     def _folder_of_interrupted(self, trial: optuna.Trial) -> Path | None:
         """What the trial that this one goes on with has left, or the one before that.
@@ -236,15 +268,38 @@ class SummarizationTrainer(GroupTrainer):
         number = trial.user_attrs.get(CONTINUES)
         while number is not None:
             folder = Path(self._get_output_dir(trials[number]))
-            if folder.is_dir():
+            if owner_of(folder) == trials[number].user_attrs.get(FOLDER, ""):
                 return folder
             number = trials[number].user_attrs.get(CONTINUES)
         return None
 
     def _probe_space(self) -> None:
-        """Refuses names that cannot act before the first trial is made."""
+        """Refuses names that cannot act, and folders that cannot be, before the first trial."""
         probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        self._refuse_idle_names(self.hp_space(probe.ask()))
+        folders = set()
+        for trial in (probe.ask(), probe.ask()):
+            self._refuse_idle_names(self.hp_space(trial))
+            if (folder := self._get_output_dir(trial)) in folders:
+                raise HpoError(
+                    f"hp_name gave two trials one folder ({folder}), and the second one would "
+                    "replace the weights of the first; put trial.number into the name"
+                )
+            folders.add(folder)
+
+    def _refuse_taken_folders(self, study: optuna.Study, n_trials: int) -> None:
+        """Refuses to begin where another search has kept the weights of its `run-N`.
+
+        Raises:
+            HpoError: A folder is in the way. With `hp_name` that is known when there is the trial.
+        """
+        if self.hp_name is not None:
+            return
+        folders = [Path(self._get_output_dir(FollowedTrial({}, n))) for n in range(n_trials)]
+        if taken := first_taken(folders, lambda: len(study.get_trials(deepcopy=False))):
+            raise HpoError(
+                f"{taken_message(taken)}. To go on with an earlier search pass its storage=..., "
+                "study_name=... and load_if_exists=True"
+            )
 
     def _refuse_idle_names(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
@@ -263,7 +318,7 @@ class SummarizationTrainer(GroupTrainer):
         keep = {best.number for best in best_trials(study, count)}
         for other in ended:
             if other.number not in keep:
-                shutil.rmtree(self._get_output_dir(other), ignore_errors=True)
+                discard(Path(self._get_output_dir(other)), other.user_attrs.get(FOLDER))
 
 
 @contextmanager

@@ -90,6 +90,7 @@ class TrialPlan:
         values: Those that `hp_space` returned; each of them is applied.
         n_objectives: Number of objectives of the study.
         maximize: Whether the first objective is maximized.
+        folder: Its checkpoints are kept here.
         checkpoint: Checkpoint from which an interrupted trial goes on; None: from the start.
         epochs: Its evaluations so far, in order.
         fitting: Per-device batches for training and evaluation, once larger ones ran out of memory.
@@ -100,6 +101,7 @@ class TrialPlan:
     values: dict[str, Any]
     n_objectives: int
     maximize: bool
+    folder: str
     checkpoint: str | None = None
     epochs: tuple[Epoch, ...] = ()
     fitting: Sizes | None = None

@@ -92,7 +92,10 @@ class SearchSection(Section):
     decode: Literal["joint", "staged"] = "joint"
     staged: StagedSection = StagedSection()
     storage: str | None = None
-    study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    # Also the name of a folder, which `.` and `..` are not.
+    study_name: (
+        Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=64)] | None
+    ) = None
     baselines: list[Annotated[dict[str, Scalar], Field(min_length=1)]] = []
     warm_start: str | None = Field(default=None, min_length=1)
     warm_start_study: str | None = Field(default=None, min_length=1)
