@@ -108,7 +108,8 @@ def test_a_followed_trial_knows_its_values_before_it_is_asked() -> None:
 
 
 def plan(**changes: Any) -> TrialPlan:
-    return TrialPlan(**{"number": 0, "params": {}, "values": {}, "n_objectives": 1, **changes})
+    known = {"number": 0, "params": {}, "values": {}, "n_objectives": 1, "folder": "run-0"}
+    return TrialPlan(**{**known, **changes})
 
 
 def test_the_best_epoch_of_several_objectives_is_the_best_in_the_first() -> None:
