@@ -184,6 +184,8 @@ def _markers(data: Dialogues, special_tokens: Iterable[str]) -> dict[str, int]:
 def _examples(
     data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: DataSection
 ) -> list[Example]:
+    if not len(data):
+        return []  # A tokenizer cannot take an empty list.
     if not all(data.references):
         data = Dialogues(data.dialogues, [[""] for _ in data.ids], data.ids)
     tokens = tokenize(data, tokenizer, section)

@@ -8,10 +8,9 @@ import torch
 from accelerate import PartialState
 
 from hpo_summarize.attributes import BEST_EPOCH, WARM_START
-from hpo_summarize.data.tokens import summary_tokens
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.inspection import inspect_data
 from hpo_summarize.model import language_of, pieces_note, spare_rows_note
-from hpo_summarize.model.round_trip import round_trip
 from hpo_summarize.optimizer import OptunaOptimizer
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of
@@ -79,14 +78,14 @@ def print_plan(optimizer: OptunaOptimizer) -> None:
 
 
 def _token_notes(experiment: Experiment) -> list[str | None]:
-    """What the tokenizer does to the texts that a summary consists of."""
+    """What the tokenizer and the length limits do to the texts, on some of the validation rows."""
     recipe, tokenizer, rows = experiment.recipe, experiment.tokenizer, experiment.splits[1]
     draw, count = random.Random(recipe.data.seed), min(len(rows), _CHECKED_ROWS)
-    drawn = rows.rows(sorted(draw.sample(range(len(rows)), count)))
-    references, labels = [texts[0] for texts in drawn.references], summary_tokens(drawn, tokenizer)
+    drawn = {"validation": rows.rows(sorted(draw.sample(range(len(rows)), count)))}
     rouge = Rouge(**recipe.rouge.model_dump())  # What it decides by these rows binds no trial.
-    trip = round_trip(references, labels, tokenizer, rouge, experiment.longest_output)
-    return [pieces_note(tokenizer, recipe.data.special_tokens), trip.note()]
+    limit = experiment.longest_output
+    inspection = inspect_data(drawn, tokenizer, recipe.data, 0, rouge, limit)
+    return [pieces_note(tokenizer, recipe.data.special_tokens), *inspection.warnings]
 
 
 def _model_notes(experiment: Experiment) -> list[str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,82 @@ def test_another_separator_is_refused_with_the_key_and_read_with_it(
     with pytest.raises(DataError, match=r"found are 'dialogue.*set data\.separator to '"):
         read(path, content)
     assert read(path, content, separator=separator).dialogues == ["d"]
+
+
+# Quotes as marks around a text, and as characters of it.
+
+AWKWARD = [
+    {"dialogue": 'A: "Hi", Tom,\nB:\tbye; "so" ', "summary": '"'},
+    {"dialogue": '"A: hi"', "summary": "s\n\nt"},
+    {"dialogue": "A: hi; ho", "summary": '5" and "6"'},
+]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_what_pandas_writes_is_read_as_it_was(separator: str, quoting: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    pd.DataFrame(AWKWARD).to_csv(path, index=False, sep=separator, quoting=quoting)
+    data = read_dialogues(path, DataSection(train="unused", separator=separator))
+    assert data.dialogues == [row["dialogue"] for row in AWKWARD]
+    assert data.references == [[row["summary"]] for row in AWKWARD]
+    assert data.notes == ()
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("A: yes", '"s'), ("B: no", 't"'), ("C", "u"), ("D", "v")],
+        [('"A: yes', "s"), ('B: no"', "t"), ("C", "u"), ("D", "v")],
+        [('"A" yes', "s"), ("B: no", '"t')],
+        [('"A: yes."', "s"), ("B", 'says "no"')],
+    ],
+)
+def test_quotes_that_are_characters_of_a_text_swallow_no_rows(
+    rows: list[tuple[str, str]], separator: str, tmp_path: Path
+) -> None:
+    lines = [separator.join(row) for row in [("dialogue", "summary"), *rows]]
+    data = read(tmp_path / "a.tsv", "\n".join(lines), separator=separator)
+    assert [*zip(data.dialogues, data.references)] == [(d, [s]) for d, s in rows]
+    (note,) = data.notes
+    assert "a.tsv: quotes are read as characters of the texts (line 2" in note
+
+
+def test_quotes_inside_of_texts_need_no_note(tmp_path: Path) -> None:
+    data = read(tmp_path / "a.tsv", 'dialogue\tsummary\nA: a "b" c\tsays "d"\n')
+    assert (data.dialogues, data.notes) == (['A: a "b" c'], ())
+
+
+def test_rows_of_several_lines_that_could_be_rows_themselves_are_named(tmp_path: Path) -> None:
+    two_ways = 'fname,dialogue,summary\nr0,"A: Hi, Tom\nB: Hi, Ann",greetings\n'
+    data = read(tmp_path / "a.csv", two_ways)
+    assert data.dialogues == ["A: Hi, Tom\nB: Hi, Ann"]
+    (note,) = data.notes
+    assert "1 row is read from lines that could be rows of their own (lines 2 to 3)" in note
+    for name, separator in (("a.tsv", "\t"), ("b.csv", ",")):
+        mixed = 'dialogue|summary\na|"s\nb|t"\n"c\nd\ne"|u\n'.replace("|", separator)
+        data = read(tmp_path / name, mixed)
+        assert data.dialogues == ["a", "c\nd\ne"]
+        assert "(lines 2 to 3)" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('d\ts\n"A" b\tc\nd\te\tf\n', "line 2 cannot be parsed .*as characters, line 3 has 3"),
+        ('d\ts\na\t"b\nc\td\te\n', "line 2 cannot be parsed .*as characters, line 3 has 3"),
+        (
+            'd\ts\n"a\nb"\tc\td\n',
+            "2 columns, and line 2 has 3.*as characters, line 2 has 1, l",
+        ),
+    ],
+)
+def test_quotes_that_make_sense_in_no_way_are_refused_with_their_line(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=f"a.tsv: .*{message}"):
+        read(tmp_path / "a.tsv", content)
 
 
 @pytest.mark.parametrize("separator", ["ab", "", '"', "\n", " "])

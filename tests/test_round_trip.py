@@ -230,7 +230,9 @@ def test_a_search_says_before_its_first_trial_what_can_be_scored_at_most(
         optimizer.prepare()
         print_plan(optimizer)
         printed = capsys.readouterr().out
-        assert ("note     a perfect model would score at most rouge1 0." in printed) == is_said
+        assert (
+            "note     validation: a perfect model would score at most rouge1 0." in printed
+        ) == is_said
         assert ("3 of 3 have more than 8 tokens" in printed) == is_said
 
 

@@ -69,12 +69,14 @@ class Table:
         columns: Names of the columns.
         rows: One list of cells a row, in the order of `columns`.
         places: Place of each row in its file, as in `line 7`.
+        notes: What a user should know of how the cells were read, one sentence each.
     """
 
     name: str
     columns: list[str]
     rows: list[list[Any]]
     places: list[str]
+    notes: tuple[str, ...] = ()
 
     def column(self, name: str) -> Iterator[Any]:
         """The cells of one column."""

@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hpo_summarize.data.dialogues import Table, listed
 from hpo_summarize.errors import DataError
@@ -22,6 +22,9 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (*SEPARATORS, ".json", ".jsonl", ".parquet")
 _GUESSED_ENCODINGS = ("utf-8-sig", "cp949")  # In the order of trying, for the hint in an error.
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+# The lines of each row, numbered from 1, and its cells.
+Rows: TypeAlias = list[tuple[range, list[str]]]
 
 
 def read_file(path: Path, section: DataSection, name: str | None = None) -> Table:
@@ -94,30 +97,29 @@ def _guess_encoding(content: bytes) -> str:
 
 
 def _parse_separated(name: str, text: str, separator: str) -> Table:
-    lines = _split_cells(name, text, separator)
+    lines = _split_cells(name, text, separator, csv.QUOTE_NONE)
     if not lines:
         raise DataError(f"{name}: the file has no header and no rows; give a file with dialogues")
-    columns = lines[0][1]
+    rows, note = _read_quotes(name, text, separator, lines) if '"' in text else (lines, None)
+    columns = rows[0][1]
     _refuse_doubled(name, columns)
-    ragged = [f"line {line} has {len(row)}" for line, row in lines if len(row) != len(columns)]
-    if ragged:
-        raise DataError(
-            f"{name}: the header has {len(columns)} columns, and {listed(ragged)}; put a text "
-            f"that holds {separator!r} in quotes, or set data.separator"
-        )
-    places = [f"line {line}" for line, _ in lines[1:]]
-    return Table(name, columns, [row for _, row in lines[1:]], places)
+    _refuse_ragged(name, rows, separator)
+    places = [f"line {numbers.start}" for numbers, _ in rows[1:]]
+    notes = (f"{name}: {note}",) if note else ()
+    return Table(name, columns, [cells for _, cells in rows[1:]], places, notes)
 
 
-def _split_cells(name: str, text: str, separator: str) -> list[tuple[int, list[str]]]:
-    """The number of its first line, and the cells, of every row that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+def _split_cells(name: str, text: str, separator: str, quoting: Any = csv.QUOTE_MINIMAL) -> Rows:
+    """Every row that is not blank."""
+    source = io.StringIO(text, newline="")
+    reader = csv.reader(source, delimiter=separator, strict=True, quoting=quoting)
     limit = csv.field_size_limit(max(len(text), 1))  # A setting of the module, put back below.
-    found, start = [], 1
+    found: Rows = []
+    start = 1
     try:
-        for row in reader:
-            if row:
-                found.append((start, row))
+        for cells in reader:
+            if cells:
+                found.append((range(start, reader.line_num + 1), cells))
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
@@ -127,6 +129,74 @@ def _split_cells(name: str, text: str, separator: str) -> list[tuple[int, list[s
     finally:
         csv.field_size_limit(limit)
     return found
+
+
+def _read_quotes(name: str, text: str, separator: str, lines: Rows) -> tuple[Rows, str | None]:
+    """The rows of a file that has quotes, and what a user should know of how these are read.
+
+    pandas and spreadsheets put quotes around a text with a separator, a quote or a line end, and
+    write its own quotes twice (RFC 4180). In files made otherwise a quote is a character, and one
+    that begins a text would swallow all rows up to the next one that ends a text. So quotes are
+    characters where every line by itself has as many cells as the header, and with quotes as marks
+    the file cannot be parsed, has fewer rows, or has quotes that RFC 4180 would write twice.
+    In a file with commas, which are frequent in texts, they are marks in any case.
+
+    Args:
+        name: What to call the file in a message.
+        text: Its content.
+        separator: What separates its cells.
+        lines: Its lines, with quotes as characters.
+    """
+    may_be_characters, ragged = separator != ",", _ragged(lines)
+    try:
+        rows = _split_cells(name, text, separator)
+        _refuse_ragged(name, rows, separator)
+    except DataError as error:
+        if not may_be_characters:
+            raise
+        if ragged:
+            raise DataError(f"{error}; with quotes as characters, {listed(ragged)}") from None
+        return lines, _note_on_characters(lines)
+    width = len(lines[0][1])
+    whole = {numbers.start for numbers, cells in lines if len(cells) == width}
+    swallowed = [numbers for numbers, _ in rows if len(numbers) > 1 and whole.issuperset(numbers)]
+    single = any('"' in cell and cell[0] != '"' for _, cells in lines for cell in cells)
+    if may_be_characters and not ragged and (swallowed or single):
+        return lines, _note_on_characters(lines)
+    return rows, _note_on_swallowed(swallowed) if swallowed else None
+
+
+def _note_on_characters(lines: Rows) -> str | None:
+    opened = [f"line {n.start}" for n, cells in lines if any(c.startswith('"') for c in cells)]
+    if not opened:
+        return None  # Quotes inside of texts are characters in any case.
+    return (
+        f"quotes are read as characters of the texts ({listed(opened)}), since every line has "
+        f"{len(lines[0][1])} cells by itself"
+    )
+
+
+def _note_on_swallowed(swallowed: list[range]) -> str:
+    places = listed([f"lines {numbers.start} to {numbers.stop - 1}" for numbers in swallowed])
+    count = f"{len(swallowed)} row{'s are' if len(swallowed) > 1 else ' is'}"
+    return (
+        f"{count} read from lines that could be rows of their own ({places}), since a text in "
+        "quotes goes over them; where a quote is a character, put its text in quotes and write "
+        "it twice"
+    )
+
+
+def _ragged(rows: Rows) -> list[str]:
+    width = len(rows[0][1])
+    return [f"line {n.start} has {len(cells)}" for n, cells in rows if len(cells) != width]
+
+
+def _refuse_ragged(name: str, rows: Rows, separator: str) -> None:
+    if ragged := _ragged(rows):
+        raise DataError(
+            f"{name}: the header has {len(rows[0][1])} columns, and {listed(ragged)}; put a text "
+            f"that holds {separator!r} in quotes, or set data.separator"
+        )
 
 
 def _refuse_doubled(name: str, columns: Iterable[str]) -> None:

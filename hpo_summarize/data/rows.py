@@ -53,7 +53,7 @@ def to_dialogues(
         for row, texts in zip(references, found, strict=True):
             row += [text for text in texts if text.strip()]
     ids = _identifiers(table, columns.identifier)
-    notes = [*columns.notes, *notes, *_notes_on_missing(table, references, summaries)]
+    notes = [*table.notes, *columns.notes, *notes, *_notes_on_missing(table, references, summaries)]
     data = Dialogues([texts[0] for texts in dialogues], references, ids, tuple(notes))
     if keep_empty:
         return data
