@@ -35,9 +35,13 @@ def print_plan(retraining: Retraining) -> None:
             )
         total = candidate.n_epochs(retraining.recipe)
         say(f"epochs   {candidate.epoch:g}, with the schedule of {total:g}")
-    if len(retraining.candidates[0].values) > 1 and len(retraining.candidates) == 1:
+    one_of_front = len(retraining.candidates[0].values) > 1 and len(retraining.candidates) == 1
+    if one_of_front and not retraining.is_named:
         say("         of the Pareto front the best in the first objective; --trial names another")
-    tested = f"{len(test)} to test on" if test else "no test split (data.test)"
+    missing = (
+        "no test split (data.test)" if retraining.recipe.data.test is None else "none to test on"
+    )
+    tested = f"{len(test)} to test on" if test else missing
     added = " and trained on, too" if section.use_validation else ""
     validated = f"{len(validation)} to validate on{added}"
     say(f"data     {len(train)} dialogues to train on, {validated}, {tested}")
