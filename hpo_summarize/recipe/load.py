@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event
 
-from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.errors import Problem, RecipeError, did_you_mean
 from hpo_summarize.names import WORDS_OF_LORA_KEYS
 from hpo_summarize.recipe.checks import CONFLICTS, find_problems
 from hpo_summarize.recipe.problems import explain
@@ -46,6 +46,8 @@ def load_recipe(
     Args:
         path: YAML file (YAML 1.2: `1e-6` is a number, `no` is text, `012` is twelve).
         overrides: `key.path=value` items, split at the first `=`; the value is YAML.
+            `space.NAME=null` takes a parameter out of the search, and the fixed value of the recipe
+            is used.
         debug: Shrink the run to 2 trials of 1 epoch on 32 dialogues, in a folder `debug` of the
             output folder; for the rest it takes the same way as a full one. What `overrides` and
             `settings` ask for holds in its place.
@@ -89,12 +91,15 @@ def parse_recipe(
     """Checks the content of a recipe; see `load_recipe`.
 
     Args:
-        content: The sections as plain dictionaries, lists and scalars.
+        content: The sections as plain dictionaries, lists and scalars. A parameter of the space
+            that is null is not searched.
         source: What to call the recipe in an error.
         problems: Problems found before, to be listed with the others.
         needs_data: See `load_recipe`.
     """
     content = dict(_require_mapping(content, source))
+    if isinstance(space := content.get("space"), Mapping):
+        content["space"] = {name: given for name, given in space.items() if given is not None}
     remember_secrets(content)
     unusable = list(unusable_values(content))
     if any(problem.message == TOO_DEEP for problem in unusable):
@@ -119,7 +124,7 @@ def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:
     }
     for key, value in DEBUG_SETTINGS.items():
         _set(shrunk, key.split("."), value)
-    if isinstance(space := shrunk.get("space"), dict) and "num_epochs" in space:
+    if isinstance(space := shrunk.get("space"), dict) and space.get("num_epochs") is not None:
         epochs = DEBUG_SETTINGS["training.num_epochs"]
         space["num_epochs"] = {"type": "categorical", "choices": [epochs]}
     return shrunk
@@ -242,6 +247,12 @@ def _override(content: dict[str, Any], item: str) -> Problem | None:
         value = _read_yaml(text, key) if text.strip() else None
     except RecipeError as error:
         return error.problems[0]
+    section, _, name = key.partition(".")
+    searched = content.get(section)
+    if section == "space" and value is None and isinstance(searched, Mapping):
+        if "." not in name and name not in searched:
+            rule = "there is no such parameter to take out of the space"
+            return Problem(key, f"{rule} (value None){did_you_mean(name, searched, 'drop it')}")
     if not _set(content, key.split("."), value):
         message = f"the override {item!r} goes through a key that holds no mapping"
         return Problem(key, f"{message}; override that key itself")

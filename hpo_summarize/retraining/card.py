@@ -141,8 +141,8 @@ def _scores_in_words(content: Mapping[str, Any]) -> Iterator[str]:
     counted = f'hpo_summarize.rouge.Rouge(tokenizer="{tokenizer}", references="{over}")'
     own = ", as rouge-score without stemming" if tokenizer == "default" else ""
     yield (
-        f"ROUGE F1 (0 to 1) by `{counted}`{own}; of several references to a dialogue the {over} "
-        "counts.\n"
+        f"ROUGE F1 (0 to 1), in lower case, by `{counted}`{own}; of several references to a "
+        f"dialogue the {over} counts.\n"
     )
     rows = [
         (split, content["n_dialogues"][split], *(f"{values[name]:.4f}" for name in measures))
