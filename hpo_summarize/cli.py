@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import shutil
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hpo_summarize.errors import HpoError
 from hpo_summarize.interrupts import interrupt_once
 from hpo_summarize.recipe import Recipe, load_recipe
-from hpo_summarize.redact import redact_output, remember_process_secrets
+from hpo_summarize.redact import redact_output, redact_url, remember_process_secrets
 from hpo_summarize.workers import launch_note
 from hpo_summarize.workers.launch import end_with_launcher, is_launched_with_others
 
@@ -48,6 +51,35 @@ def read_recipe(arguments: argparse.Namespace, search: Sequence[str] = ()) -> Re
     given["output_dir"] = arguments.output_dir
     settings = {key: value for key, value in given.items() if value is not None}
     return load_recipe(arguments.recipe, overrides, arguments.debug, settings)
+
+
+def given_words(arguments: argparse.Namespace) -> list[str]:
+    """The recipe and the changes to it, as another program takes them; none that has a password."""
+    words = [arguments.recipe, *arguments.overrides]
+    if arguments.output_dir is not None:
+        words += ["--output_dir", arguments.output_dir]
+    if arguments.debug:
+        words.append("--debug")
+    return [word for word in words if redact_url(word) == word]
+
+
+def command_line(program: str, *words: object) -> str:
+    """The shell command for a program that lies beside this one, with the same Python."""
+    return shlex.join(map(str, (_python(), Path(sys.argv[0]).with_name(f"{program}.py"), *words)))
+
+
+def predict_command(recipe: Recipe, *words: object) -> str:
+    """`command_line` for scripts/predict.py, which needs a file where there is no test split."""
+    return command_line(
+        "predict", *words, *(("--input", "DIALOGUES.csv") if recipe.data.test is None else ())
+    )
+
+
+def _python() -> str:
+    found = shutil.which("python")
+    return (
+        "python" if found and Path(found).parent == Path(sys.executable).parent else sys.executable
+    )
 
 
 def run(main: Callable[[], None], kept: str = "every finished trial") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -110,7 +110,21 @@ def common_failure(
     return failure
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the known name nearest to `name`, or an empty string."""
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    otherwise: str = "",
+    usable: Callable[[str], bool] = lambda known: True,
+) -> str:
+    """The end of a message on a wrong name: `"; did you mean 'x'?"` with the nearest known one.
+
+    Args:
+        name: The wrong name.
+        known: All names.
+        otherwise: What to do where none is near, for `"; {otherwise}"`; default: nothing is said.
+        usable: Whether the nearest one may be proposed. The next nearest never is in its place: it
+            means something else.
+    """
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+    step = f"did you mean '{nearest[0]}'?" if nearest and usable(nearest[0]) else otherwise
+    return step and f"; {step}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pydantic
@@ -237,17 +237,29 @@ def owner_of(name: str) -> str | None:
     return known_names()[name][0] if name in known_names() else None
 
 
-def why_not_searchable(name: str) -> str | None:
+def why_not_searchable(
+    name: str, otherwise_refused: Callable[[str], Any] = lambda name: None
+) -> str | None:
     """Says why a name cannot be searched, or None if it can.
 
     Unknown names, names of a run's own bookkeeping, and fields that have a word of ours.
+
+    Args:
+        name: The name.
+        otherwise_refused: Whether the caller refuses a name for another reason, so that it is not
+            to be proposed.
     """
     words = {field: word for word, field in (TRAINING_WORDS | LORA_WORDS).items() if word != field}
     if name in words:
         return f"this field is called '{words[name]}' here; use that name"
     owner = owner_of(name)
     if owner is None:
-        nearest = did_you_mean(name, known_names())
+
+        def usable(known: str) -> bool:
+            refused = known in ONE_NAME_ONLY or why_not_searchable(known)
+            return not (refused or otherwise_refused(known))
+
+        nearest = did_you_mean(name, known_names(), "drop it", usable)
         return f"nothing in a model, its training or its decoding has this name{nearest}"
     if name in _SEEDS:
         return "a search over seeds finds luck, not a better setting; fix it under training"

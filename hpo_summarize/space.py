@@ -84,8 +84,8 @@ class SearchSpace:
         found, values = {}, self.baseline(given)
         for name, value in given.items():
             if name not in self.parameters:
-                nearest = did_you_mean(name, self.parameters)
-                found[name] = f"is not searched (value {value!r}){nearest} Take it out"
+                nearest = did_you_mean(name, self.parameters, "take it out")
+                found[name] = f"is not searched (value {value!r}){nearest}"
             elif message := outside(self.parameters[name], value):
                 found[name] = message
             elif name not in values:

@@ -8,6 +8,7 @@ import torch
 from accelerate import PartialState
 
 from hpo_summarize.attributes import BEST_EPOCH, WARM_START
+from hpo_summarize.cli import command_line, predict_command
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.inspection import inspect_data
 from hpo_summarize.model import language_of, pieces_note, spare_rows_note
@@ -131,3 +132,6 @@ def _print_best(optimizer: OptunaOptimizer) -> None:
         change = f" (a change of {(best[0].value - start) / abs(start):+.0%})" if start else ""
         print(f"trial {first.number}, the recipe's own values{cheaply}: {start:.4f}{change}")
     print(f"results in {optimizer.output_dir}: report.html, best_params.json, all_trials.csv")
+    written = optimizer.output_dir / "recipe.yaml"
+    print(f"next     {command_line('train', written)}")
+    print(f"then     {predict_command(optimizer.recipe, written)}")

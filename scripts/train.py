@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hpo_summarize.cli import add_recipe_arguments, read_recipe, run
+from hpo_summarize.cli import add_recipe_arguments, given_words, read_recipe, run
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     print_plan(retraining)
     trained = retraining.run()
     best = retraining.publish(trained)
-    print_result(retraining, best, trained)
+    print_result(retraining, best, trained, given_words(arguments))
 
 
 if __name__ == "__main__":

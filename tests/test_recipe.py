@@ -82,7 +82,7 @@ def test_a_recipe_that_searches_the_batch_per_device_has_no_fixed_batch_in_its_d
         (BASE + "a: \0", "special characters are not allowed"),
         (BASE.encode() + b"# \xe9", "cannot be read.*utf-8"),
         (BASE.encode("utf-16"), "cannot be read.*utf-8"),
-        (BASE + "a: " + "[" * 600 + "]" * 600, "recursion"),
+        (BASE + "a: " + "[" * 600 + "]" * 600, "line 4 is nested more than 20 levels deep"),
     ],
 )
 def test_a_file_that_is_no_mapping_of_sections_is_refused(text: str | bytes, message: str) -> None:

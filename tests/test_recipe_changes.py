@@ -6,6 +6,8 @@ import copy
 import datetime
 import math
 import random
+import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from recipe_files import BASE, SHIPPED, as_content, load, messages
 from ruamel.yaml import YAML
 
+from hpo_summarize import names
 from hpo_summarize.errors import RecipeError
 from hpo_summarize.recipe import dump_recipe, load_recipe, parse_recipe
 
@@ -47,7 +50,7 @@ def test_wrong_overrides_are_listed_with_the_other_problems() -> None:
         load(BASE + "rouge: 3\n", "nonsense", "a.b.c=3", "model.name.x=3", "data.train=*.csv")
     found = messages(error)
     assert set(found) == {"nonsense", "a", "model.name.x", "data.train", "rouge"}
-    assert found["a"] == "unknown key (value {'b': {'c': 3}})"
+    assert found["a"] == "unknown key (value {'b': {'c': 3}}); drop it"
     assert "goes through a key that holds no mapping" in found["model.name.x"]
     assert "put text that begins with * in quotes" in found["data.train"]
 
@@ -234,3 +237,44 @@ def test_the_loaded_recipe_cannot_be_changed() -> None:
     recipe = load_recipe(SHIPPED[0])
     with pytest.raises(ValueError, match="frozen"):
         recipe.output_dir = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "override"),
+    [
+        ("data: {{train: {}}}", None),
+        ("", "data.train={}"),
+        ("", "data{}=1"),
+    ],
+)
+def test_thousands_of_levels_are_refused_at_once(text: str, override: str | None) -> None:
+    nested = ".a" * 20_000 if override == "data{}=1" else "[" * 20_000 + "]" * 20_000
+    before = time.process_time()
+    with pytest.raises(RecipeError, match="is nested more than 20 levels deep; flatten it"):
+        load(BASE + text.format(nested), *([override.format(nested)] if override else ()))
+    assert time.process_time() - before < 2
+
+
+def test_a_mapping_of_thousands_of_levels_is_refused_too() -> None:
+    content: dict[str, Any] = {}
+    for _ in range(5_000):
+        content = {"data": content}
+    with pytest.raises(RecipeError, match="is nested more than 20 levels deep"):
+        parse_recipe(content)
+
+
+def test_no_message_proposes_what_is_refused_itself() -> None:
+    for section in ("training", "generation", "lora", "space"):
+        for name in names.known_names():
+            value = "{type: int, low: 1, high: 3}" if section == "space" else "7"
+            with pytest.raises(RecipeError) as error:
+                load(BASE + "lora: {r: 4}\n", f"{section}.{name}x={value}")
+            message = messages(error)[f"{section}.{name}x"]
+            if proposed := re.search(r"did you mean '(\w+)'", message):
+                try:
+                    load(BASE + "lora: {r: 4}\n", f"{section}.{proposed[1]}={value}")
+                except RecipeError as refused:
+                    wrong = re.compile(
+                        "another place|called '|cannot be used|cannot act in a trial"
+                    )
+                    assert not wrong.search(str(refused)), (name, message, refused)

@@ -226,3 +226,24 @@ def test_lora_with_all_defaults_is_lora() -> None:
 def test_a_key_that_is_called_like_a_type_does_not_hide_the_missing_ones() -> None:
     found = refuse("learning_rate: {type: float, float: 2}")
     assert set(found) == {f"space.learning_rate.{key}" for key in ("low", "high", "float")}
+
+
+def test_a_parameter_that_is_null_is_not_searched() -> None:
+    searched = "space:\n  num_beams: {type: int, low: 1, high: 4}\n"
+    assert load(BASE + searched).space.keys() == {"num_beams"}
+    for text, override in (
+        (searched, ["space.num_beams=null"]),
+        ("space: {num_beams: null}\n", []),
+    ):
+        for debug in (False, True):
+            assert load(BASE + text, *override, debug=debug).space == {}
+    again = load(
+        BASE + searched, "space.num_beams=null", "space.num_beams={type: int, low: 1, high: 2}"
+    )
+    assert again.space["num_beams"].high == 2
+    with pytest.raises(
+        RecipeError, match="take out of the space .value None.; did you mean 'num_b"
+    ):
+        load(BASE + searched, "space.num_beam=null")
+    with pytest.raises(RecipeError, match="space.num_beams.low: must be a whole number, got None"):
+        load(BASE + searched, "space.num_beams.low=null")

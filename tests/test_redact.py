@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 from recipe_files import BASE, load
 
 from hpo_summarize.recipe import dump_recipe
-from hpo_summarize.redact import redact_url
+from hpo_summarize.redact import RedactedStream, redact_url
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,19 @@ def test_a_url_that_yaml_would_fold_is_written_without_its_password() -> None:
     text = dump_recipe(load(BASE, f"search.storage={url}", f"search.warm_start={url}"))
     assert "s3cret" not in text
     assert text.count("postgresql+psycopg://me:***@db/studies") == 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("cp949", "\\U0001f600 ± 한"), ("utf-8", "😀 ± 한")]
+)
+def test_a_character_that_the_encoding_lacks_is_written_as_an_escape(
+    encoding: str, shown: str
+) -> None:
+    raw = io.BytesIO()
+    stream = RedactedStream(io.TextIOWrapper(raw, encoding=encoding))
+    stream.writelines(["😀 ±", " 한"])
+    stream.flush()
+    assert raw.getvalue().decode(encoding) == shown
 
 
 def test_a_query_in_a_text_that_holds_no_storage_stays_as_it_is() -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,9 @@ from hpo_summarize.best import Candidate, find_candidates, read_candidates
 from hpo_summarize.errors import HpoError, StudyError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.recipe import load_recipe
+from hpo_summarize.retraining import Retraining
 from hpo_summarize.retraining.training import Training
+from hpo_summarize.retraining.words import print_plan
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +252,49 @@ def test_the_test_split_is_scored_by_all_references_and_what_it_shares_with_trai
     assert refused.status == 2 and "test dialogues stand in the training split" in refused.stderr
 
 
+def test_a_test_split_without_summaries_gives_a_model_without_test_scores(
+    recipe: Path, out: Path, tmp_path: Path
+) -> None:
+    rows, path = pd.DataFrame(make_rows(4, seed=2)), tmp_path / "test.csv"
+    options = [recipe, "--output_dir", out, f"data.test={path}"]
+    for summaries, scored in ((None, 0), (["", "", "", ""], 0), (["One.", "", "Two.", ""], 2)):
+        table = (
+            rows.drop(columns="summary") if summaries is None else rows.assign(summary=summaries)
+        )
+        table.to_csv(path, index=False)
+        printed = run_well("train", *options).stdout
+        assert ("no test scores" in printed, "none to test on" in printed) == (not scored,) * 2
+        assert ("2 of 4 test dialogues have no summary" in printed) == bool(scored)
+        measured = scores_of(out)
+        assert ("test" in measured["scores"]) == bool(scored)
+        assert measured["n_dialogues"].get("test", 0) == scored
+        assert run_well("predict", *options).status == 0
+
+
+def test_that_another_trial_can_be_named_is_said_where_none_is_named(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["rouge1", "rougeL"]
+    front = [
+        {
+            "number": number,
+            "params": {"learning_rate": 0.02, "hidden_dropout": 0.1},
+            "epoch": 1,
+            "values": dict.fromkeys(names, 0.1),
+        }
+        for number in (0, 1)
+    ]
+    content = {"pareto_front": front, "objectives": names, "study_name": "tiny"}
+    path = tmp_path / "best_params.json"
+    path.write_text(json.dumps(content))
+    for trial, said in ((None, True), (0, False), (1, False)):
+        retraining = Retraining(load_recipe(recipe), str(path), trial=trial)
+        print_plan(retraining)
+        printed = capsys.readouterr().out
+        assert f"trial    {trial or 0} of tiny" in printed
+        assert ("--trial names another" in printed) == said
+
+
 def test_the_recipe_of_the_output_folder_stands_for_the_changes_of_the_search(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +306,20 @@ def test_the_recipe_of_the_output_folder_stands_for_the_changes_of_the_search(
         weights.append(load_file(out / "model" / "model.safetensors"))
         run_well("predict", *command, "--model", "best")
     assert all(weights[0][name].equal(tensor) for name, tensor in weights[1].items())
+
+
+def paths_within(folder: Path) -> list[str]:
+    """Paths of this machine in the files of a folder, which may be published."""
+    here = re.compile(
+        "|".join(map(re.escape, {tempfile.gettempdir(), os.getcwd(), str(Path.home())}))
+    )
+    texts = {path: path.read_bytes().decode("utf-8", "replace") for path in folder.rglob("*.*")}
+    assert texts.keys() >= {folder / "README.md", folder / "model.safetensors"}
+    return [
+        f"{p.name}: {text[m.start():][:60]}"
+        for p, text in texts.items()
+        for m in here.finditer(text)
+    ]
 
 
 DEPTH = (
@@ -293,11 +353,15 @@ def test_the_card_says_what_the_adapter_fits_on_and_how(
     run_well("train", recipe, *changes)
     folder = tmp_path / "out" / "model"
     card = (folder / "README.md").read_text()
-    assert re.search(f"fits on `{checkpoint}{needs}", card)
+    assert re.search(f"fits on `{checkpoint.name}{needs}", card)
+    assert paths_within(folder) == []
+    assert read_json(folder / "adapter" / "adapter_config.json")["base_model_name_or_path"] == (
+        checkpoint.name
+    )
     plain, adapted = re.findall(r"```python\n(.*?)```", card, re.S)
     names: dict[str, Any] = {"dialogue": make_rows(1)[0]["dialogue"]}
     exec(plain.replace('"."', repr(str(folder))), names)
-    exec(adapted, names)
+    exec(adapted.replace(f'"{checkpoint.name}"', repr(str(checkpoint))), names)
     model = names["model"]
     ids = model.generate(**names["inputs"])
     text = names["tokenizer"].batch_decode(ids, skip_special_tokens=True)[0].strip()

@@ -144,6 +144,7 @@ from hpo_summarize.cli import run
 def main():
     import optuna
     print("out", sys.argv[1])
+    print("\\U0001f600 \u00b1 0.1")
     print("error", sys.argv[1], file=sys.stderr)
     logging.getLogger("x").error(sys.argv[1])
     optuna.logging.set_verbosity(optuna.logging.INFO)
@@ -165,9 +166,10 @@ def test_prints_logs_warnings_and_tracebacks_hide_it_too() -> None:
         [sys.executable, "-c", PROGRAM, URL.format("s3@cr/et-4711")],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "ascii"},
     )
     assert done.returncode == 1 and "RuntimeError" in done.stderr
     assert "cr/et" not in done.stdout + done.stderr, done.stdout + done.stderr
-    assert done.stdout == f"out {URL.format('***')}\n"
+    # What an encoding lacks is written as an escape, and ends nothing.
+    assert done.stdout == f"out {URL.format('***')}\n\\U0001f600 \\xb1 0.1\n"
     assert done.stderr.count(URL.format("***")) == 7

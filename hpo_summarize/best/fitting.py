@@ -32,7 +32,7 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
     for name, value in params.items():
         if name not in recipe.space:
             rule = f"this recipe searches no such name (value {value!r})"
-            yield Problem(name, f"{rule}{did_you_mean(name, recipe.space)}; {_SAME_RECIPE}")
+            yield Problem(name, f"{rule}{did_you_mean(name, recipe.space, _SAME_RECIPE)}")
         elif message := outside(recipe.space[name], value):
             yield Problem(name, f"{message}; {_SAME_RECIPE}")
     known = {name: value for name, value in params.items() if name in space.parameters}

@@ -51,16 +51,16 @@ def _make_config(given: Mapping[str, Any]) -> PretrainedConfig:
     if model_type not in CONFIG_MAPPING:
         raise ModelError(
             f"model.from_config.model_type: transformers has no model type {model_type!r}"
-            f"{did_you_mean(str(model_type), SEQ2SEQ_TYPES)} Take bart or t5, for example"
+            f"{did_you_mean(str(model_type), SEQ2SEQ_TYPES, 'take bart or t5, for example')}"
         )
     kind = CONFIG_MAPPING[model_type]
     known = [*inspect.signature(kind.__init__).parameters, *kind.attribute_map]
     for field in fields:
         if field not in known:  # It would be kept as an attribute that nothing reads.
+            nearest = did_you_mean(str(field), known, "correct the name or take it out")
             raise ModelError(
                 f"model.from_config.{field}: a '{model_type}' has no such field "
-                f"(value {fields[field]!r}){did_you_mean(str(field), known)} "
-                "Mend the name or take it out"
+                f"(value {fields[field]!r}){nearest}"
             )
     try:
         return AutoConfig.for_model(model_type, **fields)

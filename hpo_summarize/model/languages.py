@@ -27,8 +27,8 @@ def set_language(tokenizer: PreTrainedTokenizerBase, language: str | None) -> No
         )
     if language is not None and language not in codes:
         raise ModelError(
-            f"model.language must be one of the languages of the tokenizer, got {language!r}"
-            f"{did_you_mean(language, codes)}; it has {', '.join(codes)}"
+            f"model.language must be one of the languages of the tokenizer ({', '.join(codes)}), "
+            f"got {language!r}{did_you_mean(language, codes)}"
         )
     if codes:
         marked: Any = tokenizer

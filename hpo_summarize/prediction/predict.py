@@ -130,8 +130,8 @@ class Prediction:
         """Summarises what is not finished yet, and writes the files.
 
         Returns:
-            Where rows have references, the mean ROUGE F1 over those rows, and their number as
-            `n_rows`.
+            Where rows have references, the mean ROUGE F1 over those rows, their number as `n_rows`,
+            and how texts were cut into the tokens that are counted.
 
         Raises:
             HpoError: A batch of another process is missing in the end.
@@ -183,7 +183,9 @@ class Prediction:
         scores = self.experiment.score(
             [summaries[row] for row in scored], [references[row] for row in scored]
         )
-        return {**scores, "n_rows": len(scored)}
+        rouge = self.experiment.rouge
+        counted = {"rouge_tokenizer": rouge.tokenizer_name, "rouge_lowercase": True}
+        return {**scores, "n_rows": len(scored), **counted}
 
     def _table(self, summaries: list[str]) -> str:
         data, name = self.rows

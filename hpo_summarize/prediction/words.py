@@ -27,7 +27,8 @@ def print_result(prediction: Prediction, scores: dict[str, Any] | None) -> None:
     if not PartialState().is_main_process:
         return
     if scores is not None:
-        measures = {name: value for name, value in scores.items() if name != "n_rows"}
+        measures = {name: value for name, value in scores.items() if isinstance(value, float)}
         text = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
         print(f"scores   {text}, on {scores['n_rows']} rows with references")
+        print(f"         in lower case, cut into tokens by '{scores['rouge_tokenizer']}'")
     print(f"summaries in {prediction.output}")

@@ -26,6 +26,9 @@ _ELSEWHERE = {
     "predict_with_generate": "nowhere; summaries are always generated",
     "num_return_sequences": "nowhere; each dialogue gets one summary",
     "return_dict_in_generate": "nowhere; only the summaries are used",
+    # Names of transformers 4.
+    "group_by_length": "training.train_sampling_strategy=group_by_length",
+    "no_cuda": "training.use_cpu",
     **{field: f"generation.{name}" for field, name in names.ONE_NAME_ONLY.items()},
 }
 _MADE_HERE = "the adapter is made for training, on the model of the recipe; drop it"
@@ -131,7 +134,17 @@ def _wrong_key(section: str, key: str, value: Any) -> str | None:
         return f"this key belongs to the section {owner} (value {value!r}); move it there"
     if owner == "model":
         return f"it cannot be fixed here (value {value!r}), only searched; move it to the space"
-    return f"unknown key (value {value!r}){did_you_mean(key, known)}"
+    nearest = did_you_mean(key, known, "drop it", usable=lambda name: _can_be_set(section, name))
+    return f"unknown key (value {value!r}){nearest}"
+
+
+def _can_be_set(section: str, key: str) -> bool:
+    """Whether some value other than its default is accepted for a field of Hugging Face."""
+    if key in _ELSEWHERE or key in names.HUB_DECODING:
+        return False
+    some = "epoch"  # No default of a refused field, and a strategy that is allowed.
+    refused = unusable_decoding(key, some) if section == "generation" else None
+    return not (refused or _unusable(section, key, some))
 
 
 def _unusable(section: str, key: str, value: Any) -> str | None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event
 
-from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.errors import Problem, RecipeError, did_you_mean
 from hpo_summarize.names import WORDS_OF_LORA_KEYS
 from hpo_summarize.recipe.checks import CONFLICTS, find_problems
 from hpo_summarize.recipe.problems import explain
 from hpo_summarize.recipe.sections import Recipe
 from hpo_summarize.recipe.settings import SECTIONS
-from hpo_summarize.recipe.values import unusable_values
+from hpo_summarize.recipe.values import DEEPEST, TOO_DEEP, last_part, unusable_values
 from hpo_summarize.redact import redact_url, remember_secrets
 
 DEBUG_SETTINGS: dict[str, Any] = {
@@ -46,6 +46,8 @@ def load_recipe(
     Args:
         path: YAML file (YAML 1.2: `1e-6` is a number, `no` is text, `012` is twelve).
         overrides: `key.path=value` items, split at the first `=`; the value is YAML.
+            `space.NAME=null` takes a parameter out of the search, and the fixed value of the recipe
+            is used.
         debug: Shrink the run to 2 trials of 1 epoch on 32 dialogues, in a folder `debug` of the
             output folder; for the rest it takes the same way as a full one. What `overrides` and
             `settings` ask for holds in its place.
@@ -89,13 +91,19 @@ def parse_recipe(
     """Checks the content of a recipe; see `load_recipe`.
 
     Args:
-        content: The sections as plain dictionaries, lists and scalars.
+        content: The sections as plain dictionaries, lists and scalars. A parameter of the space
+            that is null is not searched.
         source: What to call the recipe in an error.
         problems: Problems found before, to be listed with the others.
         needs_data: See `load_recipe`.
     """
     content = dict(_require_mapping(content, source))
+    if isinstance(space := content.get("space"), Mapping):
+        content["space"] = {name: given for name, given in space.items() if given is not None}
     remember_secrets(content)
+    unusable = list(unusable_values(content))
+    if any(problem.message == TOO_DEEP for problem in unusable):
+        raise RecipeError([*problems, *unusable], source)  # What follows is recursive.
     try:
         recipe = Recipe.model_validate(content)
         found = find_problems(recipe.model_dump(exclude_unset=True), needs_data)
@@ -103,7 +111,7 @@ def parse_recipe(
         found = [*explain(error, content), *find_problems(content, needs_data)]
     found = [*problems, *found]
     keys = {problem.key for problem in found}
-    found += [problem for problem in unusable_values(content) if problem.key not in keys]
+    found += [problem for problem in unusable if problem.key not in keys]
     if found:
         raise RecipeError(found, source)
     return recipe
@@ -116,7 +124,7 @@ def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:
     }
     for key, value in DEBUG_SETTINGS.items():
         _set(shrunk, key.split("."), value)
-    if isinstance(space := shrunk.get("space"), dict) and "num_epochs" in space:
+    if isinstance(space := shrunk.get("space"), dict) and space.get("num_epochs") is not None:
         epochs = DEBUG_SETTINGS["training.num_epochs"]
         space["num_epochs"] = {"type": "categorical", "choices": [epochs]}
     return shrunk
@@ -137,12 +145,20 @@ def _in_debug_folder(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "output_dir": f"{folder}/debug"} if isinstance(folder, str) else {**content}
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: Recipe, published: bool = False) -> str:
     """The recipe as YAML, with every default that acts written out; it can be loaded again.
 
     Passwords of storages are left out.
+
+    Args:
+        recipe: The recipe.
+        published: Leave out where this machine keeps things: of folders and absolute paths only the
+            last part is written, and no storage.
     """
     content = recipe.model_dump()
+    if published:
+        content = last_part(content)
+        content["search"] |= {"storage": None, "warm_start": None}
     # Not in the text: a long URL with a blank in it is folded there.
     for key in ("storage", "warm_start"):
         content["search"][key] = (url := content["search"][key]) and redact_url(url)
@@ -192,13 +208,7 @@ def _slug(name: str) -> str:
 def _read_yaml(text: str, source: str) -> Any:
     reader = YAML(typ="safe", pure=True)
     try:
-        aliases = [e for e in reader.parse(text) if isinstance(e, AliasEvent)]
-        if aliases:
-            line = aliases[0].start_mark.line + 1
-            message = (
-                f"line {line} uses an alias (*{aliases[0].anchor}); write the value out, "
-                "or put text that begins with * in quotes"
-            )
+        for message in _refused_events(reader.parse(text)):
             raise RecipeError([Problem(source, message)], source)
         content = YAML(typ="safe", pure=True).load(text)
         # Thousands of digits or levels fail here already, and not in a message that shows them.
@@ -206,6 +216,21 @@ def _read_yaml(text: str, source: str) -> Any:
     except (YAMLError, ValueError, LookupError, RecursionError) as error:
         # A value that does not fit its tag, such as `!!int x` or a 45th of May, is no YAMLError.
         raise RecipeError([Problem(source, _yaml_message(error))], source) from None
+
+
+def _refused_events(events: Iterable[Event]) -> Iterator[str]:
+    """What must not stand in a recipe; nesting is found before ruamel takes a minute over it."""
+    depth = 0
+    for event in events:
+        line = event.start_mark.line + 1
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST + 1:
+            yield f"line {line} {TOO_DEEP}"
+        if isinstance(event, AliasEvent):
+            yield (
+                f"line {line} uses an alias (*{event.anchor}); write the value out, "
+                "or put text that begins with * in quotes"
+            )
 
 
 def _yaml_message(error: Exception) -> str:
@@ -223,6 +248,12 @@ def _override(content: dict[str, Any], item: str) -> Problem | None:
         value = _read_yaml(text, key) if text.strip() else None
     except RecipeError as error:
         return error.problems[0]
+    section, _, name = key.partition(".")
+    searched = content.get(section)
+    if section == "space" and value is None and isinstance(searched, Mapping):
+        if "." not in name and name not in searched:
+            rule = "there is no such parameter to take out of the space"
+            return Problem(key, f"{rule} (value None){did_you_mean(name, searched, 'drop it')}")
     if not _set(content, key.split("."), value):
         message = f"the override {item!r} goes through a key that holds no mapping"
         return Problem(key, f"{message}; override that key itself")

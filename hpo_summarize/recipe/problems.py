@@ -75,7 +75,8 @@ def _message(item: Any, path: tuple[str, ...], content: Mapping[str, Any]) -> st
     if kind == "missing":
         return "this key is required and is not given"
     if kind == "extra_forbidden":
-        return f"unknown key (value {value!r}){did_you_mean(path[-1], _known_keys(path, content))}"
+        nearest = did_you_mean(path[-1], _known_keys(path, content), "drop it")
+        return f"unknown key (value {value!r}){nearest}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         given = value.get("type") if isinstance(value, Mapping) else value
         return f"type must be float, int or categorical, got {given!r}"

@@ -37,7 +37,11 @@ def space_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
 def _wrong_name(name: str) -> str | None:
     if name in names.ONE_NAME_ONLY:
         return f"this field is called '{names.ONE_NAME_ONLY[name]}' here; use that name"
-    return names.why_not_searchable(name) or why_not_sampled(name) or why_never_decoded(name)
+    return names.why_not_searchable(name, _never_searched) or _never_searched(name)
+
+
+def _never_searched(name: str) -> str | None:
+    return why_not_sampled(name) or why_never_decoded(name)
 
 
 def _cannot_act(name: str, parts: Mapping[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -22,15 +23,16 @@ _PLAIN = {
     list: "a list",
     dict: "a mapping of keys to values",
 }
-_DEEPEST = 20  # Levels of mappings and lists in a recipe.
+DEEPEST = 20  # Levels of mappings and lists in a recipe.
+TOO_DEEP = f"is nested more than {DEEPEST} levels deep; flatten it"
 LARGEST = 2**63  # Whole numbers from here on fit in no integer of NumPy, torch or a database.
 
 
 def unusable_values(value: Any, key: str = "", depth: int = 0) -> Iterator[Problem]:
     """Every value anywhere in `value` that no setting can take, whatever its type."""
     if isinstance(value, Mapping | list):
-        if depth > _DEEPEST:
-            yield Problem(key, f"is nested more than {_DEEPEST} levels deep; flatten it")
+        if depth > DEEPEST:
+            yield Problem(key, TOO_DEEP)
             return
         for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from unusable_values(inner, f"{key}.{name}" if key else str(name), depth + 1)
@@ -46,6 +48,19 @@ def unusable_values(value: Any, key: str = "", depth: int = 0) -> Iterator[Probl
     elif value is not None:
         kind = type(value).__name__
         yield Problem(key, f"must not be a {kind}, got {value!r}; put text that looks so in quotes")
+
+
+def last_part(value: Any) -> Any:
+    """A value with the last part in the place of each absolute path and of each folder in it."""
+    if isinstance(value, Mapping):
+        return {key: last_part(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [last_part(inner) for inner in value]
+    if not isinstance(value, str) or "\0" in value:
+        return value
+    path = Path(value)
+    is_local = path.is_absolute() or value.startswith("~") or (value != "" and path.is_dir())
+    return path.absolute().name if is_local else value
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hpo_summarize import names
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.recipe.values import last_part
 from hpo_summarize.retraining.folder import ADAPTER
 
 
@@ -28,10 +29,11 @@ def adapter_usage(experiment: Experiment, folder: Path) -> str:
         *(f"`{name}` {count}" for name, count in depth.items()),
     ]
     given = f" with {' and '.join(needs)}" if needs else ""
-    code = "\n".join(_code(str(section.name), section.revision, saved, grown, depth))
+    name = last_part(str(section.name))
+    code = "\n".join(_code(name, section.revision, saved, grown, depth))
     return (
         f"The LoRA adapter in `{ADAPTER}/`, which is merged into the weights above, fits on "
-        f"`{section.name}`{given}, and on nothing else:\n\n```python\n{code}\n```\n"
+        f"`{name}`{given}, and on nothing else:\n\n```python\n{code}\n```\n"
     )
 
 

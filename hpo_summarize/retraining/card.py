@@ -137,7 +137,7 @@ def _card(content: Mapping[str, Any], recipe: Recipe, folder: Path, adapter: str
         _table(("name", "value"), content["params"].items()),
         "Decoding, as in `generation_config.json`:\n",
         _table(("name", "value"), ((k, v) for k, v in decoding.items() if not k.startswith("_"))),
-        f"## Recipe\n\n```yaml\n{dump_recipe(recipe).rstrip()}\n```\n",
+        f"## Recipe\n\n```yaml\n{dump_recipe(recipe, published=True).rstrip()}\n```\n",
         "## Versions\n",
         _table(("package", "version"), content["versions"].items()),
     ]
@@ -160,15 +160,15 @@ print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)
 def _scores_in_words(content: Mapping[str, Any]) -> Iterator[str]:
     scores, seeds = content["scores"], content["seeds"]
     if not scores:
-        yield "Not measured: there is no test split, and the validation split was trained on.\n"
+        yield "Not measured: no test split has summaries, and validation was trained on.\n"
         return
     measures = list(next(iter(scores.values())))
     tokenizer, over = content["rouge_tokenizer"], content["rouge_references"]
     counted = f'hpo_summarize.rouge.Rouge(tokenizer="{tokenizer}", references="{over}")'
     own = ", as rouge-score without stemming" if tokenizer == "default" else ""
     yield (
-        f"ROUGE F1 (0 to 1) by `{counted}`{own}; of several references to a dialogue the {over} "
-        "counts.\n"
+        f"ROUGE F1 (0 to 1), in lower case, by `{counted}`{own}; of several references to a "
+        f"dialogue the {over} counts.\n"
     )
     rows = [
         (split, content["n_dialogues"][split], *(f"{values[name]:.4f}" for name in measures))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
+
+from hpo_summarize.files import write_text
+from hpo_summarize.recipe.values import last_part
 
 ADAPTER = "adapter"
 
@@ -37,12 +41,23 @@ def write_model(
             model.save_pretrained(str(partial / ADAPTER))
             # peft's form of a model card, with nothing filled in; the model's own says it all.
             (partial / ADAPTER / "README.md").unlink(missing_ok=True)
+            _name_base(partial / ADAPTER / "adapter_config.json")
         model = model.merge_and_unload()
     model.config.use_cache = True  # Trainer.__init__ has written its own False there.
     model.save_pretrained(partial)
     _with_limit(tokenizer, max_dialogue_tokens).save_pretrained(partial)
     _open_weights(partial)
     replace_folder(partial, folder)
+
+
+def _name_base(path: Path) -> None:
+    """Names a base that lies in a folder of this machine by the folder's name alone.
+
+    Not in the adapter itself: peft reads the base's vocabulary when it saves an adapter.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["base_model_name_or_path"] = last_part(content["base_model_name_or_path"])
+    write_text(path, f"{json.dumps(content, indent=2, sort_keys=True)}\n")
 
 
 def _open_weights(folder: Path) -> None:

@@ -70,10 +70,15 @@ class Retraining:
         return self._chosen[0]
 
     @property
+    def is_named(self) -> bool:
+        """Whether the user has named the one trial to train."""
+        return self._trial is not None
+
+    @property
     def notes(self) -> list[str]:
         """What a user should know of the trials and of the data, one sentence each."""
-        splits = [*self.experiment.splits, *([self.test] if self.test else ())]
-        return [*self._chosen[1], *(note for split in splits for note in split.notes)]
+        notes = [note for split in self.experiment.splits for note in split.notes]
+        return [*self._chosen[1], *notes, *self._test[1]]
 
     @property
     def trainings(self) -> list[Training]:
@@ -81,14 +86,27 @@ class Retraining:
         seeds = self.recipe.train.seeds
         return [Training(one, seed) for one in self.candidates for seed in seeds]
 
-    @functools.cached_property
+    @property
     def test(self) -> Dialogues | None:
-        """The test split, if the recipe names one."""
+        """The rows of the test split that have summaries, if there are any."""
+        return self._test[0]
+
+    @functools.cached_property
+    def _test(self) -> tuple[Dialogues | None, list[str]]:
+        """The rows that can be scored, and what a user should know of the split."""
         section = self.recipe.data
         if section.test is None:
-            return None
-        test = read_dialogues(section.test, section)
-        return test.with_notes(*leak_notes(self.trained_on, test, "test", section))
+            return None, []
+        test = read_dialogues(section.test, section, require_summaries=False)
+        scored = [row for row, texts in enumerate(test.references) if texts]
+        if not scored:
+            note = "the test split (data.test) has no summaries: there will be no test scores"
+            return None, [*test.notes, note]
+        missing, found = len(test) - len(scored), test.rows(scored)
+        notes = [*test.notes, *leak_notes(self.trained_on, found, "test", section)]
+        if missing:
+            notes.append(f"{missing} of {len(test)} test dialogues have no summary to score by")
+        return found, notes
 
     @functools.cached_property
     def trained_on(self) -> Dialogues:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from accelerate import PartialState
 
+from hpo_summarize.cli import predict_command
 from hpo_summarize.retraining.retrain import MODEL, Retraining
 from hpo_summarize.retraining.trained import Trained, in_words, of_trial, spread
 
@@ -35,9 +36,13 @@ def print_plan(retraining: Retraining) -> None:
             )
         total = candidate.n_epochs(retraining.recipe)
         say(f"epochs   {candidate.epoch:g}, with the schedule of {total:g}")
-    if len(retraining.candidates[0].values) > 1 and len(retraining.candidates) == 1:
+    one_of_front = len(retraining.candidates[0].values) > 1 and len(retraining.candidates) == 1
+    if one_of_front and not retraining.is_named:
         say("         of the Pareto front the best in the first objective; --trial names another")
-    tested = f"{len(test)} to test on" if test else "no test split (data.test)"
+    missing = (
+        "no test split (data.test)" if retraining.recipe.data.test is None else "none to test on"
+    )
+    tested = f"{len(test)} to test on" if test else missing
     added = " and trained on, too" if section.use_validation else ""
     validated = f"{len(validation)} to validate on{added}"
     say(f"data     {len(train)} dialogues to train on, {validated}, {tested}")
@@ -46,8 +51,17 @@ def print_plan(retraining: Retraining) -> None:
     say(f"seeds    {', '.join(map(str, section.seeds))}")
 
 
-def print_result(retraining: Retraining, best: Trained, trained: Sequence[Trained]) -> None:
-    """Prints the scores of the kept model, and where it is."""
+def print_result(
+    retraining: Retraining, best: Trained, trained: Sequence[Trained], words: Sequence[str]
+) -> None:
+    """Prints the scores of the kept model, where it is, and the command that uses it.
+
+    Args:
+        retraining: What has run.
+        best: The training that is kept.
+        trained: All trainings.
+        words: The recipe and the changes to it, as they stood on the command line.
+    """
     training = best.training
     say(f"\nkept: trial {training.candidate.number}, seed {training.seed}")
     for split, scores in best.scores.items():
@@ -60,3 +74,4 @@ def print_result(retraining: Retraining, best: Trained, trained: Sequence[Traine
     say(f"model in {retraining.output_dir / MODEL}: README.md, scores.json")
     if repository := retraining.recipe.train.push_to_hub:
         say(f"uploaded to {repository}")
+    say(f"next     {predict_command(retraining.recipe, *words)}")

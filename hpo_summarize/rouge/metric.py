@@ -37,6 +37,10 @@ class Rouge(evaluate.Metric):
     | `kiwi` | a Korean morpheme, a punctuation mark or a symbol, by kiwipiepy |
     | `mecab` | the same by python-mecab-ko |
 
+    Every tokenizer compares in lower case. `kiwi` runs without its rule for hashtags
+    (`Match.HASHTAG`), by which the particle behind a speaker (`#Person1#은`) would stay on it: its
+    scores are not those of kiwipiepy with its default options.
+
     `kiwi` and `mecab` need `pip install "hpo_summarize[korean]"`. `kiwi` is loaded once a process,
     in 2.7 s, and takes as many threads as torch has at that time.
 
