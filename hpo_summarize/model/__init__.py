@@ -5,6 +5,7 @@ from hpo_summarize.model.config import (
     check_is_seq2seq,
     check_lengths,
     load_config,
+    load_decoding,
     model_facts,
     positions,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "check_lengths",
     "language_of",
     "load_config",
+    "load_decoding",
     "load_tokenizer",
     "model_facts",
     "positions",
