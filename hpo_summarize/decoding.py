@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,9 @@ def with_settings(
 
     Returns:
         The new config, and those of `settings` that are no part of one.
+
+    Raises:
+        ValueError: See `put_values`.
     """
     config = copy.deepcopy(config)
     given = {name: value for name, value in settings.items() if value is not None}
@@ -51,13 +55,51 @@ def with_settings(
         whole_values = {k: v for k, v in whole.to_dict().items() if v is not None}
         whole_values.pop("transformers_version", None)
         given = whole_values | given
-    others = config.update(**given)
-    if "max_new_tokens" in given:
-        config.max_length = None
-    elif "max_length" in given:
-        config.max_new_tokens = None
-    clear_idle_flags(config)
-    return config, others
+    return config, put_values(config, given)
+
+
+def put_values(
+    config: GenerationConfig, values: Mapping[str, Any], later: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Puts values in the place of those in `config`, which keeps none that contradicts them.
+
+    Of the two names of a limit the one in `values` counts. A least length of `config` that is above
+    the most tokens in `values` goes with a warning; `generate` would write only texts that are cut.
+
+    Args:
+        config: Changed in place.
+        values: Values by name.
+        later: Values that will take the place of those in `config`.
+
+    Returns:
+        Those of `values` that are no fields of a generation config.
+
+    Raises:
+        ValueError: A least length in `values` is above the most tokens.
+    """
+    others = config.update(**values)
+    for new, whole in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
+        if values.get(whole) is not None and values.get(new) is None:
+            setattr(config, new, None)
+        elif getattr(config, new) is not None:
+            setattr(config, whole, None)
+    if later is None:
+        _fit_least_length(config, values)
+    clear_idle_flags(config, later)
+    return others
+
+
+def _fit_least_length(config: GenerationConfig, values: Mapping[str, Any]) -> None:
+    most = most_new_tokens(config)
+    for name, extra in (("min_new_tokens", 0), ("min_length", 1)):  # The start token counts there.
+        least = getattr(config, name)
+        if least is None or least <= most + extra:
+            continue
+        rule = f"{name} is {least}, and at most {most} new tokens are generated"
+        if values.get(name) is not None:
+            raise ValueError(f"{rule}; lower {name}, or raise max_new_tokens")
+        warnings.warn(f"{rule}: the model's own {name} is dropped", stacklevel=2)
+        setattr(config, name, None)
 
 
 def most_new_tokens(config: GenerationConfig) -> int:
@@ -78,9 +120,9 @@ def set_decoding(config: GenerationConfig, values: Mapping[str, Any]) -> None:
     Args:
         config: Changed in place.
         values: Fields of `GenerationConfig`.
+
+    Raises:
+        ValueError: See `put_values`.
     """
     config.use_cache = True
-    config.update(**values)
-    clear_idle_flags(config)
-    if config.max_new_tokens is not None:
-        config.max_length = None
+    put_values(config, values)

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import (
     DataCollatorForSeq2Seq,
     EvalPrediction,
+    GenerationConfig,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Seq2SeqTrainingArguments,
@@ -38,13 +39,14 @@ from hpo_summarize.model import (
     check_lengths,
     keep_in_texts,
     load_config,
+    load_decoding,
     load_tokenizer,
     model_facts,
     positions,
     train_tokenizer,
 )
 from hpo_summarize.recipe import Recipe
-from hpo_summarize.recipe.settings import possible_values
+from hpo_summarize.recipe.idle_checks import length_problems
 from hpo_summarize.rouge import Rouge
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.trainer import EpochEvaluation, SummarizationTrainer
@@ -81,6 +83,11 @@ class Experiment:
         check_is_seq2seq(config)
         check_lengths(config, self.recipe.data)
         return config
+
+    @property
+    def own_decoding(self) -> GenerationConfig:
+        """The decoding of the recipe's checkpoint, before the recipe has changed any of it."""
+        return load_decoding(self.recipe.model, self.model_config)
 
     @functools.cached_property
     def whole_space(self) -> SearchSpace:
@@ -158,14 +165,18 @@ class Experiment:
         The recipe's number; without one, what nearly all training references need
         (`data.output_length`), as far as the model has positions. A search sets it to what its
         study began with.
+
+        Raises:
+            RecipeError: The recipe wants longer summaries.
         """
         given = self.recipe.generation.max_new_tokens
         if given is not None:
             return given
         usual = output_length(self.splits[0], self.tokenizer, self.recipe.data)
-        least = possible_values("min_new_tokens", self.recipe.model_dump())
-        wanted = max(usual, *(value for value in least if value is not None), 1)
-        return min(wanted, positions(self.model_config) or wanted)
+        length = min(usual, positions(self.model_config) or usual)
+        if problems := [*length_problems(self.recipe.model_dump(), length)]:
+            raise RecipeError(problems)
+        return length
 
     @property
     def longest_output(self) -> int:

@@ -6,7 +6,6 @@ that a missing package or a misspelt option is found at once and not in the midd
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize import names
 from hpo_summarize.arguments import with_values
-from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.decoding import with_settings
 from hpo_summarize.errors import HpoError, Problem, RecipeError
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.recipe.idle_checks import ACTS_ONLY
@@ -150,11 +149,11 @@ def _make_adapter(trainer: SummarizationTrainer, values: Values) -> None:
 def _generate(trainer: SummarizationTrainer, values: Values) -> None:
     """Generates the start of two summaries with the decoding of a trial, which must be savable."""
     model = unwrap_peft_model(trainer.model)
-    config = copy.deepcopy(model.generation_config)
-    config.update(**names.split_by_owner(values)["generation"])
-    clear_idle_flags(config)
+    decoding = names.split_by_owner(values)["generation"]
+    config = with_settings(model.generation_config, decoding)[0]
     config.validate(strict=True)
     config.max_length, config.max_new_tokens = None, _NEW_TOKENS
+    config.min_length = config.min_new_tokens = None
     rows = range(min(_ROWS, len(trainer.eval_dataset)))
     batch = trainer.data_collator([trainer.eval_dataset[row] for row in rows])
     inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}

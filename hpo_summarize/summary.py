@@ -13,6 +13,7 @@ from hpo_summarize.experiment import Experiment
 from hpo_summarize.inspection import inspect_data
 from hpo_summarize.model import language_of, pieces_note, spare_rows_note
 from hpo_summarize.optimizer import OptunaOptimizer
+from hpo_summarize.recipe.generation_checks import foreign_settings
 from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of
 from hpo_summarize.rouge import Rouge
@@ -90,12 +91,22 @@ def _token_notes(experiment: Experiment) -> list[str | None]:
 
 
 def _model_notes(experiment: Experiment) -> list[str | None]:
-    if experiment.recipe.model.name is None:
+    recipe = experiment.recipe
+    if recipe.model.name is None:
         return []  # It is made with as many embeddings as its tokenizer has tokens.
     rows = getattr(experiment.model_config, "vocab_size", 0)
     notes = [spare_rows_note(experiment.tokenizer, rows)]
-    if experiment.recipe.model.language is None and (code := language_of(experiment.tokenizer)):
+    if recipe.model.language is None and (code := language_of(experiment.tokenizer)):
         notes.append(f"all texts are marked as {code}; model.language sets another language")
+    dropped = foreign_settings(
+        experiment.own_decoding, {*recipe.generation.settings(), *recipe.space}
+    )
+    if dropped:
+        values = ", ".join(f"{name} {value}" for name, value in dropped.items())
+        notes.append(
+            f"not used of the checkpoint's own decoding: {values} (limits for other texts, or "
+            "what no recipe may set)"
+        )
     return notes
 
 

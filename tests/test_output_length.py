@@ -99,23 +99,18 @@ def test_the_length_is_set_once_a_study_and_recorded_everywhere(
         other.prepare()
 
 
-@pytest.mark.parametrize(
-    "generation, expected", [({"max_new_tokens": 7}, 7), ({"min_new_tokens": 50}, 50)]
-)
 def test_the_recipe_has_its_way_and_the_models_own_limit_gives_way(
-    generation: dict[str, int], expected: int, checkpoint: Path, csv_path: Path, tmp_path: Path
+    checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
-    optimizer = make(checkpoint, csv_path, tmp_path, generation=generation)
+    optimizer = make(checkpoint, csv_path, tmp_path, generation={"max_new_tokens": 7})
     model = optimizer.experiment._build_model()
     config = unwrap_peft_model(model).generation_config
-    assert (config.max_new_tokens, config.max_length) == (expected, None)
+    assert (config.max_new_tokens, config.max_length) == (7, None)
 
 
 def test_the_positions_of_the_model_are_the_most(
-    folders: dict[str, Path], csv_path: Path, tmp_path: Path
+    folders: dict[str, Path], csv_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generation = {"min_new_tokens": POSITIONS + 9}
-    optimizer = make(folders["bart"], csv_path, tmp_path, generation=generation)
-    assert optimizer.experiment.max_new_tokens == POSITIONS
-    optimizer = make(folders["t5"], csv_path, tmp_path, generation=generation)
-    assert optimizer.experiment.max_new_tokens == POSITIONS + 9
+    monkeypatch.setattr(experiment, "output_length", lambda *args: POSITIONS + 9)
+    assert make(folders["bart"], csv_path, tmp_path).experiment.max_new_tokens == POSITIONS
+    assert make(folders["t5"], csv_path, tmp_path).experiment.max_new_tokens == POSITIONS + 9

@@ -5,6 +5,7 @@ from hpo_summarize.model.config import (
     check_is_seq2seq,
     check_lengths,
     load_config,
+    load_decoding,
     model_facts,
     positions,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "keep_in_texts",
     "language_of",
     "load_config",
+    "load_decoding",
     "load_tokenizer",
     "model_facts",
     "pieces_note",

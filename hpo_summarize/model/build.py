@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from hpo_summarize import names
-from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.decoding import put_values
 from hpo_summarize.model.config import check_can_act, check_output_length, load_config, set_dropout
 from hpo_summarize.model.depth import with_depth
 from hpo_summarize.model.languages import begin_as_trained
@@ -27,6 +27,7 @@ from hpo_summarize.model.pretrained import (
 from hpo_summarize.model.source import not_loaded
 from hpo_summarize.model.tokenizer import n_rows, new_tokens
 from hpo_summarize.recipe import ModelSection, Recipe
+from hpo_summarize.recipe.generation_checks import foreign_settings
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -120,12 +121,10 @@ def _set_fixed_decoding(
     begin_as_trained(config, tokenizer)
     fixed = recipe.generation.model_dump()
     if fixed["max_new_tokens"] is None:
-        del fixed["max_new_tokens"]  # The limit stays the checkpoint's.
+        del fixed["max_new_tokens"]  # The limits stay the checkpoint's.
     else:
-        config.max_length = None  # The checkpoint's limit, often 20, beside our max_new_tokens.
-    config.update(**fixed)
-    if config.min_new_tokens is not None:
-        config.min_length = None
+        for name in foreign_settings(config, {**recipe.generation.settings(), **recipe.space}):
+            setattr(config, name, None)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    clear_idle_flags(config, values)
+    put_values(config, fixed, values)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ2SEQ_TYPES,
 )
@@ -43,6 +44,14 @@ def load_config(section: ModelSection) -> PretrainedConfig:
         return AutoConfig.from_pretrained(place, **loading_options(section, section.name))
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and its own.
         raise not_loaded("model", section.name, error) from None
+
+
+def load_decoding(section: ModelSection, config: PretrainedConfig) -> GenerationConfig:
+    """The decoding of a recipe's model; old checkpoints have it in their configuration."""
+    place = find_place("model", str(section.name))
+    with suppress(OSError):
+        return GenerationConfig.from_pretrained(place, **loading_options(section, place))
+    return GenerationConfig.from_model_config(config)
 
 
 def _make_config(given: Mapping[str, Any]) -> PretrainedConfig:

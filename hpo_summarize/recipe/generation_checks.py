@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Container
+from typing import TYPE_CHECKING, Any
+
+from hpo_summarize import names
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 _FORM = "only the summaries are read, whatever else comes with them; drop it"
 _ASSISTANT = "summaries are decoded in batches, with nothing that drafts them before; drop it"
@@ -24,6 +30,8 @@ _REFUSED = {
     "cache_config": "no encoder-decoder has a quantised cache, which alone reads it; drop it",
     "continuous_batching_config": "evaluation has batches of its own; drop it",
 }
+_LEAST = ("min_length", "min_new_tokens")
+_BY_HUB_OR_FORM = (*names.HUB_DECODING, "num_return_sequences", "return_dict_in_generate")
 
 
 def unusable_decoding(name: str, value: Any) -> str | None:
@@ -35,6 +43,24 @@ def unusable_decoding(name: str, value: Any) -> str | None:
     else:
         reason = _REFUSED[name]
     return f"cannot be used here (value {value!r}): {reason}"
+
+
+def foreign_settings(config: GenerationConfig, given: Container[str]) -> dict[str, Any]:
+    """Values of a checkpoint's own decoding that cannot be used on other data, or not here at all.
+
+    Its least length, such as the 56 tokens of `facebook/bart-large-cnn`, goes with its most tokens,
+    whose place another limit has taken; and it has what no recipe may set.
+
+    Args:
+        config: The checkpoint's own.
+        given: Names that the recipe fixes or searches.
+    """
+    found = {name: getattr(config, name, None) for name in (*_LEAST, *_REFUSED, *_BY_HUB_OR_FORM)}
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in given and value and value != names.defaults().get(name)
+    }
 
 
 def why_never_decoded(name: str) -> str | None:

@@ -44,21 +44,30 @@ def idle_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
                 continue
             if isinstance(name, str) and (reason := why_idle(name, parts)):
                 yield Problem(f"{section}.{name}", f"{reason} (value {value!r})")
-    yield from _length_problems(parts)
+    yield from length_problems(parts)
     yield from _loftq_problems(parts)
 
 
-def _length_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """transformers only warns of a summary that must be longer than it may be."""
-    lowest = [v for v in possible_values("max_new_tokens", parts) if is_number(v)]
+def length_problems(parts: Mapping[str, Any], decided: int | None = None) -> Iterator[Problem]:
+    """transformers only warns of a summary that must be longer than it may be.
+
+    Args:
+        parts: The sections of a recipe.
+        decided: The `max_new_tokens` of a recipe that gives none. A least length must be below it:
+            with the same length every summary would be cut.
+    """
+    limits = [v for v in possible_values("max_new_tokens", parts) if is_number(v)]
+    most, below, origin = min(limits, default=None), 0, ""
+    if most is None:
+        most, below, origin = decided, 1, ", as the training summaries decide"
     for name, extra in (("min_new_tokens", 0), ("min_length", 1)):  # The start token counts there.
-        highest = [v for v in possible_values(name, parts) if is_number(v)]
-        if lowest and highest and max(highest) > min(lowest) + extra:
+        highest = max((v for v in possible_values(name, parts) if is_number(v)), default=None)
+        if most is not None and highest is not None and highest > most + extra - below:
             section = "space" if name in parts.get("space", {}) else "generation"
             yield Problem(
                 f"{section}.{name}",
-                f"a summary must not be longer than max_new_tokens, which is {min(lowest)} here, "
-                f"got {max(highest)}; change one of the two",
+                f"must be at most {most + extra - below} where max_new_tokens is {most}{origin}, "
+                f"got {highest}; lower it, or set a higher max_new_tokens",
             )
 
 

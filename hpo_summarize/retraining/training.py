@@ -25,6 +25,7 @@ from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.trainer.checkpoints import last_checkpoint
 from hpo_summarize.trainer.device_batches import halved, remember_in, remembered_in
+from hpo_summarize.trainer.evaluation import draw_as_loader
 from hpo_summarize.trainer.trial_run import OUT_OF_MEMORY, failure_reason
 
 # An epoch is a sum of fractions, and ends within this of a whole number.
@@ -59,6 +60,20 @@ class StopAfter(TrainerCallback):
         """Writes no checkpoint at the end: a run that went on from it would take one step more."""
         if control.should_training_stop:
             control.should_save = False
+
+
+class SkipEvaluations(TrainerCallback):
+    """Leaves out the evaluations of a training, whose dropout stays what it is with them."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draws the random number of the evaluation in its place."""
+        if control.should_evaluate:
+            control.should_evaluate = False
+            draw_as_loader()
+
+    on_epoch_end = on_step_end
 
 
 class TrainingProgress(TrainerCallback):
@@ -103,13 +118,9 @@ class Training:
         return f"trial-{self.candidate.number}-seed-{self.seed}"
 
     def arguments(self, experiment: Experiment, folder: Path) -> Seq2SeqTrainingArguments:
-        """Its training arguments: those of the trial, with a checkpoint after every epoch.
-
-        The trial's evaluations are left out, unless its schedule follows them.
-        """
+        """Its training arguments: those of the trial, with a checkpoint after every epoch."""
         args = experiment.arguments_for(self.candidate.params, folder)
-        fields: dict[str, Any] = {} if follows_metric(args) else {"eval_strategy": "no"}
-        fields |= {"save_strategy": "epoch", "save_total_limit": 1, "save_only_model": False}
+        fields = {"save_strategy": "epoch", "save_total_limit": 1, "save_only_model": False}
         return dataclasses.replace(args, seed=self.seed, load_best_model_at_end=False, **fields)
 
     def run(
@@ -126,6 +137,8 @@ class Training:
         fits is noted beside `folder`, for all trainings there. Several processes end first, since
         the others cannot be called back from where they wait; the same call goes on then.
 
+        The trial's evaluations are left out, unless its schedule follows them.
+
         Raises:
             HpoError: It ended in an error, or its weights are no numbers any more.
         """
@@ -141,6 +154,8 @@ class Training:
                 trainer.epoch_evaluation = experiment.build_epoch_evaluation(
                     trainer.eval_dataset, validation, n_best=1
                 )
+            else:
+                trainer.add_callback(SkipEvaluations())
             for callback in (StopAfter(self.candidate.epoch), *callbacks):
                 trainer.add_callback(callback)
             try:

@@ -41,6 +41,7 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
     # Values that take the place of those in a new model's generation config; None: it is left as it
     # was built.
     _decoding: Mapping[str, Any] | None = {}
+    _smooths_eval_loss = True
 
     def __init__(
         self,
@@ -72,19 +73,22 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         The parent keeps the old model and its optimizer alive meanwhile, and leaves every model but
         the first one without the generation config of the arguments.
         """
-        self._release_model()
+        self._release()
         model = super().call_model_init(trial)
         self._set_decoding(model)
         return model
 
-    def _release_model(self) -> None:
+    def _release(self, model: Any = None) -> None:
+        """Drops all that a training has left, but for `model`."""
         if self.model is None and getattr(self, "optimizer", None) is None:
             return
-        self.model = self.model_wrapped = None
+        self.model = self.model_wrapped = model
+        # An evaluation outside of a training leaves it, and it would be a metric of all later ones.
+        self.__dict__.pop("model_preparation_time", None)
         self.optimizer = self.lr_scheduler = None
         handler = getattr(self, "callback_handler", None)
         if handler is not None:
-            handler.model = handler.optimizer = handler.lr_scheduler = None
+            handler.model, handler.optimizer, handler.lr_scheduler = model, None, None
             handler.train_dataloader = handler.eval_dataloader = None
         self.accelerator.free_memory()  # Collects garbage, too.
 
@@ -133,11 +137,12 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
     ) -> torch.Tensor:
         """Cross entropy summed over the tokens of a batch, divided by those of the whole step."""
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        smooths = self.model.training or self._smooths_eval_loss
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1).float(),
             labels.flatten(),
             ignore_index=IGNORED_LABEL,
-            label_smoothing=self.args.label_smoothing_factor if self.model.training else 0.0,
+            label_smoothing=self.args.label_smoothing_factor if smooths else 0.0,
             reduction="sum",
         )
         if num_items_in_batch is None:

@@ -35,7 +35,9 @@ class GeneratingTrainer(SharingTrainer):
     length (`plan_batches`), the cross-attention cache stays in its place (`beam_cache`), several
     processes share the rows and each row has one prediction, and the loss, for which the parent
     runs the decoder a second time, is measured only where somebody reads it: `eval_loss` is left
-    out where `metric_for_best_model` names a metric that is not a loss.
+    out where `metric_for_best_model` names a metric that is not a loss. A last batch that is not
+    full counts by its rows in it, where the parent counts it as a full one. After an evaluation a
+    training goes on with the random numbers that it has with the parent.
 
     Predictions end in the padding token and are as wide as the longest one. Sampled texts
     (`do_sample`) are drawn with random numbers of their own, by `args.seed`: they are others than
@@ -71,6 +73,7 @@ class GeneratingTrainer(SharingTrainer):
             return super().evaluation_loop(dataloader, description, prediction_loss_only, *rest)
         # The parent makes the model ready and measures the loss, of no rows where nobody reads it.
         rows: Any = dataloader if self._loss_is_read(dataloader) else []
+        draw_as_loader()
         with _own_random_numbers(self.args.device, self.args.seed):
             measured = super().evaluation_loop(rows, description, True, *rest).metrics
             found = self._generate_all(dataloader)
@@ -216,10 +219,21 @@ def _sampler_of(dataloader: DataLoader) -> Any:
     return getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
 
 
+def draw_as_loader() -> None:
+    """Draws the random number that a pass over the evaluation set draws in the parent's loop.
+
+    `torch.utils.data.dataloader._BaseDataLoaderIter` draws the seed of its workers, also without
+    any. With it the dropout of the training after an evaluation is that of the parent.
+    """
+    torch.empty((), dtype=torch.int64).random_()
+
+
 @contextmanager
 def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
     """Sampled texts are those of a seed, and the training goes on with its own random numbers."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    devices = [] if device.type == "cpu" else [device]
+    # Without the type, torch would take the accelerator of the machine, whatever `device` is.
+    with torch.random.fork_rng(devices, device_type=device.type):
         torch.manual_seed(seed)
         yield
 

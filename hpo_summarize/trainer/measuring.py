@@ -112,15 +112,15 @@ class MeasuringTrainer(CorrectedSeq2SeqTrainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Keeps the checkpoint of the epoch with the best objective of a trial.
 
-        The parent goes by `metric_for_best_model`, which may be another metric or direction.
+        The parent goes by `metric_for_best_model`, which may be another metric or direction. Its
+        best value stays in `state.best_metric`, where callbacks such as early stopping read it.
         """
-        if self._run is None:
-            return super()._determine_best_metric(metrics, trial)
-        if not self._run.latest_is_best():
-            return False
-        self.state.best_metric = self._run.epochs[-1].first
-        self.state.best_global_step = self.state.global_step
-        return True
+        best_step = self.state.best_global_step
+        is_new_best = super()._determine_best_metric(metrics, trial)
+        if self._run is not None:
+            is_new_best = self._run.latest_is_best()
+            self.state.best_global_step = self.state.global_step if is_new_best else best_step
+        return is_new_best
 
     def _measure(self, run: TrialRun) -> Epoch:
         """The best epoch of a trained trial with the value of the trial.

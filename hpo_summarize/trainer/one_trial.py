@@ -36,7 +36,7 @@ from hpo_summarize.trainer.trial_run import (
 
 
 class TrialTrainer(MeasuringTrainer):
-    """Trains a trial from its plan, with arguments of its own and nothing left of it afterwards.
+    """Trains a trial from its plan, with arguments of its own; only its model is left afterwards.
 
     Attributes:
         largest_per_device: Examples that a device takes at once in training; a larger batch of a
@@ -109,6 +109,8 @@ class TrialTrainer(MeasuringTrainer):
         if decoding.keys() & {"max_length", "max_new_tokens"}:
             args.generation_max_length = None
         self._run, self._decoding = TrialRun(trial, plan, list(plan.epochs)), decoding
+        # Losses with more smoothing are larger for the same model, and trials are compared by them.
+        self._smooths_eval_loss = "label_smoothing_factor" not in plan.values
         self._use_arguments(args)
         reports = any(isinstance(callback, OptunaPruningCallback) for callback in own_callbacks)
         evaluates = args.eval_strategy != IntervalStrategy.NO
@@ -117,11 +119,18 @@ class TrialTrainer(MeasuringTrainer):
         try:
             yield self._run
         finally:
-            self._run, self._decoding = None, {}
+            self._run, self._decoding, self._smooths_eval_loss = None, {}, True
             self.is_in_train = False
             self.callback_handler.callbacks = own_callbacks
             self._use_arguments(own_args)
-            self._release_model()
+            self._release(self.model)
+
+    def _end_search(self) -> None:
+        """Makes the trainer ready to evaluate, predict and train."""
+        # The making of a trial's arguments takes the state of the accelerator away.
+        self.create_accelerator_and_postprocess()
+        if self.model is None:  # The last trial ended before it had one.
+            self.model = self.model_wrapped = self.call_model_init()
 
     def call_model_init(self, trial: optuna.trial.BaseTrial | None = None) -> Any:
         """Goes on only where the model of a trial could be built on every process."""

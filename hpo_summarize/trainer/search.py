@@ -91,6 +91,10 @@ class SummarizationTrainer(GroupTrainer):
         user attribute `values` where they differ from the sampled ones. The objective is reported
         once an epoch, at step = epoch, and the value of a trial is that of its best epoch.
 
+        Afterwards the trainer has its own arguments again, and the model of the last trial, as the
+        parent leaves it; the weights of the best trial are in its folder. `eval_loss` is without
+        label smoothing in trials whose values set `label_smoothing_factor`.
+
         Args:
             hp_space: From a trial to values by name: fields of `Seq2SeqTrainingArguments`, of
                 `GenerationConfig`, and the words of `hpo_summarize.names`. Names of the model's own
@@ -142,10 +146,10 @@ class SummarizationTrainer(GroupTrainer):
                 f"{', '.join(kwargs)} cannot be set for a study that exists already; "
                 "leave them out, or leave study out"
             )
-        self._release_model()
         with _collecting_only_new_objects(), self._leading_the_group(study):
             self._refuse_taken_folders(study, n_trials)
             run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
+        self._end_search()
         require_complete(study, options.get("timeout"))
         runs = [BestRun(str(t.number), _value(t), values_of(t)) for t in best_trials(study)]
         return runs if len(study.directions) > 1 else runs[0]

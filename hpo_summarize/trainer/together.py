@@ -65,6 +65,7 @@ class GroupTrainer(TrialTrainer):
             with self._leaving_when_broken(number):
                 plan = hear()
             if plan is None:
+                self._end_search()
                 return
             if isinstance(plan, HpoError):
                 plan.shared = True
