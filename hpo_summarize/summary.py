@@ -6,6 +6,7 @@ import torch
 from accelerate import PartialState
 
 from hpo_summarize.attributes import BEST_EPOCH, WARM_START
+from hpo_summarize.errors import UnwrittenResults
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.model import language_of, spare_rows_note
 from hpo_summarize.optimizer import OptunaOptimizer
@@ -13,6 +14,8 @@ from hpo_summarize.redact import redact_url
 from hpo_summarize.results.outcome import trained_trial_of, values_of
 from hpo_summarize.space import build_space
 from hpo_summarize.study import baseline_trial, best_trials, finished_trials, is_exhausted
+
+_SHOWN_FILES = ("report.html", "best_params.json", "all_trials.csv")
 
 
 def print_plan(optimizer: OptunaOptimizer) -> None:
@@ -74,6 +77,20 @@ def _model_notes(experiment: Experiment) -> list[str]:
     return [note for note in notes if note is not None]
 
 
+def search(optimizer: OptunaOptimizer) -> None:
+    """Runs a search and prints its result, also where a page of it could not be written.
+
+    Raises:
+        HpoError: As `OptunaOptimizer.optimize`.
+    """
+    try:
+        optimizer.optimize()
+    except UnwrittenResults:
+        print_result(optimizer)
+        raise
+    print_result(optimizer)
+
+
 def print_result(optimizer: OptunaOptimizer) -> None:
     """Prints the best trial or the Pareto front, and where the results are."""
     with optimizer.writer.once("result") as is_new:
@@ -106,4 +123,6 @@ def _print_best(optimizer: OptunaOptimizer) -> None:
         )
         change = f" (a change of {(best[0].value - start) / abs(start):+.0%})" if start else ""
         print(f"trial {first.number}, the recipe's own values{cheaply}: {start:.4f}{change}")
-    print(f"results in {optimizer.output_dir}: report.html, best_params.json, all_trials.csv")
+    files = [name for name in _SHOWN_FILES if (optimizer.output_dir / name).is_file()]
+    if files:
+        print(f"results in {optimizer.output_dir}: {', '.join(files)}")
