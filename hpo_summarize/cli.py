@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hpo_summarize.errors import HpoError
+from hpo_summarize.errors import HpoError, stopping_at_storage_failure
 from hpo_summarize.interrupts import interrupt_once
 from hpo_summarize.recipe import Recipe, load_recipe
 from hpo_summarize.redact import redact_output, redact_url, remember_process_secrets
@@ -132,7 +132,8 @@ def _with_others(main: Callable[[], None], kept: str) -> None:
         HpoError: One of them is gone.
     """
     try:
-        main()
+        with stopping_at_storage_failure():
+            main()
     except RuntimeError as error:
         from hpo_summarize.distributed import SIGNAL_SECONDS, is_lost_peer
 

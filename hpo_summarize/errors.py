@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -82,12 +85,78 @@ class StudyError(HpoError):
     exit_status = 2
 
 
+class UnwrittenResults(HpoError):
+    """The search has ended, and a file of its results could not be written."""
+
+
 class MissingMetric(HpoError):
     """An evaluation did not return the metric that is to be reported."""
 
 
 class SearchFailed(HpoError):
     """The search ended without a single finished trial, or was stopped by repeated failures."""
+
+
+# What a disk, a quota or a file server refuses, and no hyperparameter is to blame for.
+_REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EIO, errno.ESTALE),
+)
+# The same in the words of SQLite, and of libraries that drop the number of the error.
+_REFUSED_TEXTS = (
+    *("database or disk is full", "disk i/o error", "attempt to write a readonly database"),
+    *(os.strerror(number).lower() for number in _REFUSED),
+)
+# torch 2.13 closes the archive of a checkpoint that could not be written to its end with one of
+# these, and the first error is gone (caffe2/serialize/inline_container.cc).
+_CUT_OFF_TEXTS = ("inline_container.cc", "iostream error", "pytorchstreamwriter failed")
+
+
+def storage_failure(error: BaseException | None, place: object = None) -> str | None:
+    """What a disk or a file server refused, also as the cause of another error.
+
+    Args:
+        error: Any error.
+        place: What was written to or read from, where the error does not name it.
+
+    Returns:
+        One line; None for an error of another kind.
+    """
+    while error is not None:
+        path, text = getattr(error, "filename", None) or place, str(error).lower()
+        where = f" ({path})" if path else ""
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            return f"{os.strerror(error.errno)}{where}"
+        if found := next((sign for sign in _REFUSED_TEXTS if sign in text), None):
+            return f"{found}{where}"
+        if any(sign in text for sign in _CUT_OFF_TEXTS):
+            return f"a file could not be written to its end{where}"
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+@contextmanager
+def stopping_at_storage_failure(place: object = None) -> Iterator[None]:
+    """Makes a `RunStopped` of what a disk or a file server refuses.
+
+    Args:
+        place: See `storage_failure`.
+
+    Raises:
+        RunStopped: It was refused.
+    """
+    try:
+        yield
+    except HpoError:
+        raise
+    except Exception as error:
+        reason = storage_failure(error, place)
+        if reason is None:
+            raise
+        raise RunStopped(
+            f"{reason}; free space there, or make it writable again, and start the same "
+            "command again: it repeats what was cut off, and what has finished is kept"
+        ) from error
 
 
 def common_failure(

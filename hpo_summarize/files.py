@@ -34,8 +34,10 @@ def write_text(path: Path, text: str) -> None:
     try:
         temporary.write_bytes(text.encode("utf-8"))
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # A write that fails has none, and the temporary is gone.
         raise
 
 

@@ -18,7 +18,7 @@ from hpo_summarize.arguments import build_arguments
 from hpo_summarize.attributes import DECODING_STUDY, MAX_NEW_TOKENS
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.distributed import join_group, on_all, on_main
-from hpo_summarize.errors import HpoError
+from hpo_summarize.errors import HpoError, UnwrittenResults, storage_failure
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import write_text
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
@@ -178,6 +178,8 @@ class OptunaOptimizer:
 
         Raises:
             SearchFailed: No trial came to an end, or three in a row failed for one reason.
+            RunStopped: A disk or a file server refused to read or write; the trial was put back.
+            UnwrittenResults: The search is done, and a file of its results could not be written.
             KeyboardInterrupt: Ctrl-C; what has finished is kept, and a new run goes on from there.
         """
         self.prepare()
@@ -191,7 +193,7 @@ class OptunaOptimizer:
         return self.study if is_main else None
 
     def _lead(self) -> HpoError | None:
-        start = time.monotonic()
+        start, failure = time.monotonic(), None
         try:
             if self.recipe.search.decode == "staged":
                 decoder = Decoder(self.experiment, self.trainer)
@@ -201,10 +203,10 @@ class OptunaOptimizer:
             else:
                 self._search_training()
         except HpoError as error:
-            return error
+            failure = error
         finally:
-            self._write_pages()
-        return None
+            unwritten = self._write_pages()
+        return failure or unwritten
 
     def _follow(self) -> None:
         try:
@@ -312,7 +314,23 @@ class OptunaOptimizer:
             with self.writer.turn():
                 self.save_results(self.output_dir)
 
-    def _write_pages(self) -> None:
+    def _write_pages(self) -> UnwrittenResults | None:
+        """Writes all results, those that other programs read first.
+
+        Returns:
+            What could not be written. It must not hide the end of the search itself.
+        """
+        try:
+            self._write_changes()
+        except Exception as error:  # Whatever a disk, or a library that draws, may raise.
+            reason = storage_failure(error) or f"{type(error).__name__}: {error}"
+            return UnwrittenResults(
+                f"not all results could be written: {redact_url(reason)}. Mend the cause and start "
+                "the same command again, which writes them without training again"
+            )
+        return None
+
+    def _write_changes(self) -> None:
         """Writes everything, unless another worker has done so since anything changed."""
         studies = (self.studies.made(), self.studies.second())
         trials = [t for study in studies if study for t in study.get_trials(deepcopy=False)]

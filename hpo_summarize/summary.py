@@ -9,6 +9,7 @@ from accelerate import PartialState
 
 from hpo_summarize.attributes import BEST_EPOCH, WARM_START
 from hpo_summarize.cli import command_line, predict_command
+from hpo_summarize.errors import UnwrittenResults
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.inspection import inspect_data
 from hpo_summarize.model import language_of, pieces_note, spare_rows_note
@@ -27,6 +28,7 @@ from hpo_summarize.study import (
 )
 
 _CHECKED_ROWS = 500
+_SHOWN_FILES = ("report.html", "best_params.json", "all_trials.csv")
 
 
 def print_plan(optimizer: OptunaOptimizer) -> None:
@@ -110,6 +112,20 @@ def _model_notes(experiment: Experiment) -> list[str | None]:
     return notes
 
 
+def search(optimizer: OptunaOptimizer) -> None:
+    """Runs a search and prints its result, also where a page of it could not be written.
+
+    Raises:
+        HpoError: As `OptunaOptimizer.optimize`.
+    """
+    try:
+        optimizer.optimize()
+    except UnwrittenResults:
+        print_result(optimizer)
+        raise
+    print_result(optimizer)
+
+
 def print_result(optimizer: OptunaOptimizer) -> None:
     """Prints the best trial or the Pareto front, and where the results are."""
     with optimizer.writer.once("result") as is_new:
@@ -142,7 +158,9 @@ def _print_best(optimizer: OptunaOptimizer) -> None:
         )
         change = f" (a change of {(best[0].value - start) / abs(start):+.0%})" if start else ""
         print(f"trial {first.number}, the recipe's own values{cheaply}: {start:.4f}{change}")
-    print(f"results in {optimizer.output_dir}: report.html, best_params.json, all_trials.csv")
+    files = [name for name in _SHOWN_FILES if (optimizer.output_dir / name).is_file()]
+    if files:
+        print(f"results in {optimizer.output_dir}: {', '.join(files)}")
     written = optimizer.output_dir / "recipe.yaml"
     print(f"next     {command_line('train', written)}")
     print(f"then     {predict_command(optimizer.recipe, written)}")

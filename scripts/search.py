@@ -22,13 +22,12 @@ def main() -> None:
     worker = separate_workers() if recipe.search.parallel == "trials" else None
 
     from hpo_summarize import OptunaOptimizer
-    from hpo_summarize.summary import print_plan, print_result
+    from hpo_summarize.summary import print_plan, search
 
     optimizer = OptunaOptimizer(recipe, worker=worker)
     optimizer.prepare(debug=arguments.debug)
     print_plan(optimizer)
-    optimizer.optimize()
-    print_result(optimizer)
+    search(optimizer)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hpo_summarize.best.candidate import Candidate
 from hpo_summarize.best.fitting import checked
 from hpo_summarize.best.searched import from_study
 from hpo_summarize.best.written import read_candidates
-from hpo_summarize.errors import StudyError
+from hpo_summarize.errors import RunStopped, StudyError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.redact import redact_url
@@ -35,7 +35,7 @@ def choose_candidates(
     name = found[0].study_name
     try:
         study = find_study(storage, name)
-    except StudyError:
+    except (StudyError, RunStopped):  # The folder of a search may be read-only.
         study = None
     if study is None:
         where = f"there is no study '{name}' to be read in {redact_url(storage)}"

@@ -15,7 +15,7 @@ from hpo_summarize.best import BEST_PARAMS, choose_candidates
 from hpo_summarize.data import Dialogues, read_every_row
 from hpo_summarize.data.dialogues import listed
 from hpo_summarize.distributed import on_all, on_main
-from hpo_summarize.errors import DataError, HpoError
+from hpo_summarize.errors import DataError, HpoError, stopping_at_storage_failure
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import make_writable, write_text
 from hpo_summarize.prediction.kept import find_kept, load_kept
@@ -136,6 +136,10 @@ class Prediction:
         Raises:
             HpoError: A batch of another process is missing in the end.
         """
+        with stopping_at_storage_failure(self.output.parent):
+            return self._run()
+
+    def _run(self) -> dict[str, Any] | None:
         data, summarizer = self.rows[0], self.summarizer
         done = on_main(self._parts.read)
         batches = summarizer.batches(len(data))

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from hpo_summarize.best import BEST_PARAMS, Candidate, choose_candidates
 from hpo_summarize.data import Dialogues, joined, leak_notes, read_dialogues
 from hpo_summarize.distributed import on_all, on_main
-from hpo_summarize.errors import Problem, RecipeError
+from hpo_summarize.errors import Problem, RecipeError, stopping_at_storage_failure
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import claim, discard, make_writable, owner_of, write_text
 from hpo_summarize.prediction import load_summarizer, summarize_all
@@ -146,7 +146,8 @@ class Retraining:
         Returns:
             The finished trainings, by trial and seed in the given order.
         """
-        return [self._finish(training) for training in self.trainings]
+        with stopping_at_storage_failure(self.output_dir / _WORK):
+            return [self._finish(training) for training in self.trainings]
 
     def publish(self, trained: list[Trained]) -> Trained:
         """Writes the best of the trainings to `model/` and, if the recipe says so, to the Hub.
@@ -156,7 +157,8 @@ class Retraining:
             first objective on the validation split.
         """
         best = self._choose(trained)
-        on_main(lambda: self._write(best, trained))
+        with stopping_at_storage_failure(self.output_dir / MODEL):
+            on_main(lambda: self._write(best, trained))
         # Nobody waits for the main process: an upload may take longer than an exchange may.
         if PartialState().is_main_process:
             if self.recipe.train.push_to_hub:

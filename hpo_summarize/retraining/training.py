@@ -21,7 +21,7 @@ from hpo_summarize.arguments import follows_metric, within_device
 from hpo_summarize.best import Candidate
 from hpo_summarize.data import Dialogues
 from hpo_summarize.distributed import is_lost_peer, on_main
-from hpo_summarize.errors import HpoError
+from hpo_summarize.errors import HpoError, stopping_at_storage_failure
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.trainer.checkpoints import last_checkpoint
 from hpo_summarize.trainer.device_batches import halved, remember_in, remembered_in
@@ -160,7 +160,8 @@ class Training:
                 trainer.add_callback(callback)
             try:
                 checkpoint = on_main(lambda: last_checkpoint(folder, world_size))
-                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+                with stopping_at_storage_failure(folder):
+                    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
                 break
             except Exception as error:
                 if is_lost_peer(error):

@@ -27,6 +27,7 @@ from hpo_summarize.attributes import (
     VALUES,
 )
 from hpo_summarize.data import Dialogues
+from hpo_summarize.errors import stopping_at_storage_failure
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.staged.decoder import Decoder, Part
@@ -124,7 +125,8 @@ class DecodingSearch:
         trial.set_user_attr(BEST_EPOCH, finalist.epoch)
         trial.set_user_attr(VALUES, {**finalist.params, **values})
         try:
-            return self._evaluate(trial, finalist, values)
+            with stopping_at_storage_failure(finalist.checkpoint):
+                return self._evaluate(trial, finalist, values)
         except optuna.TrialPruned:
             raise
         except Exception as error:

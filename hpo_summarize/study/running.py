@@ -13,7 +13,13 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo_summarize.attributes import BEGUN, EARLIER, ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
-from hpo_summarize.errors import RunStopped, SearchFailed, StudyError
+from hpo_summarize.errors import (
+    RunStopped,
+    SearchFailed,
+    StudyError,
+    stopping_at_storage_failure,
+    storage_failure,
+)
 from hpo_summarize.interrupts import DeferredInterrupt
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
@@ -184,6 +190,7 @@ def run_study(
 
     Raises:
         SearchFailed: Three trials in a row failed with the same reason.
+        RunStopped: A disk or a file server refused to read or write; the trial was put back.
         KeyboardInterrupt: After the cut-off trial was put back.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -197,7 +204,11 @@ def run_study(
         if interrupt.pending or not may_begin():
             study.stop()
 
-    with DeferredInterrupt() as interrupt, beating(study, this_worker()):
+    with (
+        stopping_at_storage_failure("the storage of the study"),
+        DeferredInterrupt() as interrupt,
+        beating(study, this_worker()),
+    ):
         stops = [stop_when_taken, _stop_after_same_failures]
         put_back_orphans(study)
         while len(finished_trials(study)) < n_trials and not is_exhausted(study):
@@ -241,7 +252,7 @@ def _optimize(
     try:
         study.optimize(objective, catch=(TrialError,), callbacks=callbacks)
     except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
-        if not _is_lost_trial(error):
+        if storage_failure(error) or not _is_lost_trial(error):
             raise
     except KeyboardInterrupt:
         put_back_own(study)
@@ -264,18 +275,12 @@ def _taken(study: optuna.Study) -> int:
 
 def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) -> Objective:
     def run(trial: Trial) -> float | Sequence[float]:
-        sign(trial)
-        trials = trial.study.get_trials(deepcopy=False)
-        if is_double(trials[trial.number], trials):
-            trial.set_user_attr(SURPLUS, True)
-            raise TrialError("another worker has queued the same trial")
-        if _comes_too_late(trial, n_trials):
-            trial.set_user_attr(SURPLUS, True)
-            trial.study.stop()
-            raise TrialError("the study has all its trials")
         try:
-            with interrupt.allowed():
-                return objective(trial)
+            with stopping_at_storage_failure("the storage of the study"):
+                sign(trial)
+                _refuse_surplus(trial, n_trials)
+                with interrupt.allowed():
+                    return objective(trial)
         except (KeyboardInterrupt, RunStopped):
             put_back_interrupted(trial)
             raise
@@ -286,6 +291,18 @@ def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) 
             raise
 
     return run
+
+
+def _refuse_surplus(trial: Trial, n_trials: int) -> None:
+    """Ends a trial that another worker does, or that is one too many."""
+    trials = trial.study.get_trials(deepcopy=False)
+    if is_double(trials[trial.number], trials):
+        trial.set_user_attr(SURPLUS, True)
+        raise TrialError("another worker has queued the same trial")
+    if _comes_too_late(trial, n_trials):
+        trial.set_user_attr(SURPLUS, True)
+        trial.study.stop()
+        raise TrialError("the study has all its trials")
 
 
 def _comes_too_late(trial: Trial, n_trials: int) -> bool:

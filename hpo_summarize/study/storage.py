@@ -18,7 +18,12 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._file import get_lock_file
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
-from hpo_summarize.errors import StudyError
+from hpo_summarize.errors import (
+    RunStopped,
+    StudyError,
+    stopping_at_storage_failure,
+    storage_failure,
+)
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.heartbeats import GRACE_SECONDS, HEARTBEAT_SECONDS, BeatingJournal
 from hpo_summarize.study.recovery import put_back
@@ -58,10 +63,14 @@ def retry_first_start(url: str, start: Callable[[], T]) -> T:
 
     Raises:
         StudyError: It fails for another reason, or too often.
+        RunStopped: Its disk is full or cannot be written.
     """
     for attempt in range(_FIRST_START_TRIES):
         try:
-            return start()
+            with stopping_at_storage_failure(shown_url(url)):
+                return start()
+        except RunStopped:
+            raise
         except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own.
             causes = f"{error} {error.__cause__}".lower()
             last = attempt == _FIRST_START_TRIES - 1
@@ -71,9 +80,14 @@ def retry_first_start(url: str, start: Callable[[], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
+def shown_url(url: str) -> str:
+    """A URL as a message may have it: in one line, without its password."""
+    return redact_url("".join(filter(str.isprintable, url)))
+
+
 def unusable(url: str, error: Exception) -> str:
     """The message for a storage that does not work, without its password."""
-    shown = redact_url("".join(filter(str.isprintable, url)))
+    shown = shown_url(url)
     text = str(error).replace(url, shown).strip() or type(error).__name__
     cause = getattr(error, "orig", None) or error.__cause__
     reason = str(cause or text).strip().splitlines()[0]
@@ -224,3 +238,17 @@ for _name in (
 ):
     if _name in vars(RDBStorage):
         setattr(PatientStorage, _name, _patiently(getattr(RDBStorage, _name)))
+
+_record_heartbeat = PatientStorage.record_heartbeat
+
+
+def _record_heartbeat_where_possible(storage: PatientStorage, trial_id: int) -> None:
+    """Skips a heartbeat on a full disk: in their thread an error would end all later ones, too."""
+    try:
+        _record_heartbeat(storage, trial_id)
+    except Exception as error:
+        if storage_failure(error) is None:
+            raise
+
+
+PatientStorage.record_heartbeat = _record_heartbeat_where_possible  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from hpo_summarize.arguments import with_values, within_device
 from hpo_summarize.attributes import FOLDER
 from hpo_summarize.callbacks import OptunaPruningCallback
 from hpo_summarize.distributed import on_all
-from hpo_summarize.errors import HpoError
+from hpo_summarize.errors import HpoError, RunStopped, stopping_at_storage_failure
 from hpo_summarize.files import claim, folder_below
+from hpo_summarize.trainer.checkpoints import last_checkpoint
 from hpo_summarize.trainer.device_batches import Sizes, halved, remember
 from hpo_summarize.trainer.group_failure import Group, failure_of
 from hpo_summarize.trainer.measuring import MeasuringTrainer
@@ -80,7 +81,8 @@ class TrialTrainer(MeasuringTrainer):
 
     def _try_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
         try:
-            with self._set_up_for(trial, plan) as run:
+            place = self._get_output_dir(trial)
+            with stopping_at_storage_failure(place), self._set_up_for(trial, plan) as run:
                 self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
                 if not run.epochs:
                     self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
@@ -88,6 +90,8 @@ class TrialTrainer(MeasuringTrainer):
         except optuna.TrialPruned as pruned:
             return TrialEnd(message=str(pruned), beaten=isinstance(pruned, TrialBeaten))
         except Exception as error:
+            if isinstance(error, RunStopped):
+                self._drop_unfinished_checkpoint(trial)
             if self._group is not None and not _is_everywhere(error):
                 smaller = halved(self._sizes(plan)) if is_out_of_memory(error) else None
                 failure = failure_of(self.args.process_index, plan.number, error, smaller)
@@ -95,6 +99,12 @@ class TrialTrainer(MeasuringTrainer):
             if not isinstance(error, self._catch):
                 raise
             return TrialEnd(message=failure_reason(error), failed=True)
+
+    def _drop_unfinished_checkpoint(self, trial: optuna.trial.BaseTrial) -> None:
+        """On a full disk it takes the room in which the study is to put the trial back."""
+        if self.args.should_save:
+            with suppress(OSError):
+                last_checkpoint(Path(self._get_output_dir(trial)), self.args.world_size)
 
     @contextmanager
     def _set_up_for(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> Iterator[TrialRun]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -72,7 +72,8 @@ class Writer:
     def once(self, what: str) -> Iterator[bool]:
         """Whether no worker of this launch has done `what` yet; it is done after the `with` block.
 
-        The others wait meanwhile. Always False for a process that only follows.
+        The others wait meanwhile, and each does it where that cannot be noted. Always False for a
+        process that only follows.
         """
         if not self._eligible:
             yield False
@@ -82,5 +83,5 @@ class Writer:
             is_new = not self._notes.exists() or note not in self._notes.read_text("utf-8")
             yield is_new
             if is_new:
-                with self._notes.open("a", encoding="utf-8") as file:
+                with suppress(OSError), self._notes.open("a", encoding="utf-8") as file:
                     file.write(note)
