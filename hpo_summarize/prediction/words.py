@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from hpo_summarize.decoding import summaries_in_words
 from hpo_summarize.prediction.predict import Prediction
 
 
@@ -27,7 +28,9 @@ def print_result(prediction: Prediction, scores: dict[str, Any] | None) -> None:
     if not PartialState().is_main_process:
         return
     if scores is not None:
-        measures = {name: value for name, value in scores.items() if name != "n_rows"}
+        measures = {name: value for name, value in scores.items() if isinstance(value, float)}
         text = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
         print(f"scores   {text}, on {scores['n_rows']} rows with references")
+    for line in summaries_in_words(prediction.description):
+        print(line)
     print(f"summaries in {prediction.output}")

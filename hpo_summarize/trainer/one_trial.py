@@ -78,7 +78,12 @@ class TrialTrainer(MeasuringTrainer):
     def _try_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
         try:
             with self._set_up_for(trial, plan) as run:
-                self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
+                try:
+                    self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
+                except optuna.TrialPruned:
+                    # By a callback of the evaluation, before its epoch could be recorded.
+                    self._record_summaries(trial)
+                    raise
                 if not run.epochs:
                     self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
                 return TrialEnd(best=self._measure(run))
@@ -146,6 +151,8 @@ class TrialTrainer(MeasuringTrainer):
             return super()._report_to_hp_search(trial, step, metrics)
         self.objective = self._objective(metrics)
         self._run.record(self.state.epoch, self.objective)
+        if self._run.latest_is_best():
+            self._record_summaries(trial)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Ends a trial at the first loss that is not a number; nothing after it would be one."""

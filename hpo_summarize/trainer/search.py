@@ -22,7 +22,14 @@ from transformers.trainer_utils import (
 )
 
 from hpo_summarize import names
-from hpo_summarize.attributes import BEATEN, BEST_EPOCH, CONTINUES, EPOCH_VALUE, FAILURE
+from hpo_summarize.attributes import (
+    BEATEN,
+    BEST_EPOCH,
+    CONTINUES,
+    EPOCH_VALUE,
+    FAILURE,
+    SUMMARIES,
+)
 from hpo_summarize.distributed import tell
 from hpo_summarize.errors import HpoError
 from hpo_summarize.study import (
@@ -205,6 +212,8 @@ class SummarizationTrainer(GroupTrainer):
             Epoch(metrics["epoch"], frozen(self.compute_objective(dict(metrics))))
             for metrics in (evaluations(checkpoint) if checkpoint else ())
         ]
+        if checkpoint and (summaries := _earlier_summaries(trial)):
+            trial.set_user_attr(SUMMARIES, summaries)
         for done in epochs:  # Known to the pruner under the number of the interrupted trial only.
             if isinstance(done.value, float) and float(done.epoch).is_integer():
                 trial.report(done.value, int(done.epoch))
@@ -285,6 +294,12 @@ def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
 def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:
     directions: Any = [direction] if isinstance(direction, str) else direction
     return optuna.create_study(directions=directions, **kwargs)
+
+
+def _earlier_summaries(trial: optuna.Trial) -> dict[str, Any] | None:
+    """What the summaries of the best epoch were like when the trial was interrupted."""
+    earlier = trial.study.get_trials(deepcopy=False)[trial.user_attrs[CONTINUES]]
+    return earlier.user_attrs.get(SUMMARIES)
 
 
 def _value(trial: FrozenTrial) -> float | list[float]:
