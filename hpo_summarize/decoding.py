@@ -1,17 +1,118 @@
-"""Generation configs that can be used and saved."""
+"""Generation configs that can be used and saved, and what the generated texts are like."""
 
 from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from transformers import GenerationConfig
 
 from hpo_summarize import names
 
 _NEW_TOKENS_BY_DEFAULT = 20  # Of `generate`, where neither limit is set.
+
+# Shares of the rows. With no more distinct summaries than this, a model hardly reads the dialogue:
+# small BARTs without pretraining wrote 1 to 23 texts for 500 dialogues.
+FEW_DISTINCT = 0.05
+# From here on the limit, and not the model, decides where a typical summary ends.
+MANY_CUT = 0.5
+_N_EXAMPLES = 2
+_SHOWN = 200  # Characters of an example in a printed line.
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """Generated summaries.
+
+    Attributes:
+        texts: One a row.
+        n_cut: How many reached the length limit without an end token of the model's own.
+    """
+
+    texts: list[str]
+    n_cut: int
+
+    def __add__(self, other: Summaries) -> Summaries:
+        return Summaries([*self.texts, *other.texts], self.n_cut + other.n_cut)
+
+    def describe(self) -> dict[str, Any]:
+        """Counts in JSON's types.
+
+        Returns:
+            `n_rows`; `n_distinct` texts, where runs of white space count as one space; `n_empty`;
+            `n_cut`; and as `examples` the two most frequent texts.
+        """
+        texts = Counter(" ".join(text.split()) for text in self.texts)
+        return {
+            "n_rows": len(self.texts),
+            "n_distinct": len(texts),
+            "n_empty": texts[""],
+            "n_cut": self.n_cut,
+            "examples": [text for text, _ in texts.most_common(_N_EXAMPLES)],
+        }
+
+
+def count_in_words(description: Mapping[str, Any]) -> str:
+    """The counts of `Summaries.describe` in one line."""
+    counts = "{n_distinct} distinct of {n_rows}, {n_empty} empty, {n_cut} cut at the length limit"
+    return counts.format_map(description)
+
+
+def degenerate_note(description: Mapping[str, Any] | None) -> str | None:
+    """Says what is wrong with summaries as a whole, whatever they score; None if nothing is.
+
+    Named are summaries that are all empty, all equal, or nearly so (`FEW_DISTINCT`), and ones that
+    mostly end at the length limit (`MANY_CUT`).
+
+    Args:
+        description: What `Summaries.describe` returned; None where nothing is known.
+    """
+    if description is None:
+        return None
+    n_rows, n_distinct, n_cut = (description[key] for key in ("n_rows", "n_distinct", "n_cut"))
+    found = []
+    if n_rows and description["n_empty"] == n_rows:
+        found.append(f"all {n_rows} summaries are empty")
+    elif n_distinct == 1 < n_rows:
+        found.append(f"all {n_rows} summaries are the same text")
+    elif n_rows and n_distinct <= n_rows * FEW_DISTINCT:
+        found.append(f"only {n_distinct} distinct summaries for {n_rows} dialogues")
+    if n_rows and n_cut >= n_rows * MANY_CUT:
+        found.append(f"{n_cut} of {n_rows} summaries are cut at the length limit")
+    return "; ".join(found) or None
+
+
+def summaries_in_words(description: Mapping[str, Any] | None) -> list[str]:
+    """Lines to print below a result: the counts, and the note with an example if there is one."""
+    if description is None:
+        return []
+    lines = [f"summaries {count_in_words(description)}"]
+    if note := degenerate_note(description):
+        lines.append(f"note     {note}: {description['examples'][0][:_SHOWN]!r}")
+    return lines
+
+
+def count_cut(ids: np.ndarray, config: GenerationConfig) -> int:
+    """Number of rows that ended at the length limit instead of at an end token.
+
+    Args:
+        ids: Output of `generate` of an encoder-decoder, of shape `(rows, tokens)`: the start token
+            and the generated ones, padded at the end.
+        config: What they were generated with.
+    """
+    generated = ids[:, 1:]  # BART and Pegasus start with what is their end token, too, or padding.
+    end_tokens = [] if config.eos_token_id is None else config.eos_token_id
+    ends = np.isin(generated, end_tokens)
+    cut = ~ends.any(axis=1)
+    if config.forced_eos_token_id is not None and generated.shape[1] >= most_new_tokens(config):
+        # BART's checkpoints put an end token on the last place whatever the model wants.
+        cut |= ends.argmax(axis=1) >= most_new_tokens(config) - 1
+    return int(cut.sum())
 
 
 def clear_idle_flags(config: GenerationConfig, values: Mapping[str, Any] | None = None) -> None:

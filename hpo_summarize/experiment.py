@@ -47,9 +47,11 @@ from hpo_summarize.model import (
 )
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.recipe.idle_checks import length_problems
+from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.rouge import Rouge
 from hpo_summarize.space import SearchSpace, build_space
 from hpo_summarize.trainer import EpochEvaluation, SummarizationTrainer
+from hpo_summarize.trainer.evaluation import TEXTS
 
 _TRAINED_VOCABULARY = 8000  # Of a tokenizer that is trained for a model from a config.
 
@@ -313,9 +315,10 @@ class Experiment:
         """ROUGE F1 of summaries, 0 to 1, by name."""
         return self.rouge.compute(predictions=summaries, references=references)
 
-    def _metric_over(self, split: Dialogues) -> Callable[[EvalPrediction], dict[str, float]]:
-        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-            return self.score(self.decode(prediction.predictions), split.references)
+    def _metric_over(self, split: Dialogues) -> Callable[[EvalPrediction], dict[str, Any]]:
+        def compute_metrics(prediction: EvalPrediction) -> dict[str, Any]:
+            texts = self.decode(prediction.predictions)
+            return {**self.score(texts, split.references), TEXTS: texts}
 
         return compute_metrics
 

@@ -24,6 +24,7 @@ from hpo_summarize.files import write_text
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
 from hpo_summarize.progress import SearchProgress
 from hpo_summarize.recipe import Recipe, as_recipe, dump_recipe, with_settings
+from hpo_summarize.redact import redact_url
 from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
 from hpo_summarize.results import write_plots, write_report, write_results
 from hpo_summarize.results.files import DECODING_FOLDER
@@ -325,7 +326,7 @@ class OptunaOptimizer:
         except Exception as error:  # Whatever a disk, or a library that draws, may raise.
             reason = storage_failure(error) or f"{type(error).__name__}: {error}"
             return UnwrittenResults(
-                f"not all results could be written: {redact_url(reason)}. Mend the cause and start "
+                f"not all results could be written: {redact_url(reason)}. Fix the cause and run "
                 "the same command again, which writes them without training again"
             )
         return None

@@ -17,8 +17,10 @@ from hpo_summarize.attributes import (
     FAILURE,
     INTERRUPTED,
     N_DECODED,
+    SUMMARIES,
     TRAINED_TRIAL,
 )
+from hpo_summarize.decoding import degenerate_note
 from hpo_summarize.study import best_trials, finished_trials
 from hpo_summarize.workers import Writer
 
@@ -126,6 +128,8 @@ class SearchProgress(TrainerCallback):
             f"took {clock(seconds)}",
             self._times(len(self._printed)),
         ]
+        if note := degenerate_note(trial.user_attrs.get(SUMMARIES)):
+            parts.append(f"note: {note}")
         self._print("  ".join(parts))
 
     @property

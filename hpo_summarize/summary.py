@@ -7,8 +7,9 @@ import random
 import torch
 from accelerate import PartialState
 
-from hpo_summarize.attributes import BEST_EPOCH, WARM_START
+from hpo_summarize.attributes import BEST_EPOCH, SUMMARIES, WARM_START
 from hpo_summarize.cli import command_line, predict_command
+from hpo_summarize.decoding import summaries_in_words
 from hpo_summarize.errors import UnwrittenResults
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.inspection import inspect_data
@@ -148,6 +149,8 @@ def _print_best(optimizer: OptunaOptimizer) -> None:
         print(f"{'' if several else 'best '}trial {number}: {values} at epoch {epoch:g}")
         for name, value in values_of(trial).items():
             print(f"  {name}: {value:.6g}" if isinstance(value, float) else f"  {name}: {value}")
+        for line in summaries_in_words(trial.user_attrs.get(SUMMARIES)):
+            print(line)
     first = baseline_trial(optimizer.study)
     if not several and first is not None and best[0].values != first.values:
         start = first.values[0]

@@ -20,6 +20,7 @@ from final_models import read_json, write_recipe
 from programs import run_program, run_well, script
 from recipe_files import BASE, load
 
+from hpo_summarize.decoding import Summaries
 from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.prediction import Prediction, load_summarizer
@@ -86,7 +87,7 @@ def test_the_text_of_a_summary_is_written_as_it_is(recipe: Path, tmp_path: Path)
     parts = Parts(tmp_path / ".o.csv.parts")
     texts = ["=1+1", "+82", "-", '@"a", b', "two\nlines", " ", "", "x", "y", "z"]
     for number in range(3):
-        parts.add(number, texts[4 * number : 4 * number + 4])
+        parts.add(number, Summaries(texts[4 * number : 4 * number + 4], n_cut=0))
     prediction.run()
     assert [row["summary"] for row in read_rows(tmp_path / "o.csv")] == texts
 

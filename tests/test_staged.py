@@ -299,7 +299,7 @@ def test_random_weights_below_an_adapter_are_those_that_it_was_trained_on(
 
 def value_of(summarizer: Summarizer, optimizer: OptunaOptimizer) -> float:
     validation = optimizer.experiment.splits[1]
-    summaries = summarize_all(summarizer, validation.dialogues)
+    summaries = summarize_all(summarizer, validation.dialogues).texts
     return optimizer.experiment.score(summaries, validation.references)["rougeL"]
 
 

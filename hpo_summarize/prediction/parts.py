@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo_summarize.decoding import Summaries
 from hpo_summarize.files import claim, discard, owner_of
 
 _CHUNK = 2**20  # Bytes read at once.
@@ -17,8 +18,8 @@ _CHUNK = 2**20  # Bytes read at once.
 class Parts:
     """A folder with finished batches, each run and each process with a file of its own.
 
-    A line is one batch, `{"batch": 3, "summaries": [...]}`. The last line of a process that was
-    killed may be half of one; nothing is ever appended to it, and it is passed over.
+    A line is one batch, `{"batch": 3, "summaries": [...], "n_cut": 0}`. The last line of a process
+    that was killed may be half of one; nothing is ever appended to it, and it is passed over.
 
     Args:
         folder: Folder beside the output; made by `claim`.
@@ -42,21 +43,22 @@ class Parts:
         claim(self.folder, text)
         return there
 
-    def read(self) -> dict[int, list[str]]:
+    def read(self) -> dict[int, Summaries]:
         """The summaries of every finished batch by its number."""
         found = {}
         for path in self.folder.glob("*.jsonl"):
             for line in path.read_text(encoding="utf-8").split("\n"):
                 try:
                     part = json.loads(line)
-                    found[part["batch"]] = part["summaries"]
-                except ValueError:
-                    continue  # Half a line, or what is behind the last one.
+                    found[part["batch"]] = Summaries(part["summaries"], part["n_cut"])
+                except (ValueError, KeyError):
+                    continue  # Half a line, what is behind the last one, or of an older version.
         return found
 
-    def add(self, batch: int, summaries: Iterable[str]) -> None:
+    def add(self, batch: int, summaries: Summaries) -> None:
         """Adds a finished batch; it is in the file when this returns."""
-        line = json.dumps({"batch": batch, "summaries": list(summaries)})
+        part = {"batch": batch, "summaries": summaries.texts, "n_cut": summaries.n_cut}
+        line = json.dumps(part)
         with self._own.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 

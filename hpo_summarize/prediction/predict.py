@@ -14,6 +14,7 @@ from accelerate import PartialState
 from hpo_summarize.best import BEST_PARAMS, choose_candidates
 from hpo_summarize.data import Dialogues, read_every_row
 from hpo_summarize.data.dialogues import listed
+from hpo_summarize.decoding import Summaries
 from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.errors import DataError, HpoError, stopping_at_storage_failure
 from hpo_summarize.experiment import Experiment
@@ -40,6 +41,10 @@ class Prediction:
             recipe's test split.
         output: CSV file for the summaries. Default: `predictions.csv` in the output folder.
 
+    Attributes:
+        description: What the summaries of the rows with a dialogue are like (`Summaries.describe`),
+            on the main process after `run`.
+
     The text of a summary is written as it is, also where it begins with a character that a
     spreadsheet takes for a formula: it is scored by its text, and a quotation mark would count.
     """
@@ -55,6 +60,7 @@ class Prediction:
         self.experiment = Experiment(recipe)
         self._model, self._source = model, source
         self._notes: list[str] = []  # On the model.
+        self.description: dict[str, Any] | None = None
         folder = Path(recipe.output_dir)
         self.output = Path(output) if output else folder / "predictions.csv"
         self.scores_path = self.output.with_suffix(".scores.json")
@@ -131,7 +137,8 @@ class Prediction:
 
         Returns:
             Where rows have references, the mean ROUGE F1 over those rows, their number as `n_rows`,
-            and how texts were cut into the tokens that are counted.
+            and how texts were cut into the tokens that are counted; and `description` as
+            `summaries`.
 
         Raises:
             HpoError: A batch of another process is missing in the end.
@@ -170,9 +177,12 @@ class Prediction:
                 f"{len(missing)} of {n_batches} batches are missing in {self._parts.folder}; all "
                 "processes must write into one folder; run the same command again"
             )
-        summaries = [text for number in range(n_batches) for text in found[number]]
-        scores = self._score(summaries)
-        write_text(self.output, self._table(summaries))
+        summaries = sum((found[number] for number in range(n_batches)), Summaries([], 0))
+        dialogues = self.rows[0].dialogues
+        own = [text for text, row in zip(summaries.texts, dialogues, strict=True) if row.strip()]
+        self.description = Summaries(own, summaries.n_cut).describe()
+        scores = self._score(summaries.texts)
+        write_text(self.output, self._table(summaries.texts))
         self.scores_path.unlink(missing_ok=True)  # Of an earlier run.
         if scores is not None:
             write_text(self.scores_path, f"{json.dumps(scores, indent=2)}\n")
@@ -189,7 +199,7 @@ class Prediction:
         )
         rouge = self.experiment.rouge
         counted = {"rouge_tokenizer": rouge.tokenizer_name, "rouge_lowercase": True}
-        return {**scores, "n_rows": len(scored), **counted}
+        return {**scores, "n_rows": len(scored), **counted, "summaries": self.description}
 
     def _table(self, summaries: list[str]) -> str:
         data, name = self.rows

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.arguments import eval_batch_size
+from hpo_summarize.decoding import Summaries, count_cut
 from hpo_summarize.errors import HpoError, ModelError
 from hpo_summarize.recipe import Recipe
 
@@ -59,17 +60,19 @@ class Summarizer:
         state = PartialState()
         return list(range(len(self.batches(count))))[state.process_index :: state.num_processes]
 
-    def summarize(self, dialogues: Sequence[str]) -> list[str]:
+    def summarize(self, dialogues: Sequence[str]) -> Summaries:
         """The summaries of one batch; that of an empty dialogue is empty.
 
         Raises:
             HpoError: The device has not enough memory for a batch of this size.
         """
         texts = [text for text in dialogues if text.strip()]
-        summaries = iter(self._generate(texts) if texts else ())
-        return [next(summaries) if text.strip() else "" for text in dialogues]
+        found = self._generate(texts) if texts else Summaries([], 0)
+        summaries = iter(found.texts)
+        whole = [next(summaries) if text.strip() else "" for text in dialogues]
+        return Summaries(whole, found.n_cut)
 
-    def _generate(self, dialogues: list[str]) -> list[str]:
+    def _generate(self, dialogues: list[str]) -> Summaries:
         inputs = self.tokenizer(
             dialogues,
             max_length=self.max_dialogue_tokens,
@@ -89,7 +92,8 @@ class Summarizer:
                 "set training.per_device_eval_batch_size to fewer"
             ) from None
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        config = unwrap_peft_model(self.model).generation_config
+        return Summaries([text.strip() for text in texts], count_cut(ids.cpu().numpy(), config))
 
     def describe_decoding(self) -> str:
         """The generation settings that differ from the library's defaults, in one line."""
@@ -146,16 +150,16 @@ def make_summarizer(
     return Summarizer(model, tokenizer, max_dialogue_tokens, eval_batch_size(recipe))
 
 
-def summarize_all(summarizer: Summarizer, dialogues: Sequence[str]) -> list[str]:
+def summarize_all(summarizer: Summarizer, dialogues: Sequence[str]) -> Summaries:
     """The summary of every dialogue, on every process, each of which does its share."""
     own = list(_summarize_share(summarizer, dialogues))
     found = dict(gather_object(own))
-    return [text for number in sorted(found) for text in found[number]]
+    return sum((found[number] for number in sorted(found)), Summaries([], 0))
 
 
 def _summarize_share(
     summarizer: Summarizer, dialogues: Sequence[str]
-) -> Iterator[tuple[int, list[str]]]:
+) -> Iterator[tuple[int, Summaries]]:
     batches = summarizer.batches(len(dialogues))
     for number in summarizer.share(len(dialogues)):
         yield number, summarizer.summarize([dialogues[row] for row in batches[number]])

@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from hpo_summarize.decoding import summaries_in_words
 from hpo_summarize.prediction.predict import Prediction
 
 
@@ -31,4 +32,6 @@ def print_result(prediction: Prediction, scores: dict[str, Any] | None) -> None:
         text = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
         print(f"scores   {text}, on {scores['n_rows']} rows with references")
         print(f"         in lower case, cut into tokens by '{scores['rouge_tokenizer']}'")
+    for line in summaries_in_words(prediction.description):
+        print(line)
     print(f"summaries in {prediction.output}")

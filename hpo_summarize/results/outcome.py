@@ -22,6 +22,7 @@ from hpo_summarize.attributes import (
     MAX_NEW_TOKENS,
     OBJECTIVES,
     STAGE,
+    SUMMARIES,
     SURPLUS,
     TRAINED_TRIAL,
     WARM_START,
@@ -68,6 +69,12 @@ def failure_of(trial: FrozenTrial) -> str | None:
     if fate_of(trial) is not Fate.FAIL:
         return None
     return redact_url(str(trial.user_attrs.get(FAILURE) or NO_REASON))
+
+
+def summaries_of(trial: FrozenTrial) -> dict[str, Any] | None:
+    """What the summaries of a trial are like, passwords hidden; None where nothing is known."""
+    found = trial.user_attrs.get(SUMMARIES)
+    return found and {**found, "examples": [redact_url(text) for text in found["examples"]]}
 
 
 def best_epoch_of(trial: FrozenTrial) -> int | float | None:

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo_summarize.decoding import count_in_words, degenerate_note
 from hpo_summarize.files import write_text
 from hpo_summarize.progress import clock
 from hpo_summarize.redact import redact_url
@@ -24,6 +25,7 @@ from hpo_summarize.results.outcome import (
     is_finite,
     read_study,
     seconds_of,
+    summaries_of,
     trained_trial_of,
 )
 from hpo_summarize.results.page import build_page, fill, plot_html
@@ -42,19 +44,24 @@ _BODY = """<h1>{{ outcome.name }}</h1>
 {{- number }}{% endfor %}</thead>{% endif %}
 {% for name, cells in best_rows %}<tr><th>{{ name }}</th>{% for cell in cells %}<td class="number">
 {{- cell }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>{% endif %}
+{% endfor %}</table></div>
+{% for counts, note, examples in summaries %}<p{% if note %} class="problem"{% endif %}>
+{{- counts }}{% if note %}. Note: {{ note }}{% endif %}</p>
+<ul>{% for text in examples %}<li>{{ text }}</li>{% endfor %}</ul>
+{% endfor %}{% endif %}
 {% for title, stage, trial_rows in tables %}<h2>{{ title }}</h2>
 <div class="table long"><table>
 <thead><tr><th class="number">trial</th>{% if stage.is_decoding %}
 <th class="number">trained trial</th>{% endif %}<th>state</th>{% for name in outcome.objectives %}
 <th class="number">{{ name }}</th>{% endfor %}<th class="number">epoch</th>
-<th class="number">duration</th><th>failure</th></tr></thead>
+<th class="number">distinct summaries</th>
+<th class="number">duration</th><th>failure or note</th></tr></thead>
 {% for row in trial_rows %}<tr{% if row.best %} class="best"{% endif %}>
 <td class="number">{{ row.number }}</td>{% if stage.is_decoding %}
 <td class="number">{{ row.trained }}</td>{% endif %}<td>{{ row.state }}</td>
 {% for value in row["values"] %}<td class="number">{{ value }}</td>{% endfor %}
-<td class="number">{{ row.epoch }}</td><td class="number">{{ row.duration }}</td>
-<td class="text">{{ row.failure }}</td></tr>
+<td class="number">{{ row.epoch }}</td><td class="number">{{ row.distinct }}</td>
+<td class="number">{{ row.duration }}</td><td class="text">{{ row.remark }}</td></tr>
 {% endfor %}</table></div>
 {% endfor %}{% for title, content in plots %}<h2>{{ title }}</h2>
 {{ content }}
@@ -95,6 +102,7 @@ def write_report(
         ),
         cards=_headline(stages, final),
         best_rows=_best_rows(final),
+        summaries=[_summaries_row(trial) for trial in final.best if summaries_of(trial)],
         front=[trained_trial_of(trial) for trial in final.best],
         tables=[(_title("Trials", stage), stage, _trial_rows(stage)) for stage in stages],
         plots=[(_title(plot.title, stage), plot_html(plot)) for stage, plot in plots],
@@ -104,6 +112,13 @@ def write_report(
     draws = any(plot.figures for _, plot in plots)
     write_text(path, build_page(f"Search report: {outcome.name}", body, draws))
     return path
+
+
+def _summaries_row(trial: FrozenTrial) -> tuple[str, str | None, list[str]]:
+    """Counts of the summaries of a best trial, what is wrong with them, and examples."""
+    found: Any = summaries_of(trial)
+    counts = f"Summaries of trial {trained_trial_of(trial)}: {count_in_words(found)}"
+    return counts, degenerate_note(found), found["examples"]
 
 
 def _title(title: str, stage: Outcome) -> str:
@@ -152,7 +167,7 @@ def _best_rows(outcome: Outcome) -> list[tuple[str, list[str]]]:
 
 
 def _trial_row(outcome: Outcome, trial: FrozenTrial) -> dict[str, Any]:
-    seconds = seconds_of(trial)
+    seconds, summaries = seconds_of(trial), summaries_of(trial)
     values = trial.values if is_finite(trial) else [None] * len(outcome.objectives)
     return {
         "number": trial.number,
@@ -161,7 +176,8 @@ def _trial_row(outcome: Outcome, trial: FrozenTrial) -> dict[str, Any]:
         "values": ["" if value is None else _show(value) for value in values],
         "epoch": _show(best_epoch_of(trial)) if is_finite(trial) else "",
         "duration": "" if seconds is None else clock(seconds),
-        "failure": failure_of(trial) or "",
+        "distinct": "{n_distinct} of {n_rows}".format_map(summaries) if summaries else "",
+        "remark": failure_of(trial) or degenerate_note(summaries) or "",
         "best": any(trial.number == best.number for best in outcome.best),
     }
 

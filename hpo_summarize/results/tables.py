@@ -25,6 +25,7 @@ from hpo_summarize.results.outcome import (
     fate_of,
     read_study,
     seconds_of,
+    summaries_of,
     trained_trial_of,
 )
 from hpo_summarize.study import values_of
@@ -90,6 +91,7 @@ def _describe_single(outcome: Outcome) -> dict[str, Any]:
         "best_epoch": best_epoch_of(best) if best else None,
         "objective": outcome.objectives[0],
         "direction": outcome.directions[0],
+        **(_summaries_entry(best) if best else {}),
     }
 
 
@@ -100,6 +102,7 @@ def _describe_front(outcome: Outcome) -> dict[str, Any]:
             "values": dict(zip(outcome.objectives, trial.values, strict=True)),
             "params": values_of(trial),
             "epoch": best_epoch_of(trial),
+            **_summaries_entry(trial),
         }
         for trial in outcome.best
     ]
@@ -108,6 +111,11 @@ def _describe_front(outcome: Outcome) -> dict[str, Any]:
         "objectives": outcome.objectives,
         "directions": outcome.directions,
     }
+
+
+def _summaries_entry(trial: FrozenTrial) -> dict[str, Any]:
+    found = summaries_of(trial)
+    return {} if found is None else {"summaries": found}
 
 
 def describe_study(outcome: Outcome, decoding: Outcome | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from hpo_summarize import __version__
 from hpo_summarize.arguments import eval_batch_size
+from hpo_summarize.decoding import count_in_words, degenerate_note
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import write_text
@@ -73,6 +74,7 @@ def describe(
     runs = of_trial(trained, candidate.number)
     return {
         "scores": best.scores,
+        "summaries": best.summaries,
         "rouge_tokenizer": experiment.rouge.tokenizer_name,
         "rouge_references": recipe.rouge.references,
         "study_name": candidate.study_name,
@@ -127,6 +129,7 @@ def _card(content: Mapping[str, Any], recipe: Recipe, folder: Path, adapter: str
         *([adapter] if adapter else ()),
         "## Scores\n",
         *_scores_in_words(content),
+        *_summaries_in_words(content["summaries"]),
         "## Data\n",
         _table(("split", "dialogues"), content["n_dialogues"].items()),
     ]
@@ -182,6 +185,14 @@ def _scores_in_words(content: Mapping[str, Any]) -> Iterator[str]:
             for split, s in seeds.items()
         ]
         yield _table(("split", *measures), spreads)
+
+
+def _summaries_in_words(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Counts only: the texts themselves may be private."""
+    for split, description in summaries.items():
+        note = degenerate_note(description)
+        warning = f" **Note: {note}.**" if note else ""
+        yield f"Summaries of the {split} split: {count_in_words(description)}.{warning}\n"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

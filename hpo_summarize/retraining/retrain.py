@@ -31,7 +31,7 @@ from hpo_summarize.study.identity import differences
 
 MODEL = "model"
 _WORK = "training"  # Unfinished and not yet chosen trainings, in the output folder.
-_SCORES = "scores.json"
+_MEASURED = "measured.json"
 
 
 class Retraining:
@@ -168,16 +168,16 @@ class Retraining:
 
     def _finish(self, training: Training) -> Trained:
         folder = self.output_dir / _WORK / training.name
-        model, known = folder / MODEL, folder / _SCORES
+        model, known = folder / MODEL, folder / _MEASURED
         on_main(lambda: _claim(folder, self._identity(training)))
         if not on_main(model.is_dir):
             on_main(lambda: known.unlink(missing_ok=True))
             self._train(training, folder)
         if not on_main(known.is_file):
-            scores = self._measure(model)
-            on_main(lambda: write_text(known, json.dumps(scores)))
-        scores = on_main(lambda: json.loads(known.read_text(encoding="utf-8")))
-        return Trained(training, model, scores)
+            measured = self._measure(model)
+            on_main(lambda: write_text(known, json.dumps(measured)))
+        measured = on_main(lambda: json.loads(known.read_text(encoding="utf-8")))
+        return Trained(training, model, **measured)
 
     def _train(self, training: Training, folder: Path) -> None:
         train, validation = self.trained_on, self.experiment.splits[1]
@@ -190,15 +190,21 @@ class Retraining:
             lambda: write_model(model, self.experiment.tokenizer, folder / MODEL, limit, adapter)
         )
 
-    def _measure(self, folder: Path) -> Scores:
-        """Scores the model as it was saved: what is in the folder is what was measured."""
+    def _measure(self, folder: Path) -> dict[str, Any]:
+        """Scores the model as it was saved: what is in the folder is what was measured.
+
+        Returns:
+            The fields `scores` and `summaries` of `Trained`.
+        """
         summarizer = load_summarizer(folder, self.recipe)
-        scores = {}
+        scores: Scores = {}
+        described = {}
         for name, split in self._measured_splits().items():
             summaries = summarize_all(summarizer, split.dialogues)
-            scores[name] = self.experiment.score(summaries, split.references)
+            scores[name] = self.experiment.score(summaries.texts, split.references)
+            described[name] = summaries.describe()
             self._say(f"  {name}: {in_words(scores[name])}")
-        return scores
+        return {"scores": scores, "summaries": described}
 
     def _measured_splits(self) -> dict[str, Dialogues]:
         splits = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from hpo_summarize.retraining.training import Training
 
@@ -21,11 +22,13 @@ class Trained:
         training: What was trained.
         folder: Folder of its model.
         scores: Scores of its saved model, by split and measure.
+        summaries: What its summaries are like, by split (`Summaries.describe`).
     """
 
     training: Training
     folder: Path
     scores: Scores
+    summaries: dict[str, dict[str, Any]]
 
 
 def of_trial(trained: Sequence[Trained], number: int) -> list[Trained]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from accelerate import PartialState
 
 from hpo_summarize.cli import predict_command
+from hpo_summarize.decoding import summaries_in_words
 from hpo_summarize.retraining.retrain import MODEL, Retraining
 from hpo_summarize.retraining.trained import Trained, in_words, of_trial, spread
 
@@ -66,6 +67,8 @@ def print_result(
     say(f"\nkept: trial {training.candidate.number}, seed {training.seed}")
     for split, scores in best.scores.items():
         say(f"  {split}: {in_words(scores)}")
+        for line in summaries_in_words(best.summaries[split]):
+            say(f"  {line}")
     runs = of_trial(trained, training.candidate.number)
     if len(runs) > 1:
         for split, measures in spread(runs).items():

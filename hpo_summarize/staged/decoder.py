@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 
+from hpo_summarize.decoding import Summaries
 from hpo_summarize.distributed import hear, on_all, tell
 from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment
@@ -90,7 +91,7 @@ class Decoder:
         with self._group.listening() if self._group else nullcontext():
             yield
 
-    def decode(self, part: Part) -> list[str]:
+    def decode(self, part: Part) -> Summaries:
         """The summaries of the rows, in their order, decoded by all processes."""
         tell(part)
         return self._decode(part)
@@ -127,7 +128,7 @@ class Decoder:
             except Exception as error:
                 self.fail(number, error)
 
-    def _decode(self, part: Part) -> list[str]:
+    def _decode(self, part: Part) -> Summaries:
         finalist, self._sizes = part.finalist, part.sizes
         if self._loaded != finalist.number:
             on_all(lambda: self._trainer.load_trial(finalist.params, finalist.checkpoint))
@@ -136,4 +137,4 @@ class Decoder:
         data = self._trainer.eval_dataset.select(part.rows)
         decoding = {"use_cache": True, **fixed, **part.values}
         ids = self._trainer.summarise(data, decoding, self._sizes[1])
-        return self._experiment.decode(ids)
+        return Summaries(self._experiment.decode(ids), self._trainer.n_cut)

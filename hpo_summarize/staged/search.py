@@ -23,10 +23,12 @@ from hpo_summarize.attributes import (
     N_DECODED,
     OBJECTIVES,
     STAGE,
+    SUMMARIES,
     TRAINED_TRIAL,
     VALUES,
 )
 from hpo_summarize.data import Dialogues
+from hpo_summarize.decoding import Summaries
 from hpo_summarize.errors import stopping_at_storage_failure
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.space import SearchSpace, build_space
@@ -151,9 +153,13 @@ class DecodingSearch:
         blocks = shuffled_blocks(n_rows, self.recipe.data.seed)
         size = max(-(-len(blocks) // _N_PARTS), _MIN_BLOCKS)
         scores: list[dict[str, float]] = []
+        summaries = Summaries([], 0)
         for start in range(0, len(blocks), size):
             part = blocks[start : start + size]
-            new = self._score(trial.number, finalist, values, part)
+            rows = [row for block in part for row in block]
+            decoded = self._decode(trial.number, finalist, values, rows)
+            summaries += decoded
+            new = self._score(decoded.texts, part)
             scores += [score for block in new for score in block]
             if len(names) > 1:
                 continue
@@ -161,27 +167,23 @@ class DecodingSearch:
                 trial.report(fmean(score[names[0]] for score in block), place)
             if len(scores) < n_rows and trial.should_prune():
                 trial.set_user_attr(N_DECODED, len(scores))
+                trial.set_user_attr(SUMMARIES, summaries.describe())
                 raise optuna.TrialPruned(f"worse than the best after {len(scores)} dialogues")
+        trial.set_user_attr(SUMMARIES, summaries.describe())
         means = tuple(fmean(score[name] for score in scores) for name in names)
         return means if len(means) > 1 else means[0]
 
     def _score(
-        self,
-        number: int,
-        finalist: Finalist,
-        values: Mapping[str, Any],
-        blocks: Sequence[Sequence[int]],
+        self, summaries: Sequence[str], blocks: Sequence[Sequence[int]]
     ) -> list[list[dict[str, float]]]:
         """ROUGE of every row of some blocks."""
-        rows = [row for block in blocks for row in block]
-        summaries = self._decode(number, finalist, values, rows)
-        references = [self._validation.references[row] for row in rows]
+        references = [self._validation.references[row] for block in blocks for row in block]
         scores = iter(self._experiment.rouge.score_rows(summaries, references))
         return [[next(scores) for _ in block] for block in blocks]
 
     def _decode(
         self, number: int, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
-    ) -> list[str]:
+    ) -> Summaries:
         """Out of memory, one process tries half as many rows at once; a group ends its launch."""
         sizes = remembered(self.study) or self._decoder.own_sizes
         try:

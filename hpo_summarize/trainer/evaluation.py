@@ -17,11 +17,12 @@ from transformers.trainer_utils import (
     unwrap_peft_model,
 )
 
-from hpo_summarize.decoding import most_new_tokens, with_settings
+from hpo_summarize.decoding import Summaries, count_cut, most_new_tokens, with_settings
 from hpo_summarize.trainer.batches import IGNORED_LABEL, plan_batches, put_in_order
 from hpo_summarize.trainer.beam_cache import beam_cache
 from hpo_summarize.trainer.shared_rows import SharingTrainer
 
+TEXTS = "texts"  # Key under which `compute_metrics` may return the decoded predictions.
 _FROM_LABELS = ("decoder_input_ids", "decoder_attention_mask")
 
 # The arrays of one batch by name: "predictions", "labels", "inputs".
@@ -43,15 +44,24 @@ class GeneratingTrainer(SharingTrainer):
     (`do_sample`) are drawn with random numbers of their own, by `args.seed`: they are others than
     the parent's, the same ones at every evaluation of the same model, and no part of the training.
 
+    Where `compute_metrics` returns the decoded predictions under `texts`, next to its numbers, they
+    are described in `summaries` and are no metric.
+
     What the parent's loop alone can do goes through it: iterable data sets, a `prediction_step` of
     a subclass, `batch_eval_metrics`, `preprocess_logits_for_metrics`, losses in
     `include_for_metrics`, `eval_do_concat_batches=False`, DeepSpeed and FSDP.
+
+    Attributes:
+        n_cut: Rows of the last evaluation that ended at the length limit.
+        summaries: `Summaries.describe` of the last evaluation; None where it gave no texts.
     """
 
     model: Any
     eval_dataset: Any
     compute_metrics: Any
     control: Any
+    n_cut: int = 0
+    summaries: dict[str, Any] | None = None
     _rows_of_loader: Any = None
 
     def evaluation_loop(
@@ -63,6 +73,30 @@ class GeneratingTrainer(SharingTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Generates for every row of `dataloader.dataset`; returns what the parent's loop does."""
+        output = self._evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        self._describe(output, metric_key_prefix)
+        return output
+
+    def _describe(self, output: EvalLoopOutput, prefix: str) -> None:
+        """Takes the texts out of the metrics of an evaluation, and counts what they are like."""
+        texts, ids = (output.metrics or {}).pop(f"{prefix}_{TEXTS}", None), output.predictions
+        self.n_cut, self.summaries = 0, None
+        if self.args.predict_with_generate and isinstance(ids, np.ndarray) and ids.ndim == 2:
+            with self._decoding_of_evaluation() as (config, _):
+                self.n_cut = count_cut(self._with_padding_token(ids), config)
+        if texts is not None:
+            self.summaries = Summaries(texts, self.n_cut).describe()
+
+    def _evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None,
+        ignore_keys: list[str] | None,
+        metric_key_prefix: str,
+    ) -> EvalLoopOutput:
         # The parent keeps the rows that were repeated to give every process as many as the others:
         # 5 examples became 8 predictions on 2 processes.
         self.gather_function = self.accelerator.gather_for_metrics

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import optuna
 from datasets import Dataset
 from transformers import EvalPrediction
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize import names
+from hpo_summarize.attributes import SUMMARIES
 from hpo_summarize.decoding import with_settings
 from hpo_summarize.distributed import on_all, on_main
 from hpo_summarize.study.finals import why_beaten
@@ -36,7 +38,7 @@ class EpochEvaluation:
     """
 
     dataset: Dataset
-    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    compute_metrics: Callable[[EvalPrediction], dict[str, Any]]
     generation: Mapping[str, Any]
     covers_all: bool
     n_best: int = 1
@@ -141,10 +143,16 @@ class MeasuringTrainer(CorrectedSeq2SeqTrainer):
                 raise TrialBeaten(reason)
         best = self._bring_back(run, best)
         value = frozen(self._objective(self.evaluate()))
+        self._record_summaries(run.trial)
         measured = dataclasses.replace(best, value=value, epoch_value=best.value)
         if not measured.is_finite:
             raise TrialFailed("the objective was not a finite number in the full evaluation")
         return measured
+
+    def _record_summaries(self, trial: optuna.trial.BaseTrial) -> None:
+        """Writes to a trial what the summaries of the last evaluation are like."""
+        if isinstance(trial, optuna.Trial) and self.summaries is not None:
+            trial.set_user_attr(SUMMARIES, self.summaries)
 
     def _is_full(self, cheap: EpochEvaluation) -> bool:
         """Whether the cheap evaluation of this trial leaves nothing out."""

@@ -81,9 +81,16 @@ class TrialTrainer(MeasuringTrainer):
 
     def _try_trial(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> TrialEnd:
         try:
-            place = self._get_output_dir(trial)
-            with stopping_at_storage_failure(place), self._set_up_for(trial, plan) as run:
-                self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
+            with (
+                stopping_at_storage_failure(plan.folder),
+                self._set_up_for(trial, plan) as run,
+            ):
+                try:
+                    self.train(resume_from_checkpoint=plan.checkpoint, trial=trial)
+                except optuna.TrialPruned:
+                    # By a callback of the evaluation, before its epoch could be recorded.
+                    self._record_summaries(trial)
+                    raise
                 if not run.epochs:
                     self._report_to_hp_search(trial, self.state.global_step, self.evaluate())
                 return TrialEnd(best=self._measure(run))
@@ -91,7 +98,7 @@ class TrialTrainer(MeasuringTrainer):
             return TrialEnd(message=str(pruned), beaten=isinstance(pruned, TrialBeaten))
         except Exception as error:
             if isinstance(error, RunStopped):
-                self._drop_unfinished_checkpoint(trial)
+                self._drop_unfinished_checkpoint(plan.folder)
             if self._group is not None and not _is_everywhere(error):
                 smaller = halved(self._sizes(plan)) if is_out_of_memory(error) else None
                 failure = failure_of(self.args.process_index, plan.number, error, smaller)
@@ -100,11 +107,11 @@ class TrialTrainer(MeasuringTrainer):
                 raise
             return TrialEnd(message=failure_reason(error), failed=True)
 
-    def _drop_unfinished_checkpoint(self, trial: optuna.trial.BaseTrial) -> None:
+    def _drop_unfinished_checkpoint(self, folder: str) -> None:
         """On a full disk it takes the room in which the study is to put the trial back."""
         if self.args.should_save:
             with suppress(OSError):
-                last_checkpoint(Path(self._get_output_dir(trial)), self.args.world_size)
+                last_checkpoint(Path(folder), self.args.world_size)
 
     @contextmanager
     def _set_up_for(self, trial: optuna.trial.BaseTrial, plan: TrialPlan) -> Iterator[TrialRun]:
@@ -175,6 +182,8 @@ class TrialTrainer(MeasuringTrainer):
             return super()._report_to_hp_search(trial, step, metrics)
         self.objective = self._objective(metrics)
         self._run.record(self.state.epoch, self.objective)
+        if self._run.latest_is_best():
+            self._record_summaries(trial)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Ends a trial at the first loss that is not a number; nothing after it would be one."""

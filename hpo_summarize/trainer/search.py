@@ -31,6 +31,7 @@ from hpo_summarize.attributes import (
     EPOCH_VALUE,
     FAILURE,
     FOLDER,
+    SUMMARIES,
     VALUES,
 )
 from hpo_summarize.distributed import tell
@@ -231,6 +232,8 @@ class SummarizationTrainer(GroupTrainer):
             Epoch(metrics["epoch"], frozen(self.compute_objective(dict(metrics))))
             for metrics in (evaluations(checkpoint) if checkpoint else ())
         ]
+        if checkpoint and (summaries := _earlier_summaries(trial)):
+            trial.set_user_attr(SUMMARIES, summaries)
         for done in epochs:  # Known to the pruner under the number of the interrupted trial only.
             if isinstance(done.value, float) and float(done.epoch).is_integer():
                 trial.report(done.value, int(done.epoch))
@@ -356,6 +359,12 @@ def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:
 def _plain(value: Any) -> Any:
     """A number of NumPy as one of Python: neither a storage nor the trainer's state takes it."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _earlier_summaries(trial: optuna.Trial) -> dict[str, Any] | None:
+    """What the summaries of the best epoch were like when the trial was interrupted."""
+    earlier = trial.study.get_trials(deepcopy=False)[trial.user_attrs[CONTINUES]]
+    return earlier.user_attrs.get(SUMMARIES)
 
 
 def _value(trial: FrozenTrial) -> float | list[float]:
