@@ -92,7 +92,7 @@ def remember_secrets(given: Any) -> None:
                 password, end = found["password"], found["end"]
                 _remember(f":{password}{end}", f":{HIDDEN}{end}")
                 # A library may cut it at a character that should have been URL-encoded.
-                for part in (password, *re.split("[@:]", password)):
+                for part in (password, *re.split("[@:/]", password)):
                     if _is_telling(part):
                         _remember(part)
         for before, key, value in _GIVEN_BY_KEY.findall(line):
@@ -161,7 +161,8 @@ def _forms(secret: str) -> set[str]:
 class RedactedStream:
     """A text stream that hides secrets in what is written to it.
 
-    Characters that its encoding lacks are written as escapes, since a message must not end a run.
+    Characters that its encoding lacks are written as escapes, since a message must not end a run,
+    and every line is written at once, since who reads a log of hours wants its last line.
 
     Args:
         stream: Where the text goes.
@@ -170,7 +171,7 @@ class RedactedStream:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
 
     def write(self, text: str) -> int:
         """Writes one piece of text; a secret must not be split between two."""
