@@ -38,11 +38,12 @@ _GIVEN = [
     re.compile(r"://[^:/\s@]*:(?P<password>[^/\s@'\"]*[^/\s@'\"\d][^/\s@'\"]*)(?P<end>/)"),
 ]
 _GIVEN_BY_KEY = re.compile(r"""(^|[^\w.%-])([\w.%-]+)['"]?\s*[=:]\s*['"]?([^\s'",}&]+)""")
-_NO_SECRET = {"", "null", "none", "true", "false", HIDDEN}
+_NO_SECRET = {"null", "none", "true", "false", HIDDEN}
 
 # A short word, and one of one kind of character, may stand anywhere in a message: it is hidden
 # within a URL only.
 _TELLING, _LONG = 6, 12
+_SHORTEST = 3  # What is shorter is hidden in no text.
 _DEEPEST = 20  # Levels of lists and mappings that are looked through.
 
 _known: dict[str, str] = {}  # From each known secret to what is shown in its place.
@@ -136,7 +137,8 @@ def _remember(secret: str, shown: str = HIDDEN) -> None:
     """Puts `shown` in the place of a text from now on."""
     global _any_known
     forms = _forms(secret)
-    if secret.lower() not in _NO_SECRET and not forms <= _known.keys():
+    is_secret = len(secret) >= _SHORTEST and secret.lower() not in _NO_SECRET
+    if is_secret and not forms <= _known.keys():
         _known.update(dict.fromkeys(forms, shown))
         longest_first = sorted(_known, key=len, reverse=True)
         _any_known = re.compile("|".join(map(_within_text, longest_first)))
