@@ -38,11 +38,12 @@ _GIVEN = [
     re.compile(r"://[^:/\s@]*:(?P<password>[^/\s@'\"]*[^/\s@'\"\d][^/\s@'\"]*)(?P<end>/)"),
 ]
 _GIVEN_BY_KEY = re.compile(r"""(^|[^\w.%-])([\w.%-]+)['"]?\s*[=:]\s*['"]?([^\s'",}&]+)""")
-_NO_SECRET = {"", "null", "none", "true", "false", HIDDEN}
+_NO_SECRET = {"null", "none", "true", "false", HIDDEN}
 
 # A short word, and one of one kind of character, may stand anywhere in a message: it is hidden
 # within a URL only.
 _TELLING, _LONG = 6, 12
+_SHORTEST = 3  # What is shorter is hidden in no text.
 _DEEPEST = 20  # Levels of lists and mappings that are looked through.
 
 _known: dict[str, str] = {}  # From each known secret to what is shown in its place.
@@ -92,7 +93,7 @@ def remember_secrets(given: Any) -> None:
                 password, end = found["password"], found["end"]
                 _remember(f":{password}{end}", f":{HIDDEN}{end}")
                 # A library may cut it at a character that should have been URL-encoded.
-                for part in (password, *re.split("[@:]", password)):
+                for part in (password, *re.split("[@:/]", password)):
                     if _is_telling(part):
                         _remember(part)
         for before, key, value in _GIVEN_BY_KEY.findall(line):
@@ -136,7 +137,8 @@ def _remember(secret: str, shown: str = HIDDEN) -> None:
     """Puts `shown` in the place of a text from now on."""
     global _any_known
     forms = _forms(secret)
-    if secret.lower() not in _NO_SECRET and not forms <= _known.keys():
+    is_secret = len(secret) >= _SHORTEST and secret.lower() not in _NO_SECRET
+    if is_secret and not forms <= _known.keys():
         _known.update(dict.fromkeys(forms, shown))
         longest_first = sorted(_known, key=len, reverse=True)
         _any_known = re.compile("|".join(map(_within_text, longest_first)))
@@ -161,7 +163,8 @@ def _forms(secret: str) -> set[str]:
 class RedactedStream:
     """A text stream that hides secrets in what is written to it.
 
-    Characters that its encoding lacks are written as escapes, since a message must not end a run.
+    Characters that its encoding lacks are written as escapes, since a message must not end a run,
+    and every line is written at once, since who reads a log of hours wants its last line.
 
     Args:
         stream: Where the text goes.
@@ -170,7 +173,7 @@ class RedactedStream:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
 
     def write(self, text: str) -> int:
         """Writes one piece of text; a secret must not be split between two."""

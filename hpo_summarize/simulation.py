@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from hpo_summarize.errors import SearchFailed
 from hpo_summarize.recipe import SearchSection
-from hpo_summarize.redact import redact_url
+from hpo_summarize.redact import redact_output, redact_url, remember_secrets
 from hpo_summarize.study import counts, find_study, open_study, run_study
 from hpo_summarize.workers.launch import end_with_parent
 
@@ -75,6 +75,8 @@ def simulate(storage: str, n_workers: int, n_trials: int, trial_seconds: float) 
 def _work(number: int, storage: str, n_trials: int, trial_seconds: float, barrier: Any) -> None:
     if parent := multiprocessing.parent_process():
         end_with_parent(parent.pid or 0)
+    remember_secrets(storage)
+    redact_output()  # A new process, which prints by itself why it fails.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     barrier.wait()
     study = open_study(SearchSection(pruner=None), _STUDY, storage, ["maximize"], worker=number)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from final_models import read_json, search
+from final_models import paths_within, read_json, search
 from model_families import save_checkpoint
 from programs import run_well
 from safetensors.torch import load_file
@@ -166,6 +166,11 @@ def test_the_saved_model_brings_depth_vocabulary_decoding_and_length(
     assert decoding.get("max_length") is None and decoding["use_cache"]
     assert read_json(model / "tokenizer_config.json")["model_max_length"] == 40
     assert not list(model.glob("adapter*"))
+
+
+def test_no_file_of_a_model_names_a_path_of_this_machine(trained: dict[str, Path]) -> None:
+    for recipe in trained.values():
+        assert paths_within(recipe.parent / "out" / "model") == []
 
 
 def test_the_model_card_says_what_the_model_is(trained: dict[str, Path]) -> None:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_rows
-from final_models import read_json, search, write_recipe
+from final_models import paths_within, read_json, search, write_recipe
 from programs import run_program, run_well, script
 from rouge_score.rouge_scorer import RougeScorer
 from safetensors.torch import load_file
@@ -306,20 +305,6 @@ def test_the_recipe_of_the_output_folder_stands_for_the_changes_of_the_search(
         weights.append(load_file(out / "model" / "model.safetensors"))
         run_well("predict", *command, "--model", "best")
     assert all(weights[0][name].equal(tensor) for name, tensor in weights[1].items())
-
-
-def paths_within(folder: Path) -> list[str]:
-    """Paths of this machine in the files of a folder, which may be published."""
-    here = re.compile(
-        "|".join(map(re.escape, {tempfile.gettempdir(), os.getcwd(), str(Path.home())}))
-    )
-    texts = {path: path.read_bytes().decode("utf-8", "replace") for path in folder.rglob("*.*")}
-    assert texts.keys() >= {folder / "README.md", folder / "model.safetensors"}
-    return [
-        f"{p.name}: {text[m.start():][:60]}"
-        for p, text in texts.items()
-        for m in here.finditer(text)
-    ]
 
 
 DEPTH = (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from postgres import PASSWORD, Server, running_server
 from search_process import SEARCH, end_of, start_search
 
@@ -89,6 +90,20 @@ def test_a_storage_that_refuses_the_password_does_not_give_it_away(
     assert end_of([start_search(log, str(recipe), "--storage", url)]) == [2], log.read_text()
     assert "password=***" in log.read_text()
     assert files_with_secrets(tmp_path) == []
+
+
+def test_a_password_file_keeps_the_password_out_of_the_command_line(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.new_database("passfile").replace(f":{PASSWORD}@", "@")
+    path, place = tmp_path / "pgpass", sqlalchemy.make_url(url)
+    path.write_text(f"{place.host}:{place.port}:*:{place.username}:{PASSWORD}\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(path))
+    storage = build_storage(url)
+    optuna.create_study(study_name="s", storage=storage)
+    assert optuna.get_all_study_names(storage) == ["s"]
+    storage.engine.dispose()
 
 
 def test_the_search_for_secrets_finds_them(tmp_path: Path) -> None:

@@ -135,6 +135,10 @@ def test_a_password_that_is_a_word_hides_nothing_else() -> None:
         assert done.stderr.splitlines()[0].endswith("quickstart.yaml: 1 problem to mend")
         assert "did you mean 'storage'?" in done.stderr and "search.storag:" in done.stderr
         assert "me:***@127.0.0.1:1/studies" in done.stderr
+    assert "error: unrecognized arguments: --password" in (
+        run_program("search", QUICKSTART, "--password", "e").stderr
+        + run_program("search", QUICKSTART, "--password", "@").stderr
+    )
 
 
 PROGRAM = """

@@ -38,6 +38,7 @@ BAD_URLS = [
     (f"postgresql+psycopg://u:{{{{{{canary}}}}}}@{AWAY}", "refused"),
     (f"postgresql+psycopg://u:a/{{canary}}@{AWAY}", "refused"),
     (f"postgresql+psycopg://u:a@{{canary}}@{AWAY}", "must be written as %40"),
+    (f"postgresql+psycopg://u:a@b/{{canary}}@{AWAY}", "must be written as %40"),
     (f"postgresql+psycopg://u:a\n{{canary}}@{AWAY}", "a line break"),
 ]
 

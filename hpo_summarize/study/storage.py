@@ -134,10 +134,12 @@ def _connect_args(url: str) -> dict[str, Any]:
     if not url.isprintable():
         raise ValueError("it holds a line break or another control character")
     parsed = sqlalchemy.make_url(url)
-    if "@" in (parsed.host or ""):
-        raise ValueError("an @ in the password must be written as %40")
     if parsed.get_backend_name() == "sqlite":
         return {"timeout": _SQLITE_BUSY_SECONDS}
+    if (
+        "@" in f"{parsed.host}{parsed.database}"
+    ):  # Else a part of the password is looked up as host.
+        raise ValueError("an @ in the password must be written as %40")
     if "psycopg" in parsed.get_dialect().driver and "connect_timeout" not in parsed.query:
         return {"connect_timeout": _CONNECT_SECONDS}
     return {}
