@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from hpo_summarize.arguments import with_values, within_device
 from hpo_summarize.callbacks import OptunaPruningCallback
 from hpo_summarize.distributed import on_all
 from hpo_summarize.errors import HpoError
+from hpo_summarize.study import values_of
 from hpo_summarize.trainer.device_batches import Sizes, halved, remember
 from hpo_summarize.trainer.group_failure import Group, failure_of
 from hpo_summarize.trainer.measuring import MeasuringTrainer
@@ -147,6 +149,9 @@ class TrialTrainer(MeasuringTrainer):
         """The folder of a trial, also when no search is running."""
         if trial is None:
             return super()._get_output_dir(trial)
+        if isinstance(trial, FrozenTrial):
+            trial = copy.copy(trial)
+            trial.params = values_of(trial)  # Which it has for `hp_name` while it runs, too.
         name = self.hp_name(trial) if self.hp_name is not None else f"run-{trial.number}"
         return str(Path(self.args.output_dir) / name)
 

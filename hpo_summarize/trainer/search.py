@@ -168,9 +168,10 @@ class SummarizationTrainer(GroupTrainer):
         plan = self._plan(trial)  # An error here is the main process's own.
         if plan.params != trial.params:
             trial.set_user_attr(VALUES, json.loads(json.dumps(plan.params, default=str)))
+        trial = DecidedTrial(trial, plan.params)
         with self._leaving_when_broken(plan.number):
             tell(plan)
-        end = self._train_trial(DecidedTrial(trial, plan.params), plan)
+        end = self._train_trial(trial, plan)
         if end.best is not None:
             trial.set_user_attr(BEST_EPOCH, end.best.epoch)
             if end.best.epoch_value is not None:
@@ -208,6 +209,7 @@ class SummarizationTrainer(GroupTrainer):
         """Samples everything, and takes over what an interrupted trial has left."""
         values = {name: _plain(value) for name, value in self.hp_space(trial).items()}
         self._refuse_idle_names(values)
+        trial = DecidedTrial(trial, {**trial.params, **values})
         folder = Path(self._get_output_dir(trial))
         shutil.rmtree(folder, ignore_errors=True)
         left = self._folder_of_interrupted(trial)
@@ -222,7 +224,7 @@ class SummarizationTrainer(GroupTrainer):
         directions = trial.study.directions
         return TrialPlan(
             trial.number,
-            {**trial.params, **values},
+            trial.params,
             values,
             n_objectives=len(directions),
             maximize=directions[0] == optuna.study.StudyDirection.MAXIMIZE,
