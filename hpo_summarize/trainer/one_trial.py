@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from hpo_summarize.callbacks import OptunaPruningCallback
 from hpo_summarize.distributed import on_all
 from hpo_summarize.errors import HpoError, RunStopped, stopping_at_storage_failure
 from hpo_summarize.files import claim, folder_below
+from hpo_summarize.study import values_of
 from hpo_summarize.trainer.checkpoints import last_checkpoint
 from hpo_summarize.trainer.device_batches import Sizes, halved, remember
 from hpo_summarize.trainer.group_failure import Group, failure_of
@@ -171,6 +173,9 @@ class TrialTrainer(MeasuringTrainer):
             return super()._get_output_dir(trial)
         if self._run is not None:
             return self._run.plan.folder
+        if isinstance(trial, FrozenTrial):
+            trial = copy.copy(trial)
+            trial.params = values_of(trial)  # Which it has for `hp_name` while it runs, too.
         name = self.hp_name(trial) if self.hp_name is not None else f"run-{trial.number}"
         return str(folder_below(Path(self.args.output_dir), name))
 

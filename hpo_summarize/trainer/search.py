@@ -105,8 +105,8 @@ class SummarizationTrainer(GroupTrainer):
             n_trials: Finished trials wanted in the study, those of earlier runs included.
             direction: `"minimize"` or `"maximize"`, or a list of them for several objectives.
             backend: `"optuna"`, `"ray"` or `"wandb"`.
-            hp_name: From a trial to the name of its folder below `args.output_dir`; its `params`
-                are the sampled ones.
+            hp_name: From a trial to the name of its folder below `args.output_dir`, another one for
+                each trial.
             **kwargs: With Optuna: the arguments of `optuna.create_study`, or `study` itself;
                 `timeout` (seconds) and `callbacks` as in `Study.optimize`; `catch`, the exceptions
                 that end a trial and not the search (default all); `keep_trials`, how many of the
@@ -187,9 +187,10 @@ class SummarizationTrainer(GroupTrainer):
         plan = self._plan(trial)  # An error here is the main process's own.
         if plan.params != trial.params:
             trial.set_user_attr(VALUES, json.loads(json.dumps(plan.params, default=str)))
+        trial = DecidedTrial(trial, plan.params)
         with self._leaving_when_broken(plan.number):
             tell(plan)
-        end = self._train_trial(DecidedTrial(trial, plan.params), plan)
+        end = self._train_trial(trial, plan)
         if end.best is not None:
             trial.set_user_attr(BEST_EPOCH, end.best.epoch)
             if end.best.epoch_value is not None:
@@ -227,6 +228,7 @@ class SummarizationTrainer(GroupTrainer):
         """Samples everything, and takes over what an interrupted trial has left."""
         values = {name: _plain(value) for name, value in self.hp_space(trial).items()}
         self._refuse_idle_names(values)
+        trial = DecidedTrial(trial, {**trial.params, **values})
         checkpoint = self._begin_folder(trial)
         epochs = [
             Epoch(metrics["epoch"], frozen(self.compute_objective(dict(metrics))))
@@ -240,7 +242,7 @@ class SummarizationTrainer(GroupTrainer):
         directions = trial.study.directions
         return TrialPlan(
             trial.number,
-            {**trial.params, **values},
+            trial.params,
             values,
             n_objectives=len(directions),
             maximize=directions[0] == optuna.study.StudyDirection.MAXIMIZE,
@@ -285,8 +287,10 @@ class SummarizationTrainer(GroupTrainer):
         probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         folders = set()
         for trial in (probe.ask(), probe.ask()):
-            self._refuse_idle_names(self.hp_space(trial))
-            if (folder := self._get_output_dir(trial)) in folders:
+            values = dict(self.hp_space(trial))
+            self._refuse_idle_names(values)
+            decided = DecidedTrial(trial, {**trial.params, **values})
+            if (folder := self._get_output_dir(decided)) in folders:
                 raise HpoError(
                     f"hp_name gave two trials one folder ({folder}), and the second one would "
                     "replace the weights of the first; put trial.number into the name"
