@@ -30,6 +30,7 @@ def main() -> None:
     from hpo_summarize.benchmark.report import write_benchmark
     from hpo_summarize.benchmark.schedule import check_runs, read_records, run_missing
     from hpo_summarize.benchmark.setting import choose_recipe, prepare
+    from hpo_summarize.benchmark.winners import judge_winners
 
     if arguments.overhead:
         for name, value in measure_overhead().items():
@@ -41,8 +42,11 @@ def main() -> None:
     )
     prepare(recipe, arguments.output)
     run_missing(arguments.output, methods, seeds, arguments.jobs)
-    print(write_benchmark(recipe, read_records(arguments.output, methods, seeds), arguments.output))
-    print(f"\nresults in {arguments.output}: benchmark.json, table.md, benchmark.html")
+    records = read_records(arguments.output, methods, seeds)
+    winners = judge_winners(recipe, records, arguments.output)
+    print(write_benchmark(recipe, winners, arguments.output))
+    print(f"\nresults in {arguments.output}: benchmark.json, table.md, benchmark.html, winners/")
+    winners.require_one()
 
 
 if __name__ == "__main__":

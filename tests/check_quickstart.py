@@ -17,6 +17,7 @@ import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from hpo_summarize.benchmark.constant import best_constant
 from hpo_summarize.data import Dialogues, read_dialogues
 from hpo_summarize.model import build_model, load_tokenizer
 from hpo_summarize.names import split_by_owner
@@ -34,11 +35,12 @@ def main(folder: Path) -> None:
     print(f"validation: trial 0 {trial_0:.4f}, best {best['best_value']:.4f}")
     assert best["best_value"] >= GAIN * trial_0
     train = read_dialogues(Path(str(recipe.data.train)), recipe.data)
+    known = [[text for row in train.references for text in row]]
     for name in ("validation", "test"):
         split = read_dialogues(Path(str(getattr(recipe.data, name))), recipe.data)
         scores = {
             "best trial": score(split, summarise(folder, recipe, best, split)),
-            "constant summary": best_constant(split, train),
+            "constant summary": best_constant(Rouge(), "rougeL", split.references, known).score,
             "first utterance": score(split, [first_utterance(d) for d in split.dialogues]),
         }
         print(name, {key: round(value, 4) for key, value in scores.items()})
@@ -48,12 +50,6 @@ def main(folder: Path) -> None:
 def score(split: Dialogues, summaries: list[str]) -> float:
     """Mean ROUGE-L F1."""
     return Rouge().compute(predictions=summaries, references=split.references)["rougeL"]
-
-
-def best_constant(split: Dialogues, train: Dialogues) -> float:
-    """The highest score that one training summary reaches when it is given for every dialogue."""
-    candidates = sorted({references[0] for references in train.references})
-    return max(score(split, [text] * len(split)) for text in candidates)
 
 
 def first_utterance(dialogue: str) -> str:

@@ -21,9 +21,11 @@ from hpo_summarize.benchmark.methods import Job, search_unpruned
 from hpo_summarize.benchmark.observation import Observation
 from hpo_summarize.benchmark.schedule import RunFailed, run_missing
 from hpo_summarize.benchmark.stock import build_stock_trainer
+from hpo_summarize.benchmark.summary import metrics, summarise, table_rows
 from hpo_summarize.errors import HpoError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.recipe import load_recipe
+from hpo_summarize.rouge import Rouge
 
 SCRIPT = str(REPOSITORY / "scripts" / "benchmark.py")
 RECIPE = """
@@ -78,6 +80,7 @@ class Benchmark:
     """A finished benchmark of one seed, run by two commands; its folder and what each printed."""
 
     folder: Path
+    test: Path
     first: str
     second: str
 
@@ -89,11 +92,12 @@ def benchmark(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Benchma
     printed = []
     for methods in (METHODS[:2], METHODS):
         with contextlib.redirect_stdout(io.StringIO()) as text:
-            assert run_script(*arguments, "--methods", *methods) == 0
+            # Models that are too small to beat a constant summary: nothing can be compared.
+            assert run_script(*arguments, "--methods", *methods) == 1
         printed.append(text.getvalue())
         (folder / "work" / "joint-1").mkdir(exist_ok=True)
         (folder / "work" / "joint-1" / "study.db").write_text("of a run that was cut off")
-    return Benchmark(folder, *printed)
+    return Benchmark(folder, recipe.parent / "test.csv", *printed)
 
 
 @pytest.fixture(scope="module")
@@ -110,16 +114,37 @@ def runs(output: Path) -> dict[str, dict[str, Any]]:
 
 def test_a_benchmark_writes_its_files_and_leaves_no_checkpoints(output: Path) -> None:
     names = {path.name for path in output.iterdir()}
-    assert {"recipe.yaml", "start", "runs", "benchmark.json", "table.md", "benchmark.html"} <= names
+    assert {"recipe.yaml", "start", "runs", "winners", "benchmark.json", "table.md"} <= names
     assert not list((output / "work").rglob("*.safetensors"))
     page = (output / "benchmark.html").read_text()
-    assert page.count("Plotly.newPlot(") == 2
-    assert "src=" not in page.split("</script>")[-1]
+    assert "nothing can be compared" in page and "Plotly.newPlot(" not in page
 
 
-def test_the_table_has_the_figures_of_the_json(output: Path, runs: dict[str, Any]) -> None:
-    lines = (output / "table.md").read_text().split("\n\n")[0].splitlines()
-    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+@pytest.mark.parametrize("method", METHODS)
+def test_the_texts_of_a_winner_are_kept_and_counted_beside_the_best_constant_summary(
+    method: str, runs: dict[str, Any], benchmark: Benchmark
+) -> None:
+    texts = json.loads((benchmark.folder / "winners" / f"{method}-1.json").read_text())
+    assert sorted(texts) == [f"row_{number}" for number in range(6)]
+    test = pd.read_csv(benchmark.test)
+    references = test[["summary1", "summary2"]].to_numpy().tolist()
+    found = Rouge().compute(predictions=list(texts.values()), references=references)
+    assert runs[method]["test"] == found
+    n_distinct = len({" ".join(text.split()) for text in texts.values()})
+    assert runs[method]["summaries"]["n_distinct"] == n_distinct
+    constant = json.loads((benchmark.folder / "benchmark.json").read_text())["best_constant"]
+    row = (
+        f"| {method}, seed 1 | {found['rougeL']:.4f} | {constant['score']:.4f} | {n_distinct} of 6"
+    )
+    assert f"{row} | no |" in benchmark.second
+    assert f"its winner writes {n_distinct} distinct summaries for 6 test" in (
+        benchmark.first + benchmark.second
+    )
+
+
+def test_the_table_has_the_figures_of_the_runs(runs: dict[str, Any]) -> None:
+    digits = {metric.title: metric.digits for metric in metrics("rougeL")}
+    head, *rows = table_rows(summarise(list(runs.values()), "rougeL"), digits)
     assert head == ["", *METHODS]
     table = {row[0]: dict(zip(METHODS, row[1:], strict=True)) for row in rows}
     for method, run in runs.items():

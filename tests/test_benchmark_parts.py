@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Trainer
 
 from hpo_summarize import SummarizationTrainer
+from hpo_summarize.benchmark.constant import Constant, best_constant
 from hpo_summarize.benchmark.observation import (
     ELSE,
     EVALUATION,
@@ -18,15 +21,21 @@ from hpo_summarize.benchmark.observation import (
     Observation,
 )
 from hpo_summarize.benchmark.overhead import measure_overhead
+from hpo_summarize.benchmark.report import write_benchmark
 from hpo_summarize.benchmark.summary import (
     NEVER,
     curve,
     rank_correlation,
     stock_faults,
     summarise,
+    table_rows,
     time_to,
-    write_table,
 )
+from hpo_summarize.benchmark.winners import Winners
+from hpo_summarize.decoding import Summaries
+from hpo_summarize.errors import HpoError
+from hpo_summarize.recipe import parse_recipe
+from hpo_summarize.rouge import Rouge
 
 
 def trial(
@@ -44,9 +53,16 @@ def record(method: str, seed: int, trials: list[dict[str, Any]], **more: Any) ->
     figures = {"wall_seconds": 100.0, "cpu_seconds": 50.0, "n_evaluations": 4}
     figures |= {"n_generated_tokens": 10, "megabytes_peak": 700.0, "megabytes_before": 500.0}
     figures |= {"most_models_alive": 1, "most_optimizers_alive": 1, "best_value": best}
+    figures |= {
+        "trainings": [{"n_steps": 9, "warmup_steps": 0}],
+        "machine": {"processor": "p"},
+        "date": "2026-11-27T10:00",
+    }
     scores = {"validation": {"rougeL": best}, "test": {"rougeL": best - 0.1}}
+    summaries = {"summaries": Summaries(["one", "two"] * 2, n_cut=0).describe()}
     return {"method": method, "seed": seed, "trials": trials, "spent": spent, **figures} | {
         **scores,
+        **summaries,
         **more,
     }
 
@@ -84,18 +100,86 @@ def test_the_figures_are_compared_seed_by_seed_with_the_stock_search() -> None:
     gain = summary["to the best value of stock, stock / this, wall"]["joint"]
     assert (gain["median"], gain["low"], gain["high"]) == (2.0, 0.0, 4.0)
     digits = dict.fromkeys(summary, 1)
-    lines = write_table(summary, digits).splitlines()
-    assert lines[0] == "| | stock | joint |"
-    cells = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines[2:]}
-    assert cells["to the best value of stock, wall s"][1] == "never (20.0 to never) |"
-    assert cells["whole search / its training, CPU"] == ["2.5 (2.5 to 2.5)", "2.5 (2.5 to 2.5) |"]
-    assert cells["rank correlation, cheap with full value"] == ["-", "- |"]
+    head, *rows = table_rows(summary, digits)
+    assert head == ["", "stock", "joint"]
+    cells = {title: figures for title, *figures in rows}
+    assert cells["to the best value of stock, wall s"][1] == "never (20.0 to never)"
+    assert cells["whole search / its training, CPU"] == ["2.5 (2.5 to 2.5)", "2.5 (2.5 to 2.5)"]
+    assert cells["rank correlation, cheap with full value"] == ["-", "-"]
 
 
 def test_without_a_stock_search_there_is_nothing_to_compare_with() -> None:
     summary = summarise([record("joint", 1, TRIALS)], "rougeL")
     assert summary["to the best value of stock, wall s"]["joint"]["median"] is None
-    assert write_table(summary, dict.fromkeys(summary, 0)).count("| - |") == 5
+    rows = table_rows(summary, dict.fromkeys(summary, 0))
+    assert sum(row[1] == "-" for row in rows) == 5
+
+
+def test_the_best_constant_summary_is_drawn_from_texts_and_given_ones() -> None:
+    references = [["the cat sat"], ["the cat ran"], ["a dog ran", "the cat ran off"]]
+    drawn = [["a dog", "nothing"], ["the cat"]]
+    found = best_constant(Rouge(), "rougeL", references, drawn)
+    assert found.text == "the cat"
+    scores = Rouge().compute(predictions=["the cat"] * 3, references=references)
+    assert found.score == scores["rougeL"]
+    better = best_constant(Rouge(), "rougeL", references, drawn, ["the cat ran"])
+    assert better.text == "the cat ran" and better.score > found.score
+
+
+def write(winners: Winners, folder: Path) -> tuple[str, str, dict[str, Any]]:
+    """The text, the page and the JSON of a benchmark."""
+    content = {"model": {"name": "a/b"}, "data": {"train": "t.csv"}, "output_dir": "out"}
+    text = write_benchmark(parse_recipe(content), winners, folder)
+    assert (folder / "table.md").read_text() == text + "\n"
+    page = (folder / "benchmark.html").read_text()
+    return text, page, json.loads((folder / "benchmark.json").read_text())
+
+
+def test_a_winner_that_is_not_above_the_best_constant_summary_is_not_counted(
+    tmp_path: Path,
+) -> None:
+    same = {"summaries": Summaries(["it is", "it  is"], n_cut=2).describe()}
+    records = [
+        record("stock", 1, [trial(0.3, 80.0)], **same),
+        record("stock", 2, [trial(0.5, 60.0)]),
+        record("joint", 1, [trial(0.4, 20.0)]),
+        record("joint", 2, [trial(0.6, 20.0)]),
+    ]
+    winners = Winners(records, Constant("it is", records[0]["test"]["rougeL"]), "rougeL")
+    assert [(r["method"], r["seed"]) for r in winners.counted] == [
+        ("stock", 2),
+        ("joint", 1),
+        ("joint", 2),
+    ]
+    winners.require_one()
+    text, page, content = write(winners, tmp_path)
+    assert "| stock, seed 1 | 0.2000 | 0.2000 | 1 of 2 | no |" in text
+    assert "| joint, seed 2 | 0.5000 | 0.2000 | 2 of 4 | yes |" in text
+    refused = "stock, seed 1 is not counted: rougeL 0.2000 on test is not above the 0.2000"
+    note = "stock, seed 1: all 2 summaries are the same text; 2 of 2 summaries are cut"
+    assert refused in text and note in text and "constant summary is 'it is'" in text
+    assert refused in page and "<td>1 of 2</td>" in page and "nothing can be" not in page
+    assert page.count("Plotly.newPlot(") == 2
+    assert "src=" not in page.split("</script>")[-1]
+    values = content["summary"]["rougeL of the winner, on test"]["stock"]["values"]
+    assert values == {"2": 0.4}
+    gains = content["summary"]["to the best value of stock, stock / this, wall"]["joint"]
+    assert gains["values"] == {"1": None, "2": 3.0}
+    assert content["best_constant"] == {"text": "it is", "score": pytest.approx(0.2)}
+
+
+def test_where_no_winner_counts_nothing_is_compared(tmp_path: Path) -> None:
+    records = [record("stock", 1, TRIALS), record("joint", 1, TRIALS)]
+    winners = Winners(records, Constant("it is", 0.9), "rougeL")
+    text, page, content = write(winners, tmp_path)
+    nothing = "nothing can be compared: no winner is above the best constant summary"
+    assert nothing in text and nothing in page
+    assert "stock / this" not in text + page and "whole search" not in text + page
+    assert text.count("| 2 of 4 | no |") == 2
+    assert len(content["runs"]) == 2
+    with pytest.raises(HpoError, match=nothing) as end:
+        winners.require_one()
+    assert end.value.exit_status == 1
 
 
 def test_the_rank_correlation_is_spearmans_with_ties_shared() -> None:

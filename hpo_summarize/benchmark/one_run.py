@@ -2,7 +2,8 @@
 
     python -m hpo_summarize.benchmark.one_run OUTPUT METHOD SEED
 
-writes `OUTPUT/runs/METHOD-SEED.json`.
+writes `OUTPUT/runs/METHOD-SEED.json`, and what the winner writes for the test split to
+`OUTPUT/winners/METHOD-SEED.json`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from hpo_summarize.benchmark.clocks import Samples, Time
 from hpo_summarize.benchmark.machine import describe_machine
 from hpo_summarize.benchmark.methods import METHODS, Found, Job
 from hpo_summarize.benchmark.observation import Observation
-from hpo_summarize.benchmark.setting import read_setting, run_path
+from hpo_summarize.benchmark.setting import read_setting, run_path, texts_path
 from hpo_summarize.cli import run
 from hpo_summarize.data import Dialogues, read_dialogues
-from hpo_summarize.decoding import clear_idle_flags
+from hpo_summarize.decoding import Summaries, clear_idle_flags, count_cut
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import write_text
 from hpo_summarize.names import split_by_owner
@@ -58,8 +59,9 @@ def run_method(output_dir: Path, method: str, seed: int) -> dict[str, Any]:
         **_search_record(observation, found),
         **_winner_record(Experiment(recipe), found),
     }
-    path = run_path(output_dir, method, seed)
-    write_text(path, json.dumps(record, indent=1))
+    texts = record.pop("texts")
+    write_text(texts_path(output_dir, method, seed), json.dumps(texts, indent=0))
+    write_text(run_path(output_dir, method, seed), json.dumps(record, indent=1))
     shutil.rmtree(folder)
     return record
 
@@ -104,31 +106,34 @@ def _winner_record(experiment: Experiment, found: Found) -> dict[str, Any]:
     """The winner's kept weights, measured by one and the same code for every method."""
     section, (_, validation) = experiment.recipe.data, experiment.splits
     test = read_dialogues(section.test or [], section)
+    on_validation, on_test = (summarise(experiment, found, one) for one in (validation, test))
     return {
         "best_value": found.value,
         "best_params": found.params,
-        "validation": measure(experiment, found, validation),
-        "test": measure(experiment, found, test),
+        "validation": experiment.score(on_validation.texts, validation.references),
+        "test": experiment.score(on_test.texts, test.references),
+        "summaries": on_test.describe(),
+        "texts": dict(zip(test.ids, on_test.texts, strict=True)),
     }
 
 
-def measure(experiment: Experiment, found: Found, split: Dialogues) -> dict[str, float]:
-    """ROUGE F1 of the winner of a search on a split, decoded with its own settings."""
+def summarise(experiment: Experiment, found: Found, split: Dialogues) -> Summaries:
+    """What the winner of a search writes for a split, decoded with its own settings."""
     model = AutoModelForSeq2SeqLM.from_pretrained(found.weights).eval()
     model.generation_config.update(**split_by_owner(found.params)["generation"])
     clear_idle_flags(model.generation_config)
     rows = experiment.tokenize(split)["input_ids"]
-    summaries: list[str] = []
+    summaries = Summaries([], 0)
     for start in range(0, len(rows), _BATCH_SIZE):
         summaries += _summarise(experiment, model, rows[start : start + _BATCH_SIZE])
-    return experiment.score(summaries, split.references)
+    return summaries
 
 
-def _summarise(experiment: Experiment, model: Any, rows: Sequence[list[int]]) -> list[str]:
+def _summarise(experiment: Experiment, model: Any, rows: Sequence[list[int]]) -> Summaries:
     batch = experiment.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
     with torch.no_grad():
-        ids = model.generate(**{k: batch[k] for k in ("input_ids", "attention_mask")})
-    return experiment.decode(ids.numpy())
+        ids = model.generate(**{k: batch[k] for k in ("input_ids", "attention_mask")}).numpy()
+    return Summaries(experiment.decode(ids), count_cut(ids, model.generation_config))
 
 
 def main() -> None:

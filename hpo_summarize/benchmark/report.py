@@ -15,60 +15,76 @@ from hpo_summarize.benchmark.summary import (
     metrics,
     stock_faults,
     summarise,
+    table_rows,
     to_arrays,
-    write_table,
 )
+from hpo_summarize.benchmark.winners import Winners
 from hpo_summarize.files import write_text
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.results.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, Plot
 from hpo_summarize.results.page import build_page, fill, plot_html
 
+# Title, hint, table with its header, and notes.
+Section = tuple[str, str, list[list[str]], list[str]]
 _COLORS = {"stock": GREY, "train_once": ORANGE, "joint": BLUE, "staged": GREEN, "unpruned": PURPLE}
 _CLOCKS = {"wall": "seconds since the start of the search", "cpu": "CPU seconds"}
 _BODY = """<h1>{{ title }}</h1>
 <p class="hint">{{ machine }}</p>
 {{ plot }}
-<h2>Figures</h2>
+{% for title, hint, table, notes in sections %}<h2>{{ title }}</h2>
 <p class="hint">{{ hint }}</p>
 <div class="table"><table>
-<thead><tr>{% for name in head %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+<thead><tr>{% for name in table[0] %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in table[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table></div>
-<h2>What the stock search did</h2>
 <ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
-"""
-_HINT = "Median over the seeds, and the lowest and highest in brackets."
+{% endfor %}"""
+_HINT = (
+    "Median over the seeds, and the lowest and highest in brackets. Runs whose winner is not above "
+    "the best constant summary are left out."
+)
+_WINNERS_HINT = (
+    "What each winner writes for the test split, and the highest score of a text that is the "
+    "summary of every dialogue: of a draw of training references and of what winners wrote."
+)
 
 
-def write_benchmark(recipe: Recipe, records: Sequence[Record], output_dir: Path) -> str:
+def write_benchmark(recipe: Recipe, winners: Winners, output_dir: Path) -> str:
     """Writes `benchmark.json`, `table.md` and `benchmark.html`.
 
     Args:
         recipe: Recipe of the benchmark.
-        records: Records of all its runs.
+        winners: Records of all its runs, and which of them count.
         output_dir: Folder for the files.
 
     Returns:
-        The table and what the stock search did, as Markdown.
+        The tables and what the stock search did, as Markdown.
     """
+    records = winners.records
     objective = recipe.search.objectives[0]
     maximize = recipe.search.direction == "maximize"
-    summary = summarise(records, objective, maximize)
+    summary = summarise(winners.counted, objective, maximize)
     notes = _stock_notes(recipe, records)
     digits = {metric.title: metric.digits for metric in metrics(objective, maximize)}
-    table = write_table(summary, digits)
+    figures = table_rows(summary, digits)
     content = {
         "recipe": recipe.model_dump(mode="json"),
         "stock_cannot_search": _out_of_reach(recipe),
         "stock_notes": notes,
         "summary": summary,
+        "best_constant": vars(winners.constant),
+        "winner_notes": winners.notes(),
         "runs": list(records),
     }
     write_text(output_dir / "benchmark.json", json.dumps(content, indent=1, allow_nan=False))
-    text = "\n".join([table, "", *(f"- {note}" for note in notes)])
+    sections = [("Winners", _WINNERS_HINT, winners.table(), winners.notes())]
+    if winners.counted:
+        sections.insert(0, ("Figures", _HINT, figures, notes))
+    parts = [part for _, _, rows, said in sections for part in (_markdown(rows), _list(said))]
+    text = "\n\n".join(part for part in parts if part)
     write_text(output_dir / "table.md", text + "\n")
-    page = _write_page(recipe, records, table, notes)
+    page = _write_page(recipe, winners, sections)
     write_text(output_dir / "benchmark.html", page)
     return text
 
@@ -88,29 +104,34 @@ def _stock_notes(recipe: Recipe, records: Sequence[Record]) -> list[str]:
     return notes
 
 
-def _write_page(recipe: Recipe, records: Sequence[Record], table: str, notes: Sequence[str]) -> str:
-    head, _, *rows = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.split("\n")
-    )
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *others = rows
+    rule = ["---", *(["---:"] * (len(head) - 1))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *others))
+
+
+def _list(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def _write_page(recipe: Recipe, winners: Winners, sections: Sequence[Section]) -> str:
+    records = winners.records
     title = f"Benchmark: {recipe.search.n_trials} trials, {len({r['seed'] for r in records})} seeds"
-    plot = _draw_curves(records, recipe)
+    draws = bool(winners.counted)
     machine = records[0]["machine"]
     body = fill(
         _BODY,
         title=title,
         machine=f"{machine['processor']}, one thread a search, {records[0]['date'][:10]}",
-        plot=plot_html(plot),
-        hint=_HINT,
-        head=head,
-        rows=rows,
-        notes=notes,
+        plot=plot_html(_draw_curves(winners.counted, recipe)) if draws else "",
+        sections=sections,
     )
-    return build_page(title, body, draws=True)
+    return build_page(title, body, draws)
 
 
 def _draw_curves(records: Sequence[Record], recipe: Recipe) -> Plot:
     """The best value so far over time, a line a run."""
-    hint = "The best value so far of every search; each line is one seed."
+    hint = "The best value so far of every search that is counted; each line is one seed."
     plot = Plot("best_so_far", "Best value so far", hint, side_by_side=False, min_width=600)
     for clock, axis in _CLOCKS.items():
         figure, named = go.Figure(), set[str]()

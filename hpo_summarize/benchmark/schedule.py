@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo_summarize.benchmark.methods import METHODS
-from hpo_summarize.benchmark.setting import run_path
+from hpo_summarize.benchmark.setting import run_path, texts_path
 from hpo_summarize.errors import HpoError, Problem, RecipeError
 
 _LOOK_SECONDS = 0.2
@@ -65,7 +65,10 @@ def run_missing(output_dir: Path, methods: Sequence[str], seeds: Sequence[int], 
         (method, seed)
         for seed in seeds
         for method in methods
-        if not run_path(output_dir, method, seed).exists()
+        if not (
+            run_path(output_dir, method, seed).exists()
+            and texts_path(output_dir, method, seed).exists()
+        )
     ]
     running: dict[Run, subprocess.Popen[bytes]] = {}
     try:
@@ -110,7 +113,9 @@ def _finish(output_dir: Path, run: Run, status: int) -> None:
     record = read_records(output_dir, [method], [seed])[0]
     print(
         f"{method}, seed {seed}: best {record['best_value']:.4f} in "
-        f"{record['wall_seconds']:.0f} s, {record['cpu_seconds']:.0f} CPU s",
+        f"{record['wall_seconds']:.0f} s, {record['cpu_seconds']:.0f} CPU s; its winner writes "
+        f"{record['summaries']['n_distinct']} distinct summaries for "
+        f"{record['summaries']['n_rows']} test dialogues",
         flush=True,
     )
 

@@ -184,6 +184,11 @@ def run_path(output_dir: Path, method: str, seed: int) -> Path:
     return output_dir / "runs" / f"{method}-{seed}.json"
 
 
+def texts_path(output_dir: Path, method: str, seed: int) -> Path:
+    """Where the summaries are that the winner of a run writes for the test split, by row id."""
+    return output_dir / "winners" / f"{method}-{seed}.json"
+
+
 def _write_start(recipe: Recipe, folder: Path) -> None:
     experiment = Experiment(recipe)
     torch.manual_seed(0)

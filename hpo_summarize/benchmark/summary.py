@@ -171,16 +171,18 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def write_table(
+def table_rows(
     summary: Mapping[str, Mapping[str, Mapping[str, Any]]], digits: Mapping[str, int]
-) -> str:
-    """The summary as a Markdown table: median, and the range where there are several seeds."""
+) -> list[list[str]]:
+    """The summary as a header and rows: median, and the range where there are several seeds."""
     methods = list(next(iter(summary.values())))
-    lines = ["| | " + " | ".join(methods) + " |", "| --- |" + " ---: |" * len(methods)]
-    for title, cells in summary.items():
-        texts = [_cell(cells[method], digits[title]) for method in methods]
-        lines.append(f"| {title} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
+    return [
+        ["", *methods],
+        *(
+            [title, *(_cell(cells[method], digits[title]) for method in methods)]
+            for title, cells in summary.items()
+        ),
+    ]
 
 
 def _cell(figure: Mapping[str, Any], digits: int) -> str:
