@@ -5,6 +5,7 @@ BEST_EPOCH = "best_epoch"  # The epoch that its value comes from.
 EPOCH_VALUE = "epoch_value"  # What the evaluation after that epoch gave, before the full one.
 BEATEN = "beaten"  # Why it was trained to its end and not measured in full.
 FAILURE = "failure"  # Why it ended in an error.
+SECONDS = "seconds"  # How long it ran, by a clock that nobody sets.
 INTERRUPTED = "interrupted"  # The run ended in the middle of it; it does not count.
 CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.
 WORKER = "worker"  # Host, process and start of the process that runs it.

@@ -19,6 +19,7 @@ from hpo_summarize.study.trials import (
     counts,
     finished_trials,
     require_complete,
+    seconds_of,
 )
 from hpo_summarize.study.warm_start import warm_start_of
 
@@ -43,6 +44,7 @@ __all__ = [
     "prune_after",
     "require_complete",
     "run_study",
+    "seconds_of",
     "wait_for_running",
     "warm_start_of",
 ]
