@@ -6,6 +6,7 @@ EPOCH_VALUE = "epoch_value"  # What the evaluation after that epoch gave, before
 BEATEN = "beaten"  # Why it was trained to its end and not measured in full.
 SUMMARIES = "summaries"  # Counts of the summaries that its value comes from (`Summaries`).
 FAILURE = "failure"  # Why it ended in an error.
+SECONDS = "seconds"  # How long it ran, by a clock that nobody sets.
 INTERRUPTED = "interrupted"  # The run ended in the middle of it; it does not count.
 CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.
 FOLDER = "folder"  # The mark of the folder with its checkpoints.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
-import psutil
 from filelock import FileLock
 
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.files import make_writable
 from hpo_summarize.results.files import DECODING_FOLDER, RESULT_FILES
-from hpo_summarize.workers import Worker
+from hpo_summarize.workers import Worker, launch_name
 
 _MARK = ".debug-run"  # Stands in folders that a debug run has made, with the launch that it was of.
 _FOLDERS = ("trials", DECODING_FOLDER)
@@ -63,7 +61,7 @@ def clear_debug_folder(folder: Path, worker: Worker) -> None:
     """
     mark = folder / _MARK
     with FileLock(folder / f"{_MARK}.lock"):
-        launch = _launch() if worker.count > 1 else ""
+        launch = launch_name() if worker.count > 1 else ""
         if launch and mark.read_text(encoding="utf-8") == launch:
             return
         for name in _OWN_FILES:
@@ -73,9 +71,3 @@ def clear_debug_folder(folder: Path, worker: Worker) -> None:
         for trial in folder.glob("trials/*/trial-*"):
             shutil.rmtree(trial)
         mark.write_text(launch, encoding="utf-8")
-
-
-def _launch() -> str:
-    """A name for the process that has started all workers of this launch."""
-    parent = os.getppid()
-    return f"{parent} {psutil.Process(parent).create_time():.2f}"

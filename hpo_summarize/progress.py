@@ -21,7 +21,7 @@ from hpo_summarize.attributes import (
     TRAINED_TRIAL,
 )
 from hpo_summarize.decoding import degenerate_note
-from hpo_summarize.study import best_trials, finished_trials
+from hpo_summarize.study import best_trials, finished_trials, seconds_of
 from hpo_summarize.workers import Writer
 
 
@@ -120,12 +120,11 @@ class SearchProgress(TrainerCallback):
         return nullcontext(True) if self._writer is None else self._writer.once(what)
 
     def _print_trial(self, trial: FrozenTrial) -> None:
-        seconds = trial.duration.total_seconds() if trial.duration else 0
         parts = [
             f"{self._word} {trial.number:>3} ({len(self._printed)}/{self._n_trials})",
             f"{_fate(trial, self._objective):<34}",
             self._best(),
-            f"took {clock(seconds)}",
+            f"took {clock(seconds_of(trial) or 0)}",
             self._times(len(self._printed)),
         ]
         if note := degenerate_note(trial.user_attrs.get(SUMMARIES)):

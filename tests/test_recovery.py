@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from hpo_summarize.attributes import CONTINUES, ENDED_RUN, FAILURE, INTERRUPTED,
 from hpo_summarize.errors import HpoError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.study import finished_trials, open_study, recovery, run_study
-from hpo_summarize.study.heartbeats import GRACE_SECONDS, BeatingJournal, beating
+from hpo_summarize.study.heartbeats import BeatingJournal, Watch, beating
 from hpo_summarize.study.recovery import fail, put_back, put_back_orphans, this_worker
 
 ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0.0}
@@ -50,7 +49,6 @@ def lose(study: optuna.Study, marked: bool, monkeypatch: pytest.MonkeyPatch) -> 
     if marked:
         trial.set_user_attr(INTERRUPTED, True)
     study.tell(trial, state=TrialState.FAIL)
-    monkeypatch.setattr(recovery, "_PUTTING_BACK_SECONDS", 0)  # As if that were long ago.
     return trial.params
 
 
@@ -130,49 +128,36 @@ def files_of(study: optuna.Study) -> list[Path]:
     return sorted(study._storage._folder.glob("*"))
 
 
-def beat_long_ago(study: optuna.Study, worker: dict[str, Any]) -> None:
-    """As if a worker had touched its file last before the grace period."""
-    assert isinstance(study._storage, BeatingJournal)
-    study._storage.beat(worker)
-    past = time.time() - GRACE_SECONDS - 60
-    os.utime(study._storage._file(worker), (past, past))
-
-
-def test_a_trial_of_a_silent_worker_on_another_machine_is_put_back_from_a_journal(
-    journal: Open,
+def test_a_trial_of_a_silent_worker_on_another_machine_is_tried_again_in_a_run(
+    open_again: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = journal()
-    trial = study.ask()
+    monkeypatch.setattr("hpo_summarize.study.heartbeats.GRACE_SECONDS", 2)
+    trial = open_again().ask()
     draw(trial)
     trial.set_user_attr(WORKER, ELSEWHERE)
-    # Never seen: it may have been started a moment ago.
-    assert put_back_orphans(journal()) == []
-    assert put_back_orphans(journal()) == []
-    beat_long_ago(study, ELSEWHERE)
-    run_study(journal(), draw, 2)
-    trials = journal().trials
+    run_study(open_again(), draw, 2)
+    trials = open_again().trials
     assert [t.state.name for t in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert trials[1].params == trials[0].params
-    assert trials[1].user_attrs[CONTINUES] == 0
+    assert trials[2].params == trials[0].params
+    assert trials[2].user_attrs[CONTINUES] == 0
 
 
 def test_a_worker_at_a_journal_gives_signs_of_life_until_it_ends(
     journal: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo_summarize.study.heartbeats.HEARTBEAT_SECONDS", 0.05)
-    study, other = journal(), {**this_worker(), "host": "here"}
+    monkeypatch.setattr("hpo_summarize.study.heartbeats.GRACE_SECONDS", 0.5)
+    study, other, watch = journal(), {**this_worker(), "host": "here"}, Watch()
     trial = study.ask()
     trial.set_user_attr(WORKER, other)
     with beating(study, other):
-        beat_long_ago(study, other)
-        time.sleep(0.5)
-        assert put_back_orphans(journal()) == []
+        for _ in range(5):
+            assert put_back_orphans(journal(), watch) == []
+            time.sleep(0.3)
         assert files_of(study)
-        # A clock that is a day off, on either machine, changes nothing.
-        monkeypatch.setattr(time, "time", lambda: 0.0)
-        assert put_back_orphans(journal()) == []
-    beat_long_ago(study, other)
-    assert put_back_orphans(journal()) == [0]
+    assert put_back_orphans(journal(), watch) == []
+    time.sleep(0.6)
+    assert put_back_orphans(journal(), watch) == [0]
 
 
 def test_a_worker_that_ends_leaves_no_file(journal: Open) -> None:

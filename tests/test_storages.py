@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from study_worker import BASELINE
 
 from hpo_summarize.attributes import CONTINUES, INTERRUPTED, SURPLUS
 from hpo_summarize.attributes import WORKER as WORKER_NAME
-from hpo_summarize.errors import StudyError
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.study import (
     build_storage,
@@ -220,22 +218,6 @@ def test_workers_that_lose_the_one_that_makes_the_study_still_begin_with_the_bas
     study = open_study(SearchSection(), "study", url, ["maximize"], [BASELINE])
     run_study(study, lambda trial: trial.suggest_float("x", 0, 1), 2)
     assert_whole(study, 2)
-
-
-@pytest.mark.parametrize("form", ["sqlite:///{}/a.db", "journal://{}/a.log"])
-def test_a_study_that_its_maker_takes_back_ends_the_others_with_a_message(
-    form: str, tmp_path: Path
-) -> None:
-    url = form.format(tmp_path)
-    storage = build_storage(url)
-    optuna.create_study(study_name="study", storage=storage, direction="maximize")
-    taking_back = threading.Timer(
-        1, lambda: optuna.delete_study(study_name="study", storage=storage)
-    )
-    taking_back.start()
-    with pytest.raises(StudyError, match="could not begin it and has taken it back; mend what it"):
-        open_study(SearchSection(), "study", url, ["maximize"], [BASELINE])
-    taking_back.join()
 
 
 def test_a_journal_with_half_a_line_at_its_end_is_mended(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -80,9 +81,9 @@ def test_earlier_trials_teach_and_neither_count_nor_are_the_best(
     study = search(new, 4)
     taken = copies(study)
     assert len(taken) == 12 and study.trials[0] not in taken  # Trial 0 stays the baseline.
-    for copy in taken:
-        source = old.trials[copy.user_attrs["earlier"]["number"]]
-        assert (copy.params, copy.state, copy.values, copy.intermediate_values) == (
+    for each in taken:
+        source = old.trials[each.user_attrs["earlier"]["number"]]
+        assert (each.params, each.state, each.values, each.intermediate_values) == (
             *(source.params, source.state, source.values, source.intermediate_values),
         )
     assert {trial.state.name for trial in taken} == {"COMPLETE", "PRUNED"}
@@ -283,30 +284,74 @@ def test_a_begun_study_takes_a_known_good_point_that_is_new(make: Any) -> None:
     assert rates.count(0.005) == 1
 
 
-@pytest.mark.parametrize("n_written", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("call", "n_before"),
+    [("create_new_trial", n) for n in (0, 1, 4)] + [("set_trial_state_values", 2)],
+)
 def test_a_beginning_that_was_cut_off_is_finished_by_the_next_run(
-    n_written: int, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, n_before: int, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo_summarize.study.running._BASELINE_SECONDS", 0.3)
     search(make("old"), 5)
     settings = {"warm_start": url(tmp_path), "baselines": [{"learning_rate": 0.005}]}
-    storage, written = optuna.storages.JournalStorage, []
-    create = storage.create_new_trial
+    storage, before = optuna.storages.JournalStorage, []
+    write = getattr(storage, call)
 
-    def killed(self: Any, *args: Any, **kwargs: Any) -> int:
-        if len(written) == n_written:
+    def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(before) == n_before:
             raise KeyboardInterrupt
-        written.append(args)
-        return create(self, *args, **kwargs)
+        before.append(args)
+        return write(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "create_new_trial", killed)
+        patch.setattr(storage, call, killed)
         with pytest.raises(KeyboardInterrupt):
             _ = make("new", search=settings).study
     study = make("new", search=settings).study
     assert [copy.user_attrs["earlier"]["number"] for copy in copies(study)] == [0, 1, 2, 3, 4]
     waiting = [t.system_attrs["fixed_params"] for t in study.trials if t not in copies(study)]
     assert [values["learning_rate"] for values in waiting] == [0.001, 0.005]
+
+
+@pytest.mark.parametrize("scheme", ["journal", "sqlite"])
+def test_a_worker_that_is_slow_at_a_warm_start_doubles_no_earlier_trial(
+    scheme: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo_summarize.study.running._BASELINE_SECONDS", 0.3)
+    search(make("old"), 5)
+    storage = f"{scheme}://{'/' if scheme == 'sqlite' else ''}{tmp_path / 'new.file'}"
+    settings = {"warm_start": url(tmp_path), "storage": storage}
+    add, n_added = optuna.Study.add_trial, []
+
+    def add_slowly(self: Any, trial: Any) -> None:
+        n_added.append(trial)
+        if len(n_added) == 3:  # Another worker begins, and runs a trial, before it goes on.
+            search(make("new", search=settings), 1)
+        add(self, trial)
+
+    monkeypatch.setattr(optuna.Study, "add_trial", add_slowly)
+    study = search(make("new", search=settings), 3)
+    taken = [copy for copy in copies(study) if "surplus" not in copy.user_attrs]
+    assert [copy.user_attrs["earlier"]["number"] for copy in taken] == [0, 1, 2, 3, 4]
+    assert {copy.state.name for copy in taken} <= {"COMPLETE", "PRUNED"}
+    # The third one, which it had looked for before, is known to no sampler and no pruner.
+    assert [copy.state.name for copy in copies(study) if copy not in taken] == ["FAIL"]
+    assert len(finished_trials(study)) == 3 and study.trials[0].user_attrs.get("earlier") is None
+    assert study.user_attrs["warm_start"]["n_taken"] == 5
+
+
+def test_what_a_dead_worker_was_adding_holds_nobody_up(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo_summarize.study.recovery._NAMELESS_SECONDS", 0.2)
+    search(make("old"), 3)
+    new = make("new", search={"warm_start": url(tmp_path)})
+    left = copy.copy(copies(new.study)[1])
+    left.state, left.values, left.datetime_complete = optuna.trial.TrialState.RUNNING, None, None
+    new.study.add_trial(left)
+    study = search(new, 3)
+    assert [copy.state.name for copy in copies(study)][-1] == "FAIL"
+    assert len(finished_trials(study)) == 3 and len(study.trials) == 7
 
 
 def test_a_study_that_has_run_trials_takes_no_earlier_ones_also_without_the_mark(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import optuna
@@ -22,6 +23,7 @@ from hpo_summarize.results.outcome import (
     fate_of,
     is_finite,
 )
+from hpo_summarize.study import seconds_of
 
 
 def copy_study(outcome: Outcome, objectives: Sequence[int]) -> optuna.Study:
@@ -61,6 +63,8 @@ def _copy_trial(trial: FrozenTrial, objectives: Sequence[int]) -> FrozenTrial:
         intermediate_values=trial.intermediate_values,
     )
     copy.datetime_start, copy.datetime_complete = trial.datetime_start, trial.datetime_complete
+    if trial.datetime_start is not None and (seconds := seconds_of(trial)) is not None:
+        copy.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
     return copy
 
 

@@ -83,11 +83,6 @@ def best_epoch_of(trial: FrozenTrial) -> int | float | None:
     return int(epoch) if isinstance(epoch, float) and epoch.is_integer() else epoch
 
 
-def seconds_of(trial: FrozenTrial) -> float | None:
-    """Duration of an ended trial."""
-    return None if trial.duration is None else trial.duration.total_seconds()
-
-
 def is_finite(trial: FrozenTrial) -> bool:
     """Whether a trial is complete and has a number for every objective."""
     if trial.state != TrialState.COMPLETE or fate_of(trial) is not Fate.COMPLETE:

@@ -24,14 +24,13 @@ from hpo_summarize.results.outcome import (
     fate_of,
     is_finite,
     read_study,
-    seconds_of,
     summaries_of,
     trained_trial_of,
 )
 from hpo_summarize.results.page import build_page, fill, plot_html
 from hpo_summarize.results.plots import draw_plots
 from hpo_summarize.results.tables import final_stage
-from hpo_summarize.study import values_of
+from hpo_summarize.study import seconds_of, values_of
 
 _BODY = """<h1>{{ outcome.name }}</h1>
 <p class="hint">{{ aims }}</p>

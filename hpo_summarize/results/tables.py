@@ -24,11 +24,10 @@ from hpo_summarize.results.outcome import (
     failure_of,
     fate_of,
     read_study,
-    seconds_of,
     summaries_of,
     trained_trial_of,
 )
-from hpo_summarize.study import values_of
+from hpo_summarize.study import seconds_of, values_of
 
 # A spreadsheet takes a cell that begins like this for a formula (OWASP, "CSV Injection").
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

@@ -19,6 +19,7 @@ from hpo_summarize.study.trials import (
     counts,
     finished_trials,
     require_complete,
+    seconds_of,
     values_of,
 )
 from hpo_summarize.study.warm_start import warm_start_of
@@ -44,6 +45,7 @@ __all__ = [
     "prune_after",
     "require_complete",
     "run_study",
+    "seconds_of",
     "values_of",
     "wait_for_running",
     "warm_start_of",

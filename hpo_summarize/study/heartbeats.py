@@ -1,22 +1,55 @@
-"""Signs of life: how often workers give them, and those at a journal, which has none of its own."""
+"""Signs of life: how workers give them, and how others notice that they have stopped."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial
+
+from hpo_summarize.attributes import WORKER
 
 # Seconds. The grace period is 10 heartbeats, so that a worker that is only slow keeps its trial,
 # and a locked SQLite file gives up before a trial would be taken for dead.
 HEARTBEAT_SECONDS = 30
 GRACE_SECONDS = 10 * HEARTBEAT_SECONDS
+
+
+class Watch:
+    """How long the signs of other workers have stayed the same, by this process's monotonic clock.
+
+    No time that another machine, a file server or a database has written is compared with another:
+    their clocks and time zones may differ, and each may be set while a study runs.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    def seconds_unchanged(self, number: int, sign: Any) -> float:
+        """Seconds since the sign of a trial was first seen as it is now; 0 at the first look."""
+        now = time.monotonic()
+        if number not in self._seen or self._seen[number][0] != sign:
+            self._seen[number] = (sign, now)
+        return now - self._seen[number][1]
+
+
+def sign_of_life(storage: BaseStorage, trial: FrozenTrial) -> Any:
+    """What changes as long as the worker of a running trial lives; None: the storage has no such.
+
+    In a database that is the heartbeat of the trial, beside a journal the file of the worker.
+    """
+    backend = storage._backend if isinstance(storage, _CachedStorage) else storage
+    read = getattr(backend, "sign_of_life", None)
+    return None if read is None else read(trial)
 
 
 class BeatingJournal(JournalStorage):
@@ -32,23 +65,16 @@ class BeatingJournal(JournalStorage):
         self._folder = folder
 
     def beat(self, worker: Mapping[str, Any]) -> None:
-        """Touches the file of a worker; the file server writes down the time of its own clock."""
+        """Touches the file of a worker."""
         self._folder.mkdir(exist_ok=True)
         self._file(worker).touch()
 
-    def is_silent(self, worker: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
-        """Whether another worker has not touched its file for longer than the grace period.
-
-        Both times compared are the file server's: the clocks of two machines may differ. A worker
-        without a file gets one, and has the grace period from then on.
-        """
-        self.beat(me)
-        now = self._file(me).stat().st_mtime
+    def sign_of_life(self, trial: FrozenTrial) -> int:
+        """When the worker of a trial last touched its file, by any clock; 0: it has no file."""
         try:
-            return now - self._file(worker).stat().st_mtime > GRACE_SECONDS
+            return self._file(trial.user_attrs[WORKER]).stat().st_mtime_ns
         except FileNotFoundError:
-            self.beat(worker)
-            return False
+            return 0
 
     def forget(self, worker: Mapping[str, Any]) -> None:
         """Removes the file of a worker that runs no trial any more."""

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import os
 import socket
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
 import psutil
-from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo_summarize.attributes import (
     CONTINUES,
+    EARLIER,
     ENDED_RUN,
     FAILURE,
     INTERRUPTED,
     SURPLUS,
     WORKER,
 )
-from hpo_summarize.study.heartbeats import BeatingJournal
+from hpo_summarize.study import heartbeats
+from hpo_summarize.study.heartbeats import Watch, sign_of_life
+from hpo_summarize.workers.launch import start_of
 
 # A trial gets its worker's name right after it is made; one without a name for longer is orphaned.
 _NAMELESS_SECONDS = 30
-# From the end of an interrupted trial until its values are queued; longer if the worker died then.
-_PUTTING_BACK_SECONDS = 5
-# The start of a process is read against the system's clock, which may be set meanwhile.
-_CLOCK_SECONDS = 60
 
 
 def this_worker() -> dict[str, Any]:
     """A name for this process that no other process has, now or later."""
-    started = round(psutil.Process().create_time(), 2)
-    return {"host": _host(), "pid": os.getpid(), "started": started}
+    return {"host": _host(), "pid": os.getpid(), "started": start_of(os.getpid())}
 
 
 def _host() -> str:
@@ -55,24 +50,25 @@ def sign(trial: Trial) -> None:
     trial.set_user_attr(WORKER, this_worker())
 
 
-def put_back_orphans(study: optuna.Study) -> list[int]:
+def put_back_orphans(study: optuna.Study, watch: Watch | None = None) -> list[int]:
     """Puts back the trials whose worker died: while it ran them, or while it put them back.
 
     A worker of this machine is dead when its process is gone, one of another machine when it has
     given no sign of life for the grace period.
 
+    Args:
+        study: The study.
+        watch: What this process has seen of it so far. Default: nothing yet.
+
     Returns:
-        The numbers of the trials that were put back, but for those of other machines in a database.
+        The numbers of the trials that were put back.
     """
-    if is_heartbeat_enabled(study._storage):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)
+    watch = watch or Watch()
     trials = study.get_trials(deepcopy=False)
     for trial in _left_out(trials):
         put_back(study, trial)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    return [t.number for t in running if _is_orphan(study, t) and abandon(study, t)]
+    return [t.number for t in running if _is_orphan(study, t, watch) and abandon(study, t)]
 
 
 def put_back_own(study: optuna.Study) -> None:
@@ -123,7 +119,8 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
 
     A second signal in the middle of an interrupt comes here again with the same trial.
     """
-    if trial.number in _continued(study.get_trials(deepcopy=False)):
+    is_copy = EARLIER in trial.user_attrs  # The worker that was adding it is gone.
+    if is_copy or trial.number in _continued(study.get_trials(deepcopy=False)):
         return
     queued = trial.system_attrs.get("fixed_params", {})  # Not all of them may be sampled yet.
     study.enqueue_trial({**queued, **trial.params}, user_attrs={CONTINUES: trial.number})
@@ -136,7 +133,7 @@ def withdraw_doubles(study: optuna.Study) -> None:
     trials = study.get_trials(deepcopy=False)
     for trial in trials:
         if trial.state == TrialState.WAITING and is_double(trial, trials):
-            _withdraw(study, trial)
+            withdraw(study, trial)
 
 
 def is_double(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
@@ -152,19 +149,21 @@ def _queued_as(trial: FrozenTrial) -> Any:
     return trial.user_attrs.get(CONTINUES, trial.system_attrs.get("fixed_params") or None)
 
 
-def _withdraw(study: optuna.Study, trial: FrozenTrial) -> None:
+def withdraw(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Fails a trial that another worker has queued or added, too."""
     with suppress(optuna.exceptions.UpdateFinishedTrialError):  # Another worker was faster.
         study._storage.set_trial_user_attr(trial._trial_id, SURPLUS, True)
         study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def _left_out(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that were interrupted, and whose worker died before it could queue their values.
+    """Trials that were interrupted, and whose values are not queued yet.
 
-    Heartbeats fail a trial without marking it; an error that ended the run leaves its own mark.
+    Their worker is about to queue them, or died before it could. An earlier version failed trials
+    by heartbeats, without marking them; an error that ended the run leaves its own mark.
     """
-    continued, now = _continued(trials), datetime.now()
-    marks = {FAILURE, SURPLUS, ENDED_RUN}
+    continued = _continued(trials)
+    marks = {FAILURE, SURPLUS, ENDED_RUN, EARLIER}
     return [
         trial
         for trial in trials
@@ -172,47 +171,37 @@ def _left_out(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         and trial.number not in continued
         and (INTERRUPTED in trial.user_attrs or WORKER in trial.user_attrs)
         and not marks & trial.user_attrs.keys()
-        and not _is_just_ended(trial, now)
     ]
 
 
-def _is_just_ended(trial: FrozenTrial, now: datetime) -> bool:
-    """Whether its worker, if it lives, is still about to queue its values."""
-    ended = trial.datetime_complete
-    return ended is not None and abs(now - ended) < timedelta(seconds=_PUTTING_BACK_SECONDS)
-
-
 def n_being_put_back(trials: Sequence[FrozenTrial]) -> int:
-    """Interrupted trials that another worker has ended and is about to queue.
+    """Interrupted trials whose values some worker is about to queue.
 
-    Without them a third worker would see room for one more trial, and draw new values for it.
+    Without them another worker would see room for one more trial, and draw new values for it.
     """
-    continued, now = _continued(trials), datetime.now()
-    return sum(
-        INTERRUPTED in trial.user_attrs
-        and trial.number not in continued
-        and SURPLUS not in trial.user_attrs
-        and _is_just_ended(trial, now)
-        for trial in trials
-    )
+    return len(_left_out(trials))
 
 
 def _continued(trials: Sequence[FrozenTrial]) -> set[int]:
     return {t.user_attrs[CONTINUES] for t in trials if CONTINUES in t.user_attrs}
 
 
-def _is_orphan(study: optuna.Study, trial: FrozenTrial) -> bool:
+def _is_orphan(study: optuna.Study, trial: FrozenTrial, watch: Watch) -> bool:
     worker = trial.user_attrs.get(WORKER)
     if worker is None:
-        start = trial.datetime_start or datetime.now()
-        return datetime.now() - start > timedelta(seconds=_NAMELESS_SECONDS)
-    if worker["host"] != _host():
-        storage = study._storage
-        return isinstance(storage, BeatingJournal) and storage.is_silent(worker, this_worker())
+        return watch.seconds_unchanged(trial.number, None) > _NAMELESS_SECONDS
+    if worker["host"] == _host():
+        return _is_gone(worker)
+    sign = sign_of_life(study._storage, trial)
+    silent = watch.seconds_unchanged(trial.number, sign)
+    return sign is not None and silent > heartbeats.GRACE_SECONDS
+
+
+def _is_gone(worker: Mapping[str, Any]) -> bool:
+    """Whether the process of a worker of this machine has ended."""
     try:
-        process = psutil.Process(worker["pid"])
         # A dead process that its parent has not asked about yet still has its number.
-        dead = process.status() == psutil.STATUS_ZOMBIE
-        return dead or abs(process.create_time() - worker["started"]) > _CLOCK_SECONDS
+        dead = psutil.Process(worker["pid"]).status() == psutil.STATUS_ZOMBIE
+        return dead or start_of(worker["pid"]) != worker["started"]
     except psutil.NoSuchProcess:
         return True

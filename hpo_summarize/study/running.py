@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import BEGUN, EARLIER, ENDED_RUN, EXHAUSTED, FAILURE, SURPLUS
+from hpo_summarize.attributes import BEGUN, EARLIER, ENDED_RUN, EXHAUSTED, FAILURE, SECONDS, SURPLUS
 from hpo_summarize.errors import (
     RunStopped,
     SearchFailed,
@@ -23,7 +23,8 @@ from hpo_summarize.errors import (
 from hpo_summarize.interrupts import DeferredInterrupt
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
-from hpo_summarize.study.heartbeats import beating
+from hpo_summarize.study.heartbeats import Watch, beating
+from hpo_summarize.study.lookup import find_study
 from hpo_summarize.study.pruning import build_pruner
 from hpo_summarize.study.recovery import (
     is_double,
@@ -38,7 +39,7 @@ from hpo_summarize.study.recovery import (
 from hpo_summarize.study.sampling import SeededAtFirstTrial, build_sampler
 from hpo_summarize.study.storage import build_storage, retry_first_start
 from hpo_summarize.study.trials import counts, finished_trials
-from hpo_summarize.study.warm_start import WarmStart
+from hpo_summarize.study.warm_start import EarlierTrials, WarmStart
 
 Objective = Callable[[Trial], float | Sequence[float]]
 StudyCallback = Callable[[optuna.Study, FrozenTrial], None]
@@ -82,6 +83,7 @@ def open_study(
         StudyError: The storage cannot be reached, its study has other directions, or the earlier
             trials cannot be taken.
     """
+    earlier = None if warm_start is None else _read_earlier(warm_start, study_name, storage)
     study, created = retry_first_start(
         storage,
         lambda: _create_or_load(study_name, opened or build_storage(storage), directions),
@@ -93,7 +95,11 @@ def open_study(
             f"{known}, and now {list(directions)} are asked for; choose another --study_name"
         )
     if baselines:
-        _begin_with(study, baselines, warm_start, created)
+        if not created:
+            _wait_until_begun(study)
+        if warm_start is not None and _is_begun(study):
+            warm_start.check_begun(study)
+        _begin_with(study, baselines, earlier)
     pruner = search.pruner.model_dump() if search.pruner else {"name": "none"}
     study.pruner = build_pruner(n_epochs=n_epochs, **pruner)
     build = functools.partial(build_sampler, worker=worker, **search.sampler.model_dump())
@@ -113,65 +119,49 @@ def _create_or_load(
     return study, True
 
 
-def _begin_with(
-    study: optuna.Study,
-    baselines: Sequence[Mapping[str, Any]],
-    warm_start: WarmStart | None,
-    created: bool,
-) -> None:
-    """Queues the baselines as the first trials; a worker that did not create the study waits.
+def _read_earlier(warm_start: WarmStart, study_name: str, storage: str) -> EarlierTrials | None:
+    """The trials for a study that is not begun, read before it is made; None for one that is.
 
-    What a worker has begun and could not finish, the next one does.
+    Nothing is made where they cannot be had.
     """
-    if not created:
-        _wait_until_begun(study)
-    begun = _is_begun(study)
-    if begun and warm_start is not None:
-        warm_start.check_begun(study)
-    earlier = [] if begun or warm_start is None else _read_earlier(study, warm_start, created)
+    study = find_study(storage, study_name)
+    return None if study is not None and _is_begun(study) else warm_start.read()
+
+
+def _begin_with(
+    study: optuna.Study, baselines: Sequence[Mapping[str, Any]], earlier: EarlierTrials | None
+) -> None:
+    """Queues the baselines as the first trials, and adds the earlier ones to a new study.
+
+    Several workers may do so at once, and what one could not finish, the next one does.
+    """
     for values in baselines:
         study.enqueue_trial(dict(values), skip_if_exists=True)
     withdraw_doubles(study)
-    if not begun:
-        study.add_trials(earlier)
+    if not _is_begun(study):
+        if earlier is not None:
+            earlier.add_to(study)
         study.set_user_attr(BEGUN, True)
 
 
 def _is_begun(study: optuna.Study) -> bool:
     """Whether all first trials are there; a worker runs none before."""
     return BEGUN in study.user_attrs or any(
-        trial.state != TrialState.WAITING and EARLIER not in trial.user_attrs
+        trial.state != TrialState.WAITING and not trial.user_attrs.keys() & {EARLIER, SURPLUS}
         for trial in study.get_trials(deepcopy=False)
     )
 
 
 def _wait_until_begun(study: optuna.Study) -> None:
-    """Returns when the creator has queued everything, or has died before it could.
+    """Leaves the beginning to the worker that has made the study, as long as that gets on.
 
-    Raises:
-        StudyError: The creator has deleted the study, see `_read_earlier`.
+    To go on too soon does no harm, and leaves trials behind that are withdrawn.
     """
     count, latest = -1, time.monotonic()
-    try:
-        while not _is_begun(study) and time.monotonic() - latest < _BASELINE_SECONDS:
-            if (n_trials := len(study.get_trials(deepcopy=False))) != count:
-                count, latest = n_trials, time.monotonic()
-            time.sleep(0.1)
-    except KeyError:
-        raise StudyError(
-            f"the worker that made the study '{study.study_name}' could not begin it and has taken "
-            "it back; mend what it says, and run the same command again"
-        ) from None
-
-
-def _read_earlier(study: optuna.Study, warm_start: WarmStart, created: bool) -> list[FrozenTrial]:
-    """The trials to begin with; a new study that cannot have them leaves nothing of itself."""
-    try:
-        return warm_start.read(study)
-    except StudyError:
-        if created:
-            optuna.delete_study(study_name=study.study_name, storage=study._storage)
-        raise
+    while not _is_begun(study) and time.monotonic() - latest < _BASELINE_SECONDS:
+        if (n_trials := len(study.get_trials(deepcopy=False))) != count:
+            count, latest = n_trials, time.monotonic()
+        time.sleep(0.1)
 
 
 def run_study(
@@ -194,13 +184,14 @@ def run_study(
         KeyboardInterrupt: After the cut-off trial was put back.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
+    watch = Watch()
 
     def may_begin() -> bool:
         late = deadline is not None and time.monotonic() >= deadline
         return not late and _taken(study) < n_trials and not _is_given_out(study)
 
     def stop_when_taken(study: optuna.Study, trial: FrozenTrial) -> None:
-        put_back_orphans(study)
+        put_back_orphans(study, watch)
         if interrupt.pending or not may_begin():
             study.stop()
 
@@ -210,7 +201,7 @@ def run_study(
         beating(study, this_worker()),
     ):
         stops = [stop_when_taken, _stop_after_same_failures]
-        put_back_orphans(study)
+        put_back_orphans(study, watch)
         while len(finished_trials(study)) < n_trials and not is_exhausted(study):
             if may_begin():
                 _optimize(study, _guarded(objective, n_trials, interrupt), [*callbacks, *stops])
@@ -219,14 +210,15 @@ def run_study(
             else:
                 # The last trials are with other workers; one of them may die and leave its trial.
                 time.sleep(_WAIT_SECONDS)
-                put_back_orphans(study)
+                put_back_orphans(study, watch)
             interrupt.check()
 
 
 def wait_for_running(study: optuna.Study) -> None:
     """Waits until no worker is at a trial of a study; those of dead workers are put back."""
+    watch = Watch()
     while True:
-        put_back_orphans(study)
+        put_back_orphans(study, watch)
         if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             return
         time.sleep(_WAIT_SECONDS)
@@ -280,7 +272,7 @@ def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) 
                 sign(trial)
                 _refuse_surplus(trial, n_trials)
                 with interrupt.allowed():
-                    return objective(trial)
+                    return _timed(objective, trial)
         except (KeyboardInterrupt, RunStopped):
             put_back_interrupted(trial)
             raise
@@ -303,6 +295,18 @@ def _refuse_surplus(trial: Trial, n_trials: int) -> None:
         trial.set_user_attr(SURPLUS, True)
         trial.study.stop()
         raise TrialError("the study has all its trials")
+
+
+def _timed(objective: Objective, trial: Trial) -> float | Sequence[float]:
+    """The value of a trial, whose duration is noted with it."""
+    start = time.monotonic()
+    try:
+        value = objective(trial)
+    except (optuna.TrialPruned, TrialError):
+        trial.set_user_attr(SECONDS, time.monotonic() - start)
+        raise
+    trial.set_user_attr(SECONDS, time.monotonic() - start)
+    return value
 
 
 def _comes_too_late(trial: Trial, n_trials: int) -> bool:

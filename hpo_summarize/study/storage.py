@@ -16,6 +16,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._file import get_lock_file
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from hpo_summarize.errors import (
@@ -25,8 +26,7 @@ from hpo_summarize.errors import (
     storage_failure,
 )
 from hpo_summarize.redact import redact_url
-from hpo_summarize.study.heartbeats import GRACE_SECONDS, HEARTBEAT_SECONDS, BeatingJournal
-from hpo_summarize.study.recovery import put_back
+from hpo_summarize.study.heartbeats import HEARTBEAT_SECONDS, BeatingJournal
 
 T = TypeVar("T")
 JOURNAL = "journal://"
@@ -117,8 +117,6 @@ def build_storage(url: str) -> BaseStorage:
             url,
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=put_back,
         )
     if url.startswith("sqlite"):
         _use_write_ahead_log(storage.engine)
@@ -202,6 +200,28 @@ class PatientStorage(RDBStorage):
         """Leaves braces alone: they may be of a password."""
         return template
 
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """None: `put_back_orphans` finds them all, without comparing the times of heartbeats.
+
+        Optuna would fail the trials of living workers when the clock of the database is set, or
+        where two sessions of a PostgreSQL have different time zones.
+        """
+        return []
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Skips a heartbeat on a full disk: an error in its thread would end all later ones."""
+        try:
+            super().record_heartbeat(trial_id)
+        except Exception as error:
+            if storage_failure(error) is None:
+                raise
+
+    def sign_of_life(self, trial: FrozenTrial) -> str:
+        """The latest heartbeat of a trial; empty if it has none."""
+        query = sqlalchemy.text("SELECT heartbeat FROM trial_heartbeats WHERE trial_id = :trial")
+        with self.engine.connect() as connection:
+            return str(connection.execute(query, {"trial": trial._trial_id}).scalar() or "")
+
 
 def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
@@ -236,21 +256,7 @@ def _is_outage(error: Exception) -> bool:
 for _name in (
     *(name for name in vars(BaseStorage) if not name.startswith("_")),
     *("_create_new_trial", "_set_trial_param", "_get_best_trial_id", "_get_trials"),
-    *("record_heartbeat", "_get_stale_trial_ids"),
+    *("record_heartbeat", "sign_of_life"),
 ):
-    if _name in vars(RDBStorage):
-        setattr(PatientStorage, _name, _patiently(getattr(RDBStorage, _name)))
-
-_record_heartbeat = PatientStorage.record_heartbeat
-
-
-def _record_heartbeat_where_possible(storage: PatientStorage, trial_id: int) -> None:
-    """Skips a heartbeat on a full disk: in their thread an error would end all later ones, too."""
-    try:
-        _record_heartbeat(storage, trial_id)
-    except Exception as error:
-        if storage_failure(error) is None:
-            raise
-
-
-PatientStorage.record_heartbeat = _record_heartbeat_where_possible  # type: ignore[method-assign]
+    if _name in vars(RDBStorage) or _name in vars(PatientStorage):
+        setattr(PatientStorage, _name, _patiently(getattr(PatientStorage, _name)))

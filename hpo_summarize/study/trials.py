@@ -9,7 +9,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.attributes import CONTINUES, EARLIER, FAILURE, VALUES
+from hpo_summarize.attributes import CONTINUES, EARLIER, FAILURE, SECONDS, VALUES
 from hpo_summarize.errors import SearchFailed
 
 
@@ -33,6 +33,17 @@ def values_of(trial: FrozenTrial) -> dict[str, Any]:
     from what it samples, and in the second stage of a staged search.
     """
     return dict(sorted(trial.user_attrs.get(VALUES, trial.params).items()))
+
+
+def seconds_of(trial: FrozenTrial) -> float | None:
+    """Duration of an ended trial; None for one that has not ended.
+
+    Optuna's own is a difference of local times, and negative where the clock was set back. It is
+    taken, and 0 in place of a negative one, where a trial was cut off before it could be measured.
+    """
+    if trial.duration is None:
+        return None
+    return trial.user_attrs.get(SECONDS, max(trial.duration.total_seconds(), 0.0))
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo_summarize import names
@@ -18,9 +21,55 @@ from hpo_summarize.errors import StudyError, did_you_mean
 from hpo_summarize.recipe import Recipe
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.identity import differences
+from hpo_summarize.study.recovery import withdraw
 from hpo_summarize.study.storage import JOURNAL, build_storage, retry_first_start
 
 Sample = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class EarlierTrials:
+    """What a new study takes of an earlier one.
+
+    Attributes:
+        copies: Its finished trials that fit.
+        note: Which study it is, and how many of its trials are taken and left out.
+    """
+
+    copies: list[FrozenTrial]
+    note: dict[str, Any]
+
+    def add_to(self, study: optuna.Study) -> None:
+        """Adds each copy once, also where other workers do so at the same time.
+
+        A copy is added as a running trial, and gets its number from the storage. The first copy of
+        a trial is then finished, any other one withdrawn, by whoever sees them: the worker that has
+        added one may be gone.
+        """
+        study.set_user_attr(WARM_START, self.note)
+        trials = study.get_trials(deepcopy=False)
+        for earlier in self.copies:
+            if not _copies_of(earlier, trials):
+                study.add_trial(_as_running(earlier))
+            trials = study.get_trials(deepcopy=False)
+            first, *others = _copies_of(earlier, trials)
+            for other in others:
+                withdraw(study, other)
+            with suppress(UpdateFinishedTrialError):
+                study._storage.set_trial_state_values(
+                    first._trial_id, earlier.state, earlier.values
+                )
+
+
+def _copies_of(earlier: FrozenTrial, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    origin = earlier.user_attrs[EARLIER]
+    return [trial for trial in trials if trial.user_attrs.get(EARLIER) == origin]
+
+
+def _as_running(earlier: FrozenTrial) -> FrozenTrial:
+    running = copy.copy(earlier)
+    running.state, running.values, running.datetime_complete = TrialState.RUNNING, None, None
+    return running
 
 
 @dataclass(frozen=True)
@@ -41,10 +90,8 @@ class WarmStart:
     searched: frozenset[str]
     sample: Sample
 
-    def read(self, study: optuna.Study) -> list[FrozenTrial]:
-        """Copies of the finished trials that fit, for a new study, which notes how many there are.
-
-        Those that a run has copied before it was cut off are left out.
+    def read(self) -> EarlierTrials:
+        """Copies of the finished trials that fit.
 
         Complete and pruned trials are taken, failed ones are not: their reason may lie in the
         machine. The copies are known to sampler and pruner, but are not counted or called the best.
@@ -62,7 +109,7 @@ class WarmStart:
             )
             if FAILURE not in trial.user_attrs
         ]
-        copies = [copy for t in finished if (copy := self._copy(earlier.study_name, t))]
+        copies = [c for t in finished if (c := self._copy(earlier.study_name, t)) is not None]
         if not copies:
             raise StudyError(
                 f"none of the {len(finished)} complete or pruned trials of the earlier study "
@@ -71,9 +118,7 @@ class WarmStart:
             )
         note = {"storage": redact_url(self.storage), "study_name": earlier.study_name}
         counts = {"n_taken": len(copies), "n_left_out": len(finished) - len(copies)}
-        study.set_user_attr(WARM_START, {**note, **counts})
-        known = [trial.user_attrs.get(EARLIER) for trial in study.get_trials(deepcopy=False)]
-        return [copy for copy in copies if copy.user_attrs[EARLIER] not in known]
+        return EarlierTrials(copies, {**note, **counts})
 
     def check_begun(self, study: optuna.Study) -> None:
         """Refuses a study that was begun without these earlier trials.
@@ -136,7 +181,7 @@ class WarmStart:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Of a value outside, which the copy refuses.
                 values = self.sample(fixed)
-            copy = optuna.trial.create_trial(
+            fitting = optuna.trial.create_trial(
                 state=trial.state,
                 values=trial.values,
                 params=trial.params,
@@ -146,7 +191,7 @@ class WarmStart:
             )
         except ValueError:  # A parameter too few or too many, or a value outside of its range.
             return None
-        return copy if values.keys() == trial.params.keys() else None
+        return fitting if values.keys() == trial.params.keys() else None
 
 
 def warm_start_of(recipe: Recipe, identity: Mapping[str, Any], sample: Sample) -> WarmStart | None:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,29 @@ def _command_of(process: int) -> list[str]:
         return psutil.Process(process).cmdline()
     except psutil.Error:  # It has ended, or belongs to somebody else.
         return []
+
+
+def start_of(process: int) -> float:
+    """When a process of this machine started, to tell it from a later one of the same id.
+
+    On Linux in clock ticks since the machine started. psutil adds to them the time of that start,
+    which changes whenever the clock is set.
+
+    Raises:
+        psutil.NoSuchProcess: It has ended.
+    """
+    if sys.platform != "linux":
+        return psutil.Process(process).create_time()
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+    except OSError:
+        raise psutil.NoSuchProcess(process) from None
+    return float(stat.rpartition(")")[2].split()[19])  # "starttime" of proc_pid_stat(5).
+
+
+def launch_name() -> str:
+    """A name that the processes of one launch on one machine share, and no other launch has."""
+    return f"{socket.gethostname()} {os.getppid()} {start_of(os.getppid())}"
 
 
 def n_cores() -> int:

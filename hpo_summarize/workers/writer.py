@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
-from hpo_summarize.workers.launch import Worker
+from hpo_summarize.workers.launch import Worker, launch_name
 
 _TURN_SECONDS = 60  # A machine that vanished may hold a lock of a shared file system for ever.
 _ALONE = Worker()
-
-
-def _this_launch(worker: Worker) -> str:
-    """A name that the workers of one launch on one machine share, and no other has."""
-    if worker.count == 1:
-        return uuid.uuid4().hex
-    process = psutil.Process()
-    process = process.parent() or process
-    return f"{socket.gethostname()} {process.pid} {process.create_time()}"
 
 
 class Writer:
@@ -44,7 +33,7 @@ class Writer:
         self._lock = FileLock(output_dir / ".writer.lock", is_singleton=True)
         self._turn = FileLock(output_dir / ".turn.lock", is_singleton=True)
         self._notes = output_dir / ".writer.notes"
-        self._launch = _this_launch(worker)
+        self._launch = launch_name() if worker.count > 1 else uuid.uuid4().hex
 
     def is_here(self) -> bool:
         """Whether this process is the writer; it becomes it if there is none."""
