@@ -70,7 +70,7 @@ def test_a_derived_value_reaches_the_model_the_result_and_the_storage(
         n_trials=3,
         backend="optuna",
         study=study,
-        hp_name=lambda trial: f"rank-{trial.params['lora_r']}",
+        hp_name=lambda trial: f"{trial.number}-rank-{trial.params['lora_r']}",
     )
     assert [rank for rank, _, _ in noted.seen] == ranks
     assert [rate for _, rate, _ in noted.seen] == pytest.approx([1e-3, 3e-3, 2e-3])
@@ -82,8 +82,8 @@ def test_a_derived_value_reaches_the_model_the_result_and_the_storage(
     number = int(best.run_id)
     expected = {"k": study.trials[number].params["k"], "lora_r": ranks[number]}
     assert best.hyperparameters == {**expected, "learning_rate": noted.seen[number][1]}
-    (weights,) = (tmp_path / "runs").glob("rank-*/checkpoint-*")
-    assert weights.parent.name == f"rank-{ranks[number]}"
+    (weights,) = (tmp_path / "runs").glob(f"{number}-*/checkpoint-*")
+    assert weights.parent.name == f"{number}-rank-{ranks[number]}"
     trainer.load_trial(best.hyperparameters, weights)
     assert trainer.model.peft_config["default"].r == ranks[number]
 
