@@ -23,7 +23,7 @@ from test_model_from_config import SIZES
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer
-from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, TRAINED_TRIAL, VALUES
+from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, SUMMARIES, TRAINED_TRIAL, VALUES
 from hpo_summarize.best import BEST_PARAMS, find_candidates
 from hpo_summarize.errors import RecipeError, StudyError
 from hpo_summarize.prediction.kept import load_kept
@@ -168,6 +168,18 @@ def test_a_value_of_the_second_stage_is_that_of_the_kept_weights(finished: Optun
     references = finished.experiment.splits[1].references
     scores = finished.experiment.score(summaries, references)
     assert best.value == pytest.approx(scores["rougeL"], abs=1e-12)
+
+
+def test_a_trial_of_the_second_stage_counts_the_summaries_that_it_has_decoded(
+    finished: OptunaOptimizer,
+) -> None:
+    n_rows = len(finished.experiment.splits[1])
+    for trial in second_study(finished).trials:
+        counted = trial.user_attrs[SUMMARIES]
+        assert counted["n_rows"] == trial.user_attrs.get(N_DECODED, n_rows)
+        assert 1 <= counted["n_distinct"] <= n_rows and len(counted["examples"]) <= 2
+    best = second_study(finished).best_trial.user_attrs[SUMMARIES]
+    assert read_json(finished.output_dir / "best_params.json")["summaries"] == best
 
 
 def test_files_and_pages_show_both_stages(finished: OptunaOptimizer) -> None:
