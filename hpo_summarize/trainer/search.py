@@ -131,7 +131,10 @@ class SummarizationTrainer(GroupTrainer):
         self._release_model()
         with _collecting_only_new_objects(), self._leading_the_group(study):
             self._refuse_taken_folders(study, n_trials)
-            run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
+            folder = Path(self.args.output_dir)
+            run_study(
+                study, self.run_trial, n_trials, callbacks=callbacks, folder=folder, **options
+            )
         require_complete(study, options.get("timeout"))
         runs = [BestRun(str(t.number), _value(t), t.params) for t in best_trials(study)]
         return runs if len(study.directions) > 1 else runs[0]
