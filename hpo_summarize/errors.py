@@ -75,6 +75,10 @@ class RunStopped(HpoError):
     """
 
 
+class StudyMoved(RunStopped):
+    """The file of a study, or the folder of its trials, was removed or replaced during a run."""
+
+
 class ProcessError(RunStopped):
     """Some processes of a launch met an error that the others did not."""
 

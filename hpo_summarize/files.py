@@ -103,8 +103,10 @@ def _delete(path: Path) -> None:
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether something stands in the place of a folder that is to be made."""
-    return os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir()))
+    """Whether something stands in the place of a folder that is to be made; no mark alone does."""
+    if folder.is_dir():
+        return any(path.name != MARK for path in folder.iterdir())
+    return os.path.lexists(folder)
 
 
 def first_taken(folders: Sequence[Path], count_begun: Callable[[], int]) -> Path | None:

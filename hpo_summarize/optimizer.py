@@ -18,7 +18,7 @@ from hpo_summarize.arguments import build_arguments
 from hpo_summarize.attributes import DECODING_STUDY, MAX_NEW_TOKENS
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.distributed import join_group, on_all, on_main
-from hpo_summarize.errors import HpoError, UnwrittenResults, storage_failure
+from hpo_summarize.errors import HpoError, StudyMoved, UnwrittenResults, storage_failure
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import write_text
 from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
@@ -206,7 +206,8 @@ class OptunaOptimizer:
         except HpoError as error:
             failure = error
         finally:
-            unwritten = self._write_pages()
+            moved = isinstance(failure, StudyMoved)  # The folder may be another search's by now.
+            unwritten = None if moved else self._write_pages()
         return failure or unwritten
 
     def _follow(self) -> None:

@@ -74,6 +74,7 @@ class DecodingSearch:
         self.study_name = f"{first.study_name}.decoding.{numbers}"
         self._experiment, self._decoder = experiment, decoder
         self._storage, self._opened, self._worker = storage, first._storage, worker
+        self._folder = finalists[0].checkpoint.parents[1]
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -113,7 +114,7 @@ class DecodingSearch:
         """
         n_trials = self.recipe.search.staged.n_trials
         with self._decoder.listening(self.study):
-            run_study(self.study, self.objective, n_trials, timeout=timeout, callbacks=callbacks)
+            run_study(self.study, self.objective, n_trials, timeout, callbacks, folder=self._folder)
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Decodes the validation split with a trial's values and returns its mean scores.

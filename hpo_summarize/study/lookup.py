@@ -28,7 +28,7 @@ def find_study(url: str, study_name: str, to_make: bool = False) -> optuna.Study
 
 def _find(url: str, study_name: str, to_make: bool) -> optuna.Study | None:
     options = None if url.startswith(JOURNAL) else _connect_args(url)
-    file = _file_of(url)
+    file = Path(url.removeprefix(JOURNAL)) if options is None else file_of_url(url)
     if file is not None and not file.exists():
         if to_make:
             _check_can_be_made(file)
@@ -41,10 +41,8 @@ def _find(url: str, study_name: str, to_make: bool) -> optuna.Study | None:
     return optuna.load_study(study_name=study_name, storage=storage)
 
 
-def _file_of(url: str) -> Path | None:
-    """The file that a storage is kept in; None for one on a server."""
-    if url.startswith(JOURNAL):
-        return Path(url.removeprefix(JOURNAL))
+def file_of_url(url: str | sqlalchemy.URL) -> Path | None:
+    """The file that a database is kept in; None for one on a server."""
     parsed = sqlalchemy.make_url(url)
     in_file = parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query
     return Path(parsed.database or "") if in_file else None

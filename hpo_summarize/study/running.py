@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -25,6 +26,7 @@ from hpo_summarize.recipe import SearchSection
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.heartbeats import Watch, beating
 from hpo_summarize.study.lookup import find_study
+from hpo_summarize.study.places import staying_in_place
 from hpo_summarize.study.pruning import build_pruner
 from hpo_summarize.study.recovery import (
     is_double,
@@ -170,6 +172,7 @@ def run_study(
     n_trials: int,
     timeout: float | None = None,
     callbacks: Sequence[StudyCallback] = (),
+    folder: Path | None = None,
 ) -> None:
     """Runs trials until the study holds `n_trials` finished ones, or `timeout` seconds are over.
 
@@ -178,9 +181,18 @@ def run_study(
     once; the values of a trial that was cut off, by that or by a crash, are tried again first. With
     `brute_force` it ends sooner where every combination was tried.
 
+    Args:
+        study: The study.
+        objective: Trains one trial.
+        n_trials: Finished trials wanted.
+        timeout: Seconds; None: none.
+        callbacks: Called after each trial, as in `Study.optimize`.
+        folder: Folder of the trials' checkpoints, which must stay where it is.
+
     Raises:
         SearchFailed: Three trials in a row failed with the same reason.
         RunStopped: A disk or a file server refused to read or write; the trial was put back.
+        StudyMoved: The file of the study, or `folder`, was removed or replaced meanwhile.
         KeyboardInterrupt: After the cut-off trial was put back.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -196,15 +208,19 @@ def run_study(
             study.stop()
 
     with (
+        staying_in_place(study, folder) as check_places,
         stopping_at_storage_failure("the storage of the study"),
         DeferredInterrupt() as interrupt,
         beating(study, this_worker()),
     ):
+        guarded = _guarded(objective, n_trials, interrupt, check_places)
+        # First of all callbacks: the others write, too.
+        callbacks = [lambda study, trial: check_places(), *callbacks]
         stops = [stop_when_taken, _stop_after_same_failures]
         put_back_orphans(study, watch)
         while len(finished_trials(study)) < n_trials and not is_exhausted(study):
             if may_begin():
-                _optimize(study, _guarded(objective, n_trials, interrupt), [*callbacks, *stops])
+                _optimize(study, guarded, [*callbacks, *stops])
             elif deadline is not None and time.monotonic() >= deadline:
                 return
             else:
@@ -265,10 +281,16 @@ def _taken(study: optuna.Study) -> int:
     )
 
 
-def _guarded(objective: Objective, n_trials: int, interrupt: DeferredInterrupt) -> Objective:
+def _guarded(
+    objective: Objective,
+    n_trials: int,
+    interrupt: DeferredInterrupt,
+    check_places: Callable[[], None],
+) -> Objective:
     def run(trial: Trial) -> float | Sequence[float]:
         try:
             with stopping_at_storage_failure("the storage of the study"):
+                check_places()
                 sign(trial)
                 _refuse_surplus(trial, n_trials)
                 with interrupt.allowed():

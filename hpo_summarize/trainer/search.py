@@ -149,7 +149,10 @@ class SummarizationTrainer(GroupTrainer):
             )
         with _collecting_only_new_objects(), self._leading_the_group(study):
             self._refuse_taken_folders(study, n_trials)
-            run_study(study, self.run_trial, n_trials, callbacks=callbacks, **options)
+            folder = Path(self.args.output_dir)
+            run_study(
+                study, self.run_trial, n_trials, callbacks=callbacks, folder=folder, **options
+            )
         self._end_search()
         require_complete(study, options.get("timeout"))
         runs = [BestRun(str(t.number), _value(t), values_of(t)) for t in best_trials(study)]
