@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -25,7 +26,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from hpo_summarize import SummarizationTrainer
+from hpo_summarize import OptunaPruningCallback, SummarizationTrainer
 from hpo_summarize.callbacks import find_metric
 from hpo_summarize.cli import run
 from hpo_summarize.distributed import join_group
@@ -213,6 +214,31 @@ def save(mode: str, checkpoint: str, csv: str, out: Path) -> None:
         (out / "result.json").write_text(json.dumps(files.names))
 
 
+def integrate(mode: str, checkpoint: str, csv: str, out: Path) -> None:
+    """Trains with the pruning callback, and a trial that every process or the main one has."""
+    from optuna_integration import TorchDistributedTrial
+
+    study = optuna.create_study(pruner=PruneAt(2), direction="maximize")
+    study.add_trial(optuna.trial.create_trial(value=0.0))  # `PruneAt` leaves the first one alone.
+    ends = []
+    for is_distributed in (True, False):
+        trainer = make_trainer(mode, checkpoint, csv, out, per_device_train_batch_size=4)
+        trial: Any = study.ask() if PartialState().is_main_process else None
+        if is_distributed:
+            trial = TorchDistributedTrial(trial)
+        trainer.add_callback(OptunaPruningCallback(trial, "rougeL"))
+        try:
+            trainer.train()
+            ends.append("trained")
+        except optuna.TrialPruned as pruned:
+            ends.append(str(pruned))
+    ends = gather_object([ends])
+    if PartialState().is_main_process:
+        steps = [list(trial.intermediate_values) for trial in study.trials[1:]]
+        result = {"ends": ends, "steps": steps, "world_size": PartialState().num_processes}
+        (out / "result.json").write_text(json.dumps(result))
+
+
 def search(mode: str, checkpoint: str, csv: str, out: Path) -> None:
     kind, _, detail = mode.partition(":")
     trainer = make_trainer(mode, checkpoint, csv, out, per_device_train_batch_size=4)
@@ -266,7 +292,7 @@ def main() -> None:
     if mode.startswith("device:"):
         join_with_gpus(*map(int, mode.split(":")[1:]))
     else:
-        kinds = {**dict.fromkeys(BATCHES, train), "save": save}
+        kinds = {**dict.fromkeys(BATCHES, train), "save": save, "integrate": integrate}
         kinds.get(mode.partition(":")[0], search)(mode, checkpoint, csv, Path(folder))
 
 

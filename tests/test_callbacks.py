@@ -48,6 +48,99 @@ def test_a_value_is_reported_once_for_each_finished_epoch() -> None:
     assert trial.study.trials[0].intermediate_values == {1: 0.2, 2: 0.4, 3: 0.5}
 
 
+ENDS_INSIDE = [
+    ({"num_train_epochs": 0.5}, {1: 2}),
+    ({"max_steps": 1}, {1: 1}),
+    ({"num_train_epochs": 1.5}, {1: 4, 2: 6}),
+    ({"num_train_epochs": 3, "eval_steps": 7}, {1: 7, 3: 12}),
+]
+
+
+@pytest.mark.parametrize(("length", "reported"), ENDS_INSIDE, ids=str)
+def test_the_last_evaluation_is_reported_where_a_training_ends_inside_an_epoch(
+    length: dict[str, Any], reported: dict[int, int], make_trainer: Any
+) -> None:
+    trial = optuna.create_study(pruner=FixedPruner(False)).ask()
+    callback = OptunaPruningCallback(trial, lambda metrics: trainer.state.global_step)
+    options = {"eval_strategy": "steps", "eval_steps": 1, "per_device_train_batch_size": 4}
+    trainer = make_trainer(Seq2SeqTrainer, {"callbacks": [callback]}, **{**options, **length})
+    trainer.train_dataset = trainer.train_dataset.select(range(16))  # 4 steps an epoch.
+    trainer.train()
+    assert trial.study.trials[0].intermediate_values == reported
+
+
+def test_a_part_of_an_epoch_does_not_prune(make_trainer: Any) -> None:
+    trial = optuna.create_study(pruner=FixedPruner(True)).ask()
+    callbacks = {"callbacks": [OptunaPruningCallback(trial, "eval_loss")]}
+    make_trainer(Seq2SeqTrainer, callbacks, num_train_epochs=0.5).train()
+    assert list(trial.study.trials[0].intermediate_values) == [1]
+
+
+MONITORS: list[Any] = [
+    "eval_second_loss",
+    "first_loss",
+    lambda metrics: metrics["eval_first_loss"] + metrics["eval_second_loss"],
+]
+
+
+@pytest.mark.parametrize("monitor", MONITORS, ids=["second", "first", "function"])
+@pytest.mark.parametrize("prunes", [True, False])
+def test_the_metrics_of_several_evaluation_sets_are_taken_together(
+    prunes: bool, monitor: Any, make_trainer: Any, tokens: Any
+) -> None:
+    trial = optuna.create_study(pruner=FixedPruner(prunes)).ask()
+    sets = {"first": tokens.select(range(4)), "second": tokens.select(range(4, 10))}
+    callback = OptunaPruningCallback(trial, monitor)
+    options = {"callbacks": [callback], "eval_dataset": sets}
+    trainer = make_trainer(Seq2SeqTrainer, options, num_train_epochs=2)
+    if prunes:
+        with pytest.raises(optuna.TrialPruned, match="after epoch 1"):
+            trainer.train()
+    else:
+        trainer.train()
+    logs: dict[float, dict[str, float]] = {}
+    for entry in trainer.state.log_history:
+        logs.setdefault(entry["epoch"], {}).update(entry)
+    expected = {epoch: find_metric(logs[epoch], monitor) for epoch in ((1,) if prunes else (1, 2))}
+    assert trial.study.trials[0].intermediate_values == expected
+
+
+def test_a_metric_that_no_evaluation_set_has_is_missing_with_those_of_all_sets(
+    make_trainer: Any, tokens: Any
+) -> None:
+    callback = OptunaPruningCallback(optuna.create_study().ask(), "eval_loss")
+    sets = {"first": tokens.select(range(4)), "second": tokens.select(range(4, 10))}
+    trainer = make_trainer(Seq2SeqTrainer, {"callbacks": [callback], "eval_dataset": sets})
+    with pytest.raises(MissingMetric, match="'eval_loss'; .*eval_first_loss.*eval_second_loss"):
+        trainer.train()
+
+
+def test_a_search_has_the_metrics_of_all_evaluation_sets_in_its_objective(
+    make_trainer: Any, tokens: Any
+) -> None:
+    sets = {"first": tokens.select(range(4)), "second": tokens.select(range(4, 10))}
+    trainer = make_trainer(SummarizationTrainer, {"eval_dataset": sets}, num_train_epochs=2)
+    study = optuna.create_study(pruner=FixedPruner(False))
+    seen: list[dict[str, float]] = []
+
+    def objective(metrics: dict[str, float]) -> float:
+        seen.append(metrics)
+        return metrics["eval_first_loss"] + metrics["eval_second_loss"]
+
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3)},
+        objective,
+        n_trials=2,
+        study=study,
+    )
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    assert [list(trial.intermediate_values) for trial in study.trials] == [[1, 2]] * 2
+    for trial in study.trials:
+        assert trial.value == min(trial.intermediate_values.values())
+    assert best.objective == study.best_value
+    assert all({"eval_first_runtime", "eval_second_runtime"} <= metrics.keys() for metrics in seen)
+
+
 def test_an_evaluation_outside_of_training_is_not_reported() -> None:
     trial = optuna.create_study(pruner=FixedPruner(True)).ask()
     callback = started(trial)

@@ -125,3 +125,11 @@ def test_a_trial_without_a_finite_value_fails() -> None:
     run.record(1, float("nan"))
     with pytest.raises(TrialFailed, match="never a finite number"):
         run.best_epoch()
+
+
+def test_the_evaluation_sets_of_one_step_are_one_evaluation(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, 4)
+    sets = [{f"eval_{name}_loss": 1.5, "epoch": 1.0, "step": 4} for name in ("a", "b")]
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": sets}))
+    together = {"eval_a_loss": 1.5, "eval_b_loss": 1.5, "epoch": 1.0}
+    assert evaluations(checkpoint) == [together]

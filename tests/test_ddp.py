@@ -113,6 +113,16 @@ def test_a_timeout_ends_both_processes(checkpoint: Path, csv_path: Path, tmp_pat
     assert 1 <= len(result(tmp_path / "out")["states"]) < 100
 
 
+def test_the_callback_prunes_on_both_processes_a_trial_of_optuna_integration_or_of_the_main_one(
+    checkpoint: Path, csv_path: Path, tmp_path: Path
+) -> None:
+    run("integrate", 2, checkpoint, csv_path, tmp_path / "out")
+    found = result(tmp_path / "out")
+    assert found["world_size"] == 2 and found["steps"] == [[1, 2], [1, 2]]
+    first, second = found["ends"]
+    assert first == second and all("pruned after epoch 2 with" in end for end in first)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_on_one_process_ends_the_launch_with_a_clear_line(
     rank: int, checkpoint: Path, csv_path: Path, tmp_path: Path

@@ -83,9 +83,14 @@ def read_state(checkpoint: Path) -> dict[str, Any] | None:
 def evaluations(checkpoint: Path) -> list[dict[str, float]]:
     """The metrics of every evaluation before a checkpoint, oldest first, with their `epoch`."""
     history = (read_state(checkpoint) or {}).get("log_history", [])
-    found = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
-    # The step stands in the log only; an objective that adds up all metrics must not see it.
-    return [{k: v for k, v in entry.items() if k != "step"} for entry in found]
+    found: dict[int, dict[str, float]] = {}
+    for entry in history:
+        if any(key.startswith("eval_") for key in entry):
+            # The step stands in the log only; an objective that adds up all metrics must not see
+            # it. Each of several evaluation sets has an entry of its own.
+            metrics = {key: value for key, value in entry.items() if key != "step"}
+            found.setdefault(entry["step"], {}).update(metrics)
+    return list(found.values())
 
 
 def slim(folder: Path, best: str | None) -> None:
