@@ -92,7 +92,7 @@ def rehearse(trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe) 
         ModelError: An adapter cannot be made with a value of the space.
     """
     baseline = space.baseline()
-    if trainer.model is None:  # It has run a trial of its own already.
+    if trainer.model is None or trainer.state.max_steps:  # Of a trial that it has run.
         trainer.model = trainer.call_model_init()
     with refusals("training"):
         _make_optimizer(trainer, baseline)

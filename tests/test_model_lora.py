@@ -76,7 +76,7 @@ def test_all_linear_puts_adapters_on_every_linear_layer_but_the_output(
 @pytest.mark.parametrize(
     "lora, reason",
     [
-        ({"target_modules": ["zzz"]}, "zzz.* not found"),
+        ({"target_modules": "zzz"}, "zzz.* not found"),
         ({"target_modules": "("}, "unterminated"),
         ({"target_modules": ["self_attn"]}, "not supported|BartAttention"),
         ({"trainable_token_indices": [99999]}, "out of bounds"),

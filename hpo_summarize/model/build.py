@@ -20,6 +20,7 @@ from hpo_summarize.model.languages import begin_as_trained
 from hpo_summarize.model.lora import leaves_base, lora_settings, with_lora
 from hpo_summarize.model.pretrained import (
     PretrainedBase,
+    grow,
     load_pretrained,
     n_embeddings,
     unshare,
@@ -66,7 +67,7 @@ def build_model(
         model, depth = base.build(config, depth), {}
     old_rows = n_embeddings(model)
     if n_rows(tokenizer) > old_rows:
-        model.resize_token_embeddings(n_rows(tokenizer), mean_resizing=True)
+        grow(model, n_rows(tokenizer))
     if any(getattr(config, name) != layers for name, layers in depth.items()):
         model = with_depth(model, **depth)
     _set_fixed_decoding(model, recipe, tokenizer, parts["generation"])

@@ -138,8 +138,9 @@ def check_lengths(config: PretrainedConfig, data: DataSection) -> None:
     Raises:
         ModelError: `max_dialogue_tokens` or `max_summary_tokens` is above the model's limit.
     """
-    for key in ("max_dialogue_tokens", "max_summary_tokens"):
-        _check_length(config, f"data.{key}", getattr(data, key))
+    reads = getattr(config, "max_encoder_position_embeddings", None) or positions(config)
+    _check_length(reads, "data.max_dialogue_tokens", data.max_dialogue_tokens)
+    _check_length(positions(config), "data.max_summary_tokens", data.max_summary_tokens)
 
 
 def check_output_length(
@@ -153,18 +154,21 @@ def check_output_length(
         ModelError: `max_new_tokens`, or its highest value in the space, is above the model's limit.
     """
     if generation.max_new_tokens is not None:
-        _check_length(config, "generation.max_new_tokens", generation.max_new_tokens)
+        _check_length(positions(config), "generation.max_new_tokens", generation.max_new_tokens)
     if parameter := space.get("max_new_tokens"):
-        _check_length(config, "space.max_new_tokens", _highest(parameter))
+        _check_length(positions(config), "space.max_new_tokens", _highest(parameter))
 
 
 def positions(config: PretrainedConfig) -> int | None:
-    """How many tokens the model can read or write; None for T5 and others without a limit."""
-    return getattr(config, "max_position_embeddings", None)
+    """How many tokens the decoder can write; None for T5 and others without a limit.
+
+    The encoder can read as many, but for LED.
+    """
+    own = getattr(config, "max_decoder_position_embeddings", None)
+    return own or getattr(config, "max_position_embeddings", None)
 
 
-def _check_length(config: PretrainedConfig, key: str, length: float) -> None:
-    limit = positions(config)
+def _check_length(limit: int | None, key: str, length: float) -> None:
     if limit is not None and length > limit:
         raise ModelError(
             f"{key} is {length:g}, and the model has {limit} positions; set it to {limit} or less"

@@ -82,9 +82,7 @@ class PretrainedBase:
             weights |= drawn.weights
             config.vocab_size = self._n_rows
             torch.set_rng_state(drawn.after)
-        model = self._class.from_pretrained(
-            None, config=config, state_dict=weights, dtype=torch.float32
-        )
+        model = _from_memory(self._class, config, weights)
         # Where it came from is also what peft writes into the files of its adapters.
         model.name_or_path = model.config.name_or_path = self._config.name_or_path
         model.generation_config = copy.deepcopy(self._generation_config)
@@ -106,7 +104,7 @@ class PretrainedBase:
 
     def _resize(self, model: PreTrainedModel) -> None:
         before, old = torch.get_rng_state(), _saved_tensors(model)
-        model.resize_token_embeddings(self._n_rows, mean_resizing=True)
+        grow(model, self._n_rows)
         new = {k: v for k, v in _saved_tensors(model).items() if v.shape != old[k].shape}
         self._resized = _Resized(before, torch.get_rng_state(), new)
         self._sums = self._checksums()
@@ -133,6 +131,32 @@ class PretrainedBase:
     def _checksums(self) -> list[int]:
         resized = self._resized.weights if self._resized else {}
         return [_checksum(weight) for weight in (*self._weights.values(), *resized.values())]
+
+
+def reloaded(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as it comes back from a checkpoint of it; its weights stay in the same memory.
+
+    Raises:
+        ModelError: transformers cannot load what it would write.
+    """
+    return _from_memory(
+        type(model), type(model.config).from_dict(model.config.to_dict()), _saved_tensors(model)
+    )
+
+
+def _from_memory(
+    kind: type[PreTrainedModel], config: PretrainedConfig, weights: dict[str, torch.Tensor]
+) -> PreTrainedModel:
+    try:
+        return kind.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"model: a '{config.model_type}' model cannot be loaded again as it would be saved "
+            f"({reason}); take another model"
+        ) from None
 
 
 def _saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -174,15 +198,23 @@ def load_pretrained(
     Raises:
         ModelError: It cannot be loaded, lacks weights, or does not belong to the tokenizer.
     """
+    model = load_plain(section, config)
+    check_fits(tokenizer, n_embeddings(model))
+    _keep_separate_head(model)
+    return model
+
+
+def load_plain(section: ModelSection, config: PretrainedConfig | None = None) -> PreTrainedModel:
+    """A checkpoint as transformers reads it, in float32.
+
+    Raises:
+        ModelError: It cannot be loaded, or lacks weights.
+    """
     place = str(section.name)
-    options = loading_options(section, place)
+    options = loading_options(section, place) | ({"config": config} if config else {})
     try:
         model, info = AutoModelForSeq2SeqLM.from_pretrained(
-            find_place("model", place),
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
+            find_place("model", place), dtype=torch.float32, output_loading_info=True, **options
         )
     except (torch.OutOfMemoryError, MemoryError):
         raise
@@ -194,8 +226,6 @@ def load_pretrained(
             f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}), and random ones would "
             "stand in their place; take a complete checkpoint"
         )
-    check_fits(tokenizer, n_embeddings(model))
-    _keep_separate_head(model)
     return model
 
 
@@ -211,17 +241,47 @@ def _keep_separate_head(model: PreTrainedModel) -> None:
     Their class says that it is tied to the embeddings all the same, and transformers would put the
     embeddings in its place when they get another size.
     """
-    if not has_separate_head(model):
-        return
-    own = f"{name_of(model, model.get_output_embeddings())}.weight"
+    if has_separate_head(model):
+        keep_separate(model, f"{name_of(model, model.get_output_embeddings())}.weight")
+
+
+def keep_separate(model: PreTrainedModel, weight: str) -> None:
+    """Lets nothing tie a weight, given by its name, to another one again."""
     tied = model._tied_weights_keys or {}
-    model._tied_weights_keys = {key: to for key, to in tied.items() if key != own}
-    model.all_tied_weights_keys.pop(own, None)
+    model._tied_weights_keys = {key: to for key, to in tied.items() if key != weight}
+    model.all_tied_weights_keys.pop(weight, None)
 
 
 def has_separate_head(model: PreTrainedModel) -> bool:
-    """Whether the output layer has other weights than the embeddings."""
-    return model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    """Whether the output layer has weights that no embeddings share."""
+    head = model.get_output_embeddings().weight
+    others = (m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding))
+    return all(weight is not head for weight in others)
+
+
+def grow(model: PreTrainedModel, rows: int) -> None:
+    """Gives a model embeddings and outputs for `rows` tokens, the new ones drawn.
+
+    Raises:
+        ModelError: transformers cannot do it for all of its layers.
+    """
+    try:
+        model.resize_token_embeddings(rows, mean_resizing=True)
+        with torch.device("meta"):
+            fresh = type(model)(type(model.config).from_dict(model.config.to_dict()))
+        expected = {name: weight.shape for name, weight in fresh.named_parameters()}
+        found = {name: weight.shape for name, weight in model.named_parameters()}
+        done = all(found.get(name, shape) == shape for name, shape in expected.items())
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:  # NotImplementedError of EncoderDecoder, a class of its own of T5Gemma 2.
+        done = False
+    if not done:
+        raise ModelError(
+            f"data.special_tokens: transformers cannot add tokens to a '{model.config.model_type}' "
+            "model, whose encoder and decoder have embeddings of their own; leave the tokens that "
+            "its tokenizer lacks out of data.special_tokens"
+        )
 
 
 def name_of(model: torch.nn.Module, wanted: torch.nn.Module) -> str:

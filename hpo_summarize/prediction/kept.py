@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from peft import PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 
 from hpo_summarize.best import Candidate
 from hpo_summarize.errors import ModelError
 from hpo_summarize.experiment import Experiment
+from hpo_summarize.model import OUTPUTS, difference_from, load_adapter
 from hpo_summarize.prediction.summarizer import Summarizer, make_summarizer
-
-_ADAPTER = "adapter_model.safetensors"
 
 
 def find_kept(output_dir: Path, candidate: Candidate) -> Path:
@@ -52,7 +49,7 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
     model = experiment.build_model(candidate.params)
     try:
         if isinstance(model, PeftModel):
-            _put_adapter_on(model, checkpoint)
+            load_adapter(model, checkpoint)
         else:
             decoding = model.generation_config
             model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint, local_files_only=True)
@@ -63,19 +60,11 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
             f"the weights in {checkpoint} do not fit this recipe ({reason}); use the recipe that "
             "the search ran with"
         ) from None
+    if differs := difference_from(checkpoint / OUTPUTS, model):
+        raise ModelError(
+            f"the weights in {checkpoint} do not give the model that the search trained "
+            f"({differs}); use the recipe and the checkpoint that the search ran with, or retrain "
+            "the trial with scripts/train.py"
+        )
     limit = experiment.recipe.data.max_dialogue_tokens
     return make_summarizer(model, tokenizer, limit, experiment.recipe)
-
-
-def _put_adapter_on(model: PeftModel, checkpoint: Path) -> None:
-    """Loads the weights of an adapter.
-
-    Raises:
-        ValueError: The adapter has others than the model.
-    """
-    result: Any = set_peft_model_state_dict(model, load_file(checkpoint / _ADAPTER))
-    # peft 0.21 writes the new embeddings once more for a tied output layer, and reads one of them.
-    unknown = [key for key in result.unexpected_keys if ".token_adapter." not in key]
-    missing = [key for key in result.missing_keys if ".lora_" in key]
-    if unknown or missing:
-        raise ValueError(f"{len(unknown)} of them are unknown, and {len(missing)} are missing")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hpo_summarize.files import write_text
+from hpo_summarize.model import merged
 from hpo_summarize.recipe.values import last_part
 
 ADAPTER = "adapter"
@@ -23,8 +24,8 @@ def write_model(
     folder: Path,
     max_dialogue_tokens: int,
     save_adapter: bool = False,
-) -> None:
-    """Writes a model that can be used with transformers alone.
+) -> PreTrainedModel:
+    """Writes a model that can be used with transformers alone, and returns it.
 
     Args:
         model: Adapters on it are merged into its weights, in place.
@@ -42,12 +43,13 @@ def write_model(
             # peft's form of a model card, with nothing filled in; the model's own says it all.
             (partial / ADAPTER / "README.md").unlink(missing_ok=True)
             _name_base(partial / ADAPTER / "adapter_config.json")
-        model = model.merge_and_unload()
+        model = merged(model)
     model.config.use_cache = True  # Trainer.__init__ has written its own False there.
     model.save_pretrained(partial)
     _with_limit(tokenizer, max_dialogue_tokens).save_pretrained(partial)
     _open_weights(partial)
     replace_folder(partial, folder)
+    return model
 
 
 def _name_base(path: Path) -> None:

@@ -12,15 +12,18 @@ from statistics import fmean
 from typing import Any
 
 from accelerate import PartialState
+from transformers import DataCollatorForSeq2Seq
 
 from hpo_summarize.best import BEST_PARAMS, Candidate, choose_candidates
 from hpo_summarize.data import Dialogues, joined, leak_notes, read_dialogues
 from hpo_summarize.distributed import on_all, on_main
-from hpo_summarize.errors import Problem, RecipeError, stopping_at_storage_failure
+from hpo_summarize.errors import HpoError, Problem, RecipeError, stopping_at_storage_failure
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import claim, discard, make_writable, owner_of, write_text
-from hpo_summarize.prediction import load_summarizer, summarize_all
+from hpo_summarize.model import OUTPUTS, difference_from, first_rows, write_outputs
+from hpo_summarize.prediction import Summarizer, load_summarizer, make_summarizer, summarize_all
 from hpo_summarize.recipe import Recipe
+from hpo_summarize.retraining.adapter import check_adapter
 from hpo_summarize.retraining.card import check_replaceable, write_card
 from hpo_summarize.retraining.folder import replace_folder, write_model
 from hpo_summarize.retraining.hub import make_repository, upload
@@ -32,6 +35,8 @@ from hpo_summarize.study.identity import differences
 MODEL = "model"
 _WORK = "training"  # Unfinished and not yet chosen trainings, in the output folder.
 _MEASURED = "measured.json"
+_TEXTS = "texts.json"  # Of the model in memory, for `_COMPARED` rows.
+_COMPARED = 4
 
 
 class Retraining:
@@ -174,7 +179,7 @@ class Retraining:
             on_main(lambda: known.unlink(missing_ok=True))
             self._train(training, folder)
         if not on_main(known.is_file):
-            measured = self._measure(model)
+            measured = self._measure(folder)
             on_main(lambda: write_text(known, json.dumps(measured)))
         measured = on_main(lambda: json.loads(known.read_text(encoding="utf-8")))
         return Trained(training, model, **measured)
@@ -184,19 +189,40 @@ class Retraining:
         self._say(f"{training.name}: {training.candidate.epoch:g} epochs on {len(train)} dialogues")
         progress = [TrainingProgress(self._say)]
         model = training.run(self.experiment, folder, train, validation, progress)
-        limit = self.recipe.data.max_dialogue_tokens
-        adapter = self.recipe.train.save_adapter
-        on_main(
-            lambda: write_model(model, self.experiment.tokenizer, folder / MODEL, limit, adapter)
+        on_main(lambda: self._save(model, folder))
+
+    def _save(self, model: Any, folder: Path) -> None:
+        """Writes the model, and what it says in memory: before merging, and as texts after it."""
+        experiment, limit = self.experiment, self.recipe.data.max_dialogue_tokens
+        batch = first_rows(
+            experiment.tokenize(self._compared), DataCollatorForSeq2Seq(experiment.tokenizer)
         )
+        if batch is not None:
+            write_outputs(model, batch, folder / OUTPUTS)
+        adapter = self.recipe.train.save_adapter
+        whole = write_model(model, experiment.tokenizer, folder / MODEL, limit, adapter)
+        summarizer = make_summarizer(whole, experiment.tokenizer, limit, self.recipe)
+        summaries = summarizer.summarize(self._compared.dialogues)
+        write_text(folder / _TEXTS, json.dumps(summaries.texts))
+        check_adapter(experiment, folder / MODEL, folder / OUTPUTS)
+
+    @property
+    def _compared(self) -> Dialogues:
+        """The validation rows by which the saved model is compared with the one in memory."""
+        validation = self.experiment.splits[1]
+        return validation.rows(range(min(_COMPARED, len(validation))))
 
     def _measure(self, folder: Path) -> dict[str, Any]:
         """Scores the model as it was saved: what is in the folder is what was measured.
 
         Returns:
             The fields `scores` and `summaries` of `Trained`.
+
+        Raises:
+            HpoError: It is not the one that was trained.
         """
-        summarizer = load_summarizer(folder, self.recipe)
+        summarizer = load_summarizer(folder / MODEL, self.recipe)
+        on_all(lambda: self._compare(summarizer, folder))
         scores: Scores = {}
         described = {}
         for name, split in self._measured_splits().items():
@@ -205,6 +231,23 @@ class Retraining:
             described[name] = summaries.describe()
             self._say(f"  {name}: {in_words(scores[name])}")
         return {"scores": scores, "summaries": described}
+
+    def _compare(self, summarizer: Summarizer, folder: Path) -> None:
+        differs = difference_from(folder / OUTPUTS, summarizer.model)
+        if not differs and (folder / _TEXTS).is_file():
+            texts = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
+            summaries = summarizer.summarize(self._compared.dialogues)
+            pairs = zip(texts, summaries.texts, strict=True)
+            differs = next(
+                (f"{one!r} became {other!r}" for one, other in pairs if one != other), ""
+            )
+        if differs:
+            raise HpoError(
+                f"the model in {folder / MODEL}, loaded again, is not the one that was trained "
+                f"({differs}), and is not published; scripts/predict.py --model best has the "
+                "weights that the search kept. Leave the keys of lora beside r, alpha, dropout and "
+                "target_modules out, or take another model, and search again"
+            )
 
     def _measured_splits(self) -> dict[str, Dialogues]:
         splits = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sized
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,19 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import unwrap_peft_model
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, unwrap_peft_model
 
 from hpo_summarize.decoding import set_decoding
 from hpo_summarize.distributed import on_all
+from hpo_summarize.errors import ModelError
+from hpo_summarize.model import (
+    OUTPUTS,
+    decoder_inputs,
+    difference_from,
+    first_rows,
+    has_own_loss,
+    write_outputs,
+)
 from hpo_summarize.trainer.batches import IGNORED_LABEL
 from hpo_summarize.trainer.evaluation import GeneratingTrainer
 from hpo_summarize.trainer.neftune import EncoderNoise
@@ -123,11 +133,32 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Gives the decoder its shifted labels, which the parent takes out of the inputs."""
-        if self.compute_loss_func == self._token_mean_loss and "decoder_input_ids" not in inputs:
-            base = unwrap_peft_model(self.accelerator.unwrap_model(model))
-            shifted = base.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
-            inputs = {**inputs, "decoder_input_ids": shifted, "use_cache": False}
+        base = unwrap_peft_model(self.accelerator.unwrap_model(model))
+        if self.compute_loss_func == self._token_mean_loss:
+            inputs = {**inputs, "use_cache": False}
+            if has_own_loss(base):
+                return self._own_loss(model, inputs, return_outputs, num_items_in_batch)
+            if "decoder_input_ids" not in inputs:
+                inputs["decoder_input_ids"] = decoder_inputs(base, inputs["labels"])
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _own_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> Any:
+        """The loss of the model's forward, a mean over a batch, by its part of the whole step."""
+        outputs = model(**inputs)
+        loss, tokens = outputs["loss"], inputs["labels"].ne(IGNORED_LABEL).sum()
+        if not tokens:  # Rows that only fill up the last step of an epoch.
+            loss = outputs["logits"].sum() * 0
+        if num_items_in_batch is not None:
+            loss = loss * tokens / num_items_in_batch
+            if self.args.average_tokens_across_devices:  # As the parent does.
+                loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
 
     def _token_mean_loss(
         self,
@@ -148,6 +179,34 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         if num_items_in_batch is None:
             return loss / labels.ne(IGNORED_LABEL).sum()
         return loss / num_items_in_batch
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """Records beside the weights of a checkpoint what the model says of a few rows."""
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            batch = first_rows(self.eval_dataset, self.data_collator)
+            if batch is not None:
+                write_outputs(self.accelerator.unwrap_model(self.model), batch, folder / OUTPUTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Refuses weights that do not give the model that was saved.
+
+        peft loads an adapter on a base that is another one without an error.
+
+        Raises:
+            ModelError: The model says something else of the recorded rows.
+        """
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        loaded = self.accelerator.unwrap_model(self.model if model is None else model)
+        if differs := difference_from(Path(resume_from_checkpoint) / OUTPUTS, loaded):
+            raise ModelError(
+                f"the weights in {resume_from_checkpoint} do not give the model that was saved "
+                f"({differs}); use the recipe and the model of the run that wrote them, or set "
+                "another output_dir and begin anew"
+            )
 
     def _get_eval_sampler(self, eval_dataset: Sized) -> Sampler | None:
         """Keeps the order of the data set, by which predictions and references are paired."""
