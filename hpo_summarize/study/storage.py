@@ -199,6 +199,14 @@ class PatientStorage(RDBStorage):
         """Leaves braces alone: they may be of a password."""
         return template
 
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Skips a heartbeat on a full disk: in their thread an error would end all later ones."""
+        try:
+            _patiently(RDBStorage.record_heartbeat)(self, trial_id)
+        except Exception as error:
+            if storage_failure(error) is None:
+                raise
+
 
 def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
@@ -233,21 +241,7 @@ def _is_outage(error: Exception) -> bool:
 for _name in (
     *(name for name in vars(BaseStorage) if not name.startswith("_")),
     *("_create_new_trial", "_set_trial_param", "_get_best_trial_id", "_get_trials"),
-    *("record_heartbeat", "_get_stale_trial_ids"),
+    "_get_stale_trial_ids",
 ):
     if _name in vars(RDBStorage):
         setattr(PatientStorage, _name, _patiently(getattr(RDBStorage, _name)))
-
-_record_heartbeat = PatientStorage.record_heartbeat
-
-
-def _record_heartbeat_where_possible(storage: PatientStorage, trial_id: int) -> None:
-    """Skips a heartbeat on a full disk: in their thread an error would end all later ones, too."""
-    try:
-        _record_heartbeat(storage, trial_id)
-    except Exception as error:
-        if storage_failure(error) is None:
-            raise
-
-
-PatientStorage.record_heartbeat = _record_heartbeat_where_possible  # type: ignore[method-assign]
