@@ -161,6 +161,18 @@ def test_a_trial_is_repeated_that_a_full_disk_kept_from_being_put_back(
     assert open_again().trials[1].params == first.params
 
 
+def test_a_heartbeat_that_a_full_disk_refuses_does_not_end_the_thread_of_heartbeats(
+    tmp_path: Path,
+) -> None:
+    study = open_study(SearchSection(), "s", f"sqlite:///{tmp_path}/study.db", ["maximize"])
+    trial, storage = study.ask(), study._storage
+    with largest_file(1):
+        with pytest.raises(Exception, match="(?i)commit|disk"):
+            trial.set_user_attr("x", "y" * 10_000)
+        storage.record_heartbeat(trial._trial_id)
+    storage.record_heartbeat(trial._trial_id)
+
+
 def test_a_search_on_a_full_disk_stops_and_goes_on_when_there_is_room(
     checkpoint: Path, small_disk: Path, tmp_path: Path
 ) -> None:
