@@ -22,7 +22,7 @@ from hpo_summarize.recipe import Recipe
 from hpo_summarize.recipe.idle_checks import ACTS_ONLY
 from hpo_summarize.space import SearchSpace
 from hpo_summarize.trainer import SummarizationTrainer
-from hpo_summarize.trainer.search import FollowedTrial
+from hpo_summarize.trainer.structure import tried, try_structure
 
 _STEPS = 100  # Of the schedules that are made; any number does.
 _NEW_TOKENS, _ROWS = 2, 2  # Generated; some forms of decoding take one row only.
@@ -80,7 +80,10 @@ def rehearse_arguments(
 
 
 def rehearse(trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe) -> None:
-    """Makes optimizers, schedules and adapters, and generates two tokens, without training.
+    """Makes optimizers, schedules and adapters, trains one step, and generates two tokens.
+
+    What happens at the end of a search is tried, too: an adapter is saved, loaded and merged, and
+    the model that would be loaded from disk is compared with the one in memory.
 
     Args:
         trainer: A trainer with the model of the recipe's fixed values.
@@ -89,18 +92,18 @@ def rehearse(trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe) 
 
     Raises:
         RecipeError: Lists every value that is refused or that changes nothing.
-        ModelError: An adapter cannot be made with a value of the space.
+        ModelError: The model cannot be trained, or an adapter cannot be made, saved or merged.
     """
     baseline = space.baseline()
     if trainer.model is None or trainer.state.max_steps:  # Of a trial that it has run.
         trainer.model = trainer.call_model_init()
     with refusals("training"):
         _make_optimizer(trainer, baseline)
-    with refusals("generation"):
-        _generate(trainer, baseline)
+    try_structure(trainer, baseline)
+    _try_generation(trainer, baseline, recipe)
     _try_variants(space, "training", lambda values: _make_optimizer(trainer, values))
     _try_variants(space, "generation", lambda values: _generate(trainer, values))
-    _try_variants(space, "lora", lambda values: _make_adapter(trainer, values))
+    _try_variants(space, "structure", lambda values: try_structure(trainer, values))
     problems = [*_idle_in_optimizer(trainer, space, recipe), *_idle_in_decoding(trainer, recipe)]
     if problems:
         raise RecipeError(problems)
@@ -110,7 +113,7 @@ def rehearse(trainer: SummarizationTrainer, space: SearchSpace, recipe: Recipe) 
 def _try_variants(space: SearchSpace, owner: str, attempt: Callable[[Values], Any]) -> None:
     problems = []
     for name, value, values in space.variants():
-        if names.owner_of(name) != owner or (owner == "lora" and name in names.LORA_WORDS):
+        if _tried_as(name) != owner:
             continue
         try:
             with refusals(f"space.{name}", repr(value)):
@@ -121,6 +124,17 @@ def _try_variants(space: SearchSpace, owner: str, attempt: Callable[[Values], An
             problems.append(Problem(f"space.{name}", f"{value!r} is refused: {error}"))
     if problems:
         raise RecipeError(problems)
+
+
+def _tried_as(name: str) -> str | None:
+    """The owner of a name, or "structure" where its value decides which modules a model has."""
+    if name in names.LORA_WORDS:
+        return None  # Sizes, which no class refuses.
+    return (
+        "structure"
+        if names.owner_of(name) == "lora" or name in names.DEPTHS
+        else names.owner_of(name)
+    )
 
 
 def _with_training(args: Seq2SeqTrainingArguments, values: Values) -> Seq2SeqTrainingArguments:
@@ -142,8 +156,23 @@ def _make_optimizer(trainer: SummarizationTrainer, values: Values) -> None:
         trainer.optimizer = trainer.lr_scheduler = None
 
 
-def _make_adapter(trainer: SummarizationTrainer, values: Values) -> None:
-    trainer.model_init(FollowedTrial(dict(values), 0))
+def _try_generation(trainer: SummarizationTrainer, values: Values, recipe: Recipe) -> None:
+    """Generates with the fixed decoding, and blames the model where it cannot generate at all."""
+    try:
+        with refusals("generation"):
+            _generate(trainer, values)
+    except RecipeError:
+        model = unwrap_peft_model(trainer.model)
+        own = model.generation_config
+        given, saved = recipe.generation.settings(), own.to_dict()
+        ids = {k: v for k, v in saved.items() if k.endswith("_token_id") and k not in given}
+        try:
+            model.generation_config = GenerationConfig(**ids)
+            with tried(f"model: a '{model.config.model_type}' model cannot generate"):
+                _generate(trainer, {})
+        finally:
+            model.generation_config = own
+        raise
 
 
 def _generate(trainer: SummarizationTrainer, values: Values) -> None:

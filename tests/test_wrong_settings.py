@@ -55,7 +55,7 @@ WRONG = [
     ),
     (["generation.temperature=0.5"], "generation.temperature: .*do_sample nowhere true"),
     # LoRA.
-    (["lora.target_modules=[no_such_layer]"], "lora: .*no_such_layer"),
+    (["lora.target_modules=[no_such_layer]"], "lora.target_modules: .*no_such_layer"),
     (
         ["space.target_modules={type: categorical, choices: [all-linear, no_such_layer]}"],
         "space.target_modules: 'no_such_layer' .*no_such_layer",
