@@ -21,7 +21,7 @@ from programs import run_program, run_well, script
 from recipe_files import BASE, load
 
 from hpo_summarize.decoding import Summaries
-from hpo_summarize.errors import HpoError
+from hpo_summarize.errors import DataError, HpoError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.prediction import Prediction, load_summarizer
 from hpo_summarize.prediction.parts import Parts
@@ -197,6 +197,17 @@ def test_what_cannot_be_summarised_ends_with_a_short_message_and_status_2(
     assert done.status == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 6
+
+
+def test_a_file_of_the_data_is_not_overwritten(recipe: Path, tmp_path: Path) -> None:
+    source = tmp_path / "rows.csv"
+    source.write_text("dialogue\nA: hello\n")
+    for arguments in ({"source": str(source)}, {}):
+        loaded = load_recipe(recipe, [f"data.test={source}"])
+        prediction = Prediction(loaded, output=f"{tmp_path}/./rows.csv", **arguments)
+        with pytest.raises(DataError, match="names a file of the data .*name another file"):
+            prediction.prepare()
+    assert source.read_text() == "dialogue\nA: hello\n"
 
 
 def test_weights_that_a_gpu_has_trained_need_none_of_its_training_arguments() -> None:

@@ -110,6 +110,7 @@ class Prediction:
         Raises:
             HpoError: Something is wrong; nothing has been summarised yet.
         """
+        self._refuse_to_replace_input()
         on_main(lambda: make_writable(self.output.parent, "output"))
         on_all(self._load)
         data = self.rows[0]
@@ -126,6 +127,18 @@ class Prediction:
                 "settings differ"
             )
         return notes
+
+    def _refuse_to_replace_input(self) -> None:
+        section = self.recipe.data
+        given = [self._source, section.train, section.validation, section.test]
+        files = [name for one in given for name in ([one] if isinstance(one, str) else one or ())]
+        if self.output.exists() and any(
+            Path(name).is_file() and self.output.samefile(name) for name in files
+        ):
+            raise DataError(
+                f"--output names a file of the data ({self.output}), which would be overwritten; "
+                "name another file"
+            )
 
     def _load(self) -> None:
         _ = self.rows, self.summarizer
