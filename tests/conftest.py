@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,6 @@ def _settle() -> None:
     # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.freeze()  # Garbage collections, several a trial, need not look through the libraries.
-
-
-@pytest.fixture(autouse=True)
-def _restored_signals() -> Iterator[None]:
-    """A program that ends ignores signals, and what a later test starts would ignore them, too."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

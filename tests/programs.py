@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import runpy
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -27,11 +29,22 @@ def script(name: str) -> str:
     return str(REPOSITORY / "scripts" / f"{name}.py")
 
 
+@contextlib.contextmanager
+def restored_signals() -> Iterator[None]:
+    """A program that ends ignores signals, and what is started later would ignore them, too."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def run_program(name: str, *arguments: Any) -> Outcome:
     """Runs a program as from a shell, and returns what came of it."""
     status, out, err = 0, io.StringIO(), io.StringIO()
     command = [script(name), *map(str, arguments)]
-    with mock.patch.object(sys, "argv", command):
+    with mock.patch.object(sys, "argv", command), restored_signals():
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 runpy.run_path(command[0], run_name="__main__")

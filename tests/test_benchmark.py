@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, make_rows
+from programs import restored_signals
 from transformers import AutoModelForSeq2SeqLM
 
 from hpo_summarize.attributes import EPOCH_VALUE
@@ -56,7 +57,8 @@ def run_script(*arguments: Any) -> int:
     """Runs the program in this process; returns its exit status."""
     before, sys.argv = sys.argv, [SCRIPT, *map(str, arguments)]
     try:
-        runpy.run_path(SCRIPT, run_name="__main__")
+        with restored_signals():
+            runpy.run_path(SCRIPT, run_name="__main__")
     except SystemExit as end:
         return int(end.code or 0)
     finally:

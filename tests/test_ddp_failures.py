@@ -346,7 +346,7 @@ def test_the_processes_of_an_ended_launcher_end_and_put_their_trial_back(
     searching = psutil.Process(launcher.pid).children(recursive=True)
     assert len(searching) == count
     launcher.send_signal(number)
-    launcher.wait()
+    launcher.wait(timeout=30)
     _, alive = psutil.wait_procs(searching, timeout=20)
     for process in alive:
         process.kill()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from conftest import REPOSITORY, make_rows
+from conftest import make_rows
 from final_models import read_json, write_recipe
+from programs import run_well
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from hpo_summarize import OptunaOptimizer
@@ -40,23 +39,11 @@ def parrot(checkpoint: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def run_script(name: str, *arguments: Any) -> None:
-    """Runs a program in this process, to its good end."""
-    before, sys.argv = sys.argv, [name, *map(str, arguments)]
-    try:
-        runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
-    except SystemExit as end:
-        assert not end.code
-    finally:
-        sys.argv = before
-
-
 def test_a_model_that_writes_one_sentence_is_named_at_every_step(
-    parrot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    parrot: Path, tmp_path: Path
 ) -> None:
     recipe, out = write_recipe(tmp_path, parrot), tmp_path / "out"
-    run_script("search", recipe)
-    lines = capsys.readouterr().out.splitlines()
+    lines = run_well("search", recipe).stdout.splitlines()
     note = "all 8 summaries are the same text"
     trials = [line for line in lines if re.match(r"trial +\d+ \(", line)]
     assert len(trials) == 2 and all(line.endswith(f"note: {note}") for line in trials)
@@ -74,14 +61,13 @@ def test_a_model_that_writes_one_sentence_is_named_at_every_step(
     assert report.count(note) == 3, "below the best values, and in the row of each trial"
     assert "<li>meet meet</li>" in report and "1 of 8" in report
 
-    run_script("train", recipe)
-    assert "all 10 summaries are the same text: 'meet meet'" in capsys.readouterr().out
+    done = run_well("train", recipe)
+    assert "all 10 summaries are the same text: 'meet meet'" in done.stdout
     card = (out / "model" / "README.md").read_text()
     assert f"**Note: {note}.**" in card and "all 10 summaries are the same text" in card
     assert read_json(out / "model" / "scores.json")["summaries"]["validation"] == described
 
-    run_script("predict", recipe)
-    said = capsys.readouterr().out
+    said = run_well("predict", recipe).stdout
     assert "summaries 1 distinct of 10, 0 empty, 0 cut at the length limit" in said
     assert "note     all 10 summaries are the same text: 'meet meet'" in said
     assert read_json(out / "predictions.scores.json")["summaries"]["n_distinct"] == 1
