@@ -309,7 +309,7 @@ class OptunaOptimizer:
         return values if len(values) > 1 else values[0]
 
     def _folder_name(self, trial: optuna.trial.BaseTrial | FrozenTrial) -> str:
-        return self.studies.folder_of(trial).name
+        return str(self.studies.folder_of(trial).relative_to(self.studies.folder))
 
     def _write_after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if self.writer.is_here():

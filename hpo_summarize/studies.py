@@ -13,6 +13,7 @@ from hpo_summarize.attributes import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, O
 from hpo_summarize.errors import Problem, RecipeError, StudyError
 from hpo_summarize.experiment import Experiment
 from hpo_summarize.files import first_taken, taken_message
+from hpo_summarize.recipe.load import slug
 from hpo_summarize.recipe.settings import possible_values
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study import (
@@ -119,8 +120,11 @@ class SearchStudies:
         return second if second is not None and best_trials(second) else self.made()
 
     def folder_of(self, trial: BaseTrial | FrozenTrial) -> Path:
-        """Where a trial keeps its checkpoints."""
-        return self._folder_of(trial.number)
+        """Where a trial keeps its checkpoints; one of a study of the caller's own, beside them."""
+        study = getattr(trial, "study", None)
+        if study is None or study.study_name == self.name:
+            return self._folder_of(trial.number)
+        return self.folder / f"other-{slug(study.study_name)}" / f"trial-{trial.number}"
 
     def _folder_of(self, number: int) -> Path:
         return self.folder / f"trial-{number}"

@@ -142,7 +142,7 @@ def test_finished_parts_of_another_model_or_input_are_dropped(recipe: Path, tmp_
     source = write_many(tmp_path / "in.csv", 8)
     parts = Parts(tmp_path / ".o.csv.parts")
     parts.claim({"model": "another"})
-    parts.add(0, ["of another model"] * 4)
+    parts.add(0, Summaries(["of another model"] * 4, 0))
     done = run_well("predict", recipe, "--input", source, "--output", tmp_path / "o.csv")
     assert "the finished part of another prediction is dropped" in done.stdout
     assert "rows     8\n" in done.stdout

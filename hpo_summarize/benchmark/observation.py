@@ -60,8 +60,8 @@ class Observation(TrainerCallback):
         n_evaluations: Calls of `evaluate` and `predict`.
         n_tokens: Generated tokens, without padding; those of the best beam only.
         without_cache: Calls of `generate` with the key-value cache off.
-        most_models: Greatest number of models that were alive at once.
-        most_optimizers: Greatest number of optimizers that were alive at once.
+        most_models: Greatest number of models that were alive at once, from the first training on.
+        most_optimizers: Likewise of optimizers.
     """
 
     def __init__(self) -> None:
@@ -121,6 +121,8 @@ class Observation(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begins a training."""
+        if not self.trainings:  # What a dry run makes before a search is not counted.
+            self.most_models, self.most_optimizers = len(self._models), len(self._optimizers)
         self.trainings.append(Training(state.max_steps))
 
     def on_epoch_begin(

@@ -75,7 +75,7 @@ def load_recipe(
         _set(content, key.split("."), value)
     if isinstance(search := content.setdefault("search", {}), dict):
         if search.get("study_name") is None:
-            search["study_name"] = _slug(path.stem)
+            search["study_name"] = slug(path.stem)
     if debug:
         problems += _not_in_debug(content)
         content = _in_debug_folder(content)
@@ -199,7 +199,7 @@ def _require_mapping(content: Any, source: str) -> Mapping[str, Any]:
     raise RecipeError([problem], source)
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A study name out of a file name: letters, digits, `.`, `_` and `-`, at most 64."""
     slug = re.sub(r"[^A-Za-z0-9._-]", "-", name)[:64]
     return slug if slug.strip(".") else "study"
