@@ -12,8 +12,11 @@ import optuna
 import pytest
 from final_models import read_json, write_recipe
 from programs import run_program, run_well
+from transformers import TrainerCallback
 
-from hpo_summarize.errors import StudyMoved
+from hpo_summarize import SummarizationTrainer
+from hpo_summarize.attributes import FAILURE
+from hpo_summarize.errors import RunStopped, StudyMoved
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.study import open_study, run_study
 
@@ -103,6 +106,27 @@ def test_a_study_in_memory_is_not_lost_with_a_folder(tmp_path: Path) -> None:
     study = optuna.create_study()
     run_study(study, lambda trial: shutil.rmtree(tmp_path) or 1.0, 1, folder=tmp_path / "runs")
     assert len(study.trials) == 1
+
+
+def test_a_trial_that_fails_without_its_folder_is_put_back(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "run-0"
+
+    class Spoil(TrainerCallback):
+        def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+            if folder.exists():
+                folder.rename(tmp_path / "elsewhere")
+                (folder / "checkpoint-1").joinpath("model.safetensors").read_bytes()
+
+    trainer = make_trainer(SummarizationTrainer, {"callbacks": [Spoil()]})
+    study = optuna.create_study()
+    space = {"n_trials": 1, "backend": "optuna", "study": study}
+    with pytest.raises(RunStopped, match=f"{folder} was removed"):
+        trainer.hyperparameter_search(lambda trial: {"learning_rate": 1e-3}, **space)
+    trainer.hyperparameter_search(lambda trial: {"learning_rate": 1e-3}, **space)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert FAILURE not in study.trials[0].user_attrs
 
 
 @pytest.mark.parametrize("spoil", [remove_folder, move_folder])
