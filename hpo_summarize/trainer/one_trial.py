@@ -101,7 +101,10 @@ class TrialTrainer(MeasuringTrainer):
         except Exception as error:
             if _is_gone(trial, plan.folder):
                 # What has failed may have needed its checkpoints, and not other values.
-                error = RunStopped(f"{plan.folder} was removed or replaced while its trial ran")
+                error = RunStopped(
+                    f"{plan.folder} was removed or replaced while its trial ran; put it back, or "
+                    "leave it, and start the same command again, which repeats the trial"
+                )
             if isinstance(error, RunStopped):
                 self._drop_unfinished_checkpoint(plan.folder)
             if self._group is not None and not _is_everywhere(error):
