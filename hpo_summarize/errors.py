@@ -105,6 +105,7 @@ class SearchFailed(HpoError):
 _REFUSED = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EIO, errno.ESTALE),
+    *(errno.EACCES, errno.EPERM),
 )
 # The same in the words of SQLite, and of libraries that drop the number of the error.
 _REFUSED_TEXTS = (

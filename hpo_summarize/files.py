@@ -55,7 +55,7 @@ def make_writable(folder: Path, key: str = "output_dir") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        place = error.filename or folder
+        place = folder if folder.is_dir() else error.filename or folder
         message = f"the folder {place} cannot be written ({error.strerror}); choose another one"
         raise RecipeError([Problem(key, message)]) from None
 
@@ -144,6 +144,10 @@ def folder_below(root: Path, name: Any) -> Path:
     step = "return another name for each trial, such as f'run-{trial.number}'"
     if not isinstance(name, str) or "\0" in name:
         raise HpoError(f"{rule}; {step}")
-    if root.resolve() not in (root / name).resolve().parents:
+    parents, around = (root / name).resolve().parents, root.resolve()
+    if around not in parents:
         raise HpoError(f"{rule}, which is not inside of it; {step}")
+    # A trial that is not among the best loses its folder, with all that is inside of it.
+    if outer := next((p for p in parents if around in p.parents and owner_of(p)), None):
+        raise HpoError(f"{rule}, which is inside of the folder of another trial ({outer}); {step}")
     return root / name

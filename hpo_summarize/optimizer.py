@@ -227,21 +227,20 @@ class OptunaOptimizer:
         staged = search.decode == "staged"
         share = 1 - _DECODING_SHARE if staged else 1
         try:
-            self.trainer.hyperparameter_search(
-                hp_space=self.create_search_space,
-                compute_objective=self._compute_objective,
-                n_trials=search.n_trials,
-                backend="optuna",
-                hp_name=self._folder_name,
-                study=self.study,
-                timeout=search.timeout and search.timeout * share,
-                keep_trials=search.n_kept,
-                callbacks=[progress.on_trial_end, self._write_after_trial],
-            )
+            with progress.running():
+                self.trainer.hyperparameter_search(
+                    hp_space=self.create_search_space,
+                    compute_objective=self._compute_objective,
+                    n_trials=search.n_trials,
+                    backend="optuna",
+                    hp_name=self._folder_name,
+                    study=self.study,
+                    timeout=search.timeout and search.timeout * share,
+                    keep_trials=search.n_kept,
+                    callbacks=[progress.on_trial_end, self._write_after_trial],
+                )
         finally:
             self.trainer.remove_callback(progress)
-            # Every worker, and not the writer alone: it may be gone before the last trial ends.
-            progress.print_finished()
 
     def _search_decoding(self, decoder: Decoder, start: float) -> None:
         search = self.recipe.search
@@ -262,10 +261,8 @@ class OptunaOptimizer:
             decoding.study, search.staged.n_trials, search.objectives, self.writer, "decoding"
         )
         rest = search.timeout and max(start + search.timeout - time.monotonic(), 0)
-        try:
+        with progress.running():
             decoding.run(rest, [progress.on_trial_end, self._write_after_trial])
-        finally:
-            progress.print_finished()
 
     def create_search_space(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         """Samples the values of a trial."""

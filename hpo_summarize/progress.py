@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TextIO
 
 import optuna
@@ -21,6 +22,7 @@ from hpo_summarize.attributes import (
     TRAINED_TRIAL,
 )
 from hpo_summarize.decoding import degenerate_note
+from hpo_summarize.errors import StudyMoved
 from hpo_summarize.study import best_trials, finished_trials, seconds_of
 from hpo_summarize.workers import Writer
 
@@ -103,6 +105,21 @@ class SearchProgress(TrainerCallback):
         self._latest = None
         if self._is_writer():
             self.print_finished()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around a search: prints what has finished, also where it fails.
+
+        Every worker does, and not the writer alone: it may be gone before the last trial ends.
+        """
+        try:
+            yield
+        except StudyMoved:  # Without its file not every study can be read.
+            raise
+        except BaseException:
+            self.print_finished()
+            raise
+        self.print_finished()
 
     def print_finished(self) -> None:
         """Prints a line for every finished trial that no worker of this launch has printed yet."""

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hpo_summarize.data import Dialogues, read_dialogues
+from hpo_summarize.data import Dialogues, read_dialogues, read_every_row
 from hpo_summarize.errors import DataError
 from hpo_summarize.recipe import DataSection
 
@@ -137,6 +137,13 @@ def test_quotes_that_are_characters_of_a_text_swallow_no_rows(
     assert [*zip(data.dialogues, data.references)] == [(d, [s]) for d, s in rows]
     (note,) = data.notes
     assert "a.tsv: quotes are read as characters of the texts (line 2" in note
+
+
+def test_texts_of_several_lines_in_a_tsv_of_one_column_stay_whole(tmp_path: Path) -> None:
+    dialogues = ["A: a\nB: b", "A: c", 'A: "d"\nB: e']
+    pd.DataFrame({"dialogue": dialogues}).to_csv(tmp_path / "a.tsv", sep="\t", index=False)
+    data, _ = read_every_row(tmp_path / "a.tsv", DataSection(train="unused"))
+    assert data.dialogues == dialogues
 
 
 def test_quotes_inside_of_texts_need_no_note(tmp_path: Path) -> None:

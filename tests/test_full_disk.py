@@ -71,6 +71,18 @@ def to_sqlite(folder: Path) -> None:
         optuna.create_study(storage=f"sqlite:///{folder}/study.db")
 
 
+def to_closed_folder(folder: Path) -> None:
+    user = os.geteuid()
+    folder.chmod(0o500)
+    if user == 0:
+        os.seteuid(65534)  # Root may write anywhere.
+    try:
+        save_file({"weights": torch.zeros(2)}, folder / "weights.safetensors")
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
+
+
 def to_nowhere(folder: Path) -> None:
     (folder / "missing" / "file").write_text("x")
 
@@ -86,6 +98,7 @@ def to_memory(folder: Path) -> None:
         (to_torch, "a file could not be written to its end (disk)"),
         (to_safetensors, "file too large (disk)"),
         (to_sqlite, "disk i/o error (disk)"),
+        (to_closed_folder, "permission denied (disk)"),
         (to_nowhere, None),
         (to_memory, None),
     ],

@@ -12,8 +12,11 @@ import optuna
 import pytest
 from final_models import read_json, write_recipe
 from programs import run_program, run_well
+from transformers import TrainerCallback
 
-from hpo_summarize.errors import StudyMoved
+from hpo_summarize import SummarizationTrainer
+from hpo_summarize.attributes import FAILURE
+from hpo_summarize.errors import RunStopped, StudyMoved
 from hpo_summarize.recipe import SearchSection
 from hpo_summarize.study import open_study, run_study
 
@@ -105,24 +108,50 @@ def test_a_study_in_memory_is_not_lost_with_a_folder(tmp_path: Path) -> None:
     assert len(study.trials) == 1
 
 
-@pytest.mark.parametrize("spoil", [remove_folder, move_folder])
+def test_a_trial_that_fails_without_its_folder_is_put_back(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "run-0"
+
+    class Spoil(TrainerCallback):
+        def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+            if folder.exists():
+                folder.rename(tmp_path / "elsewhere")
+                (folder / "checkpoint-1").joinpath("model.safetensors").read_bytes()
+
+    trainer = make_trainer(SummarizationTrainer, {"callbacks": [Spoil()]})
+    study = optuna.create_study()
+    space = {"n_trials": 1, "backend": "optuna", "study": study}
+    with pytest.raises(RunStopped, match=f"{folder} was removed"):
+        trainer.hyperparameter_search(lambda trial: {"learning_rate": 1e-3}, **space)
+    trainer.hyperparameter_search(lambda trial: {"learning_rate": 1e-3}, **space)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert FAILURE not in study.trials[0].user_attrs
+
+
+@pytest.mark.parametrize(
+    "spoil, kind", [(remove_folder, "sqlite"), (move_folder, "sqlite"), (remove_folder, "journal")]
+)
 def test_a_search_without_its_output_folder_names_no_result_that_is_not_there(
-    spoil: Any, checkpoint: Path, tmp_path: Path
+    spoil: Any, kind: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     recipe, out = write_recipe(tmp_path / "s", checkpoint), tmp_path / "s" / "out"
 
     def spoil_after_a_trial() -> None:
         while not (out / "trials" / "tiny" / "trial-1").exists():
             time.sleep(0.02)
-        spoil(out, "sqlite")
+        spoil(out, kind)
 
+    storage = f"search.storage={kind}:///{out}/study.db"
     thread = threading.Thread(target=spoil_after_a_trial)
     thread.start()
-    done = run_program("search", recipe, "search.n_trials=20")
+    out.mkdir()
+    done = run_program("search", recipe, "search.n_trials=20", storage)
     thread.join()
     assert (done.status, done.stderr.count("\n")) == (1, 1)
     assert "was removed or moved away while the search ran" in done.stderr
-    assert "the best trial so far, 0, has" in done.stderr
+    # A journal that is gone cannot be read.
+    assert ("the best trial so far, 0, has" in done.stderr) == (kind == "sqlite")
     assert "results in" not in done.stdout and "(20/20)" not in done.stdout
     assert not (out / "best_params.json").exists()
     if spoil is move_folder:

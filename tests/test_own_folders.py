@@ -80,6 +80,15 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused_before_anything_is_delet
     assert not trained
 
 
+def test_a_folder_inside_of_that_of_another_trial_is_refused(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    trainer = make_trainer(SummarizationTrainer, save_strategy="epoch")
+    with pytest.raises(HpoError, match="got 'base/1', which is inside of the folder of another"):
+        run_search(trainer, 3, hp_name=lambda t: f"base/{t.number}" if t.number else "base")
+    assert list((tmp_path / "runs" / "base").glob("checkpoint-*"))
+
+
 def test_a_name_that_is_taken_ends_the_run_and_puts_the_trial_back(
     make_trainer: Any, tmp_path: Path
 ) -> None:

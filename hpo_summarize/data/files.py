@@ -139,7 +139,8 @@ def _read_quotes(name: str, text: str, separator: str, lines: Rows) -> tuple[Row
     that begins a text would swallow all rows up to the next one that ends a text. So quotes are
     characters where every line by itself has as many cells as the header, and with quotes as marks
     the file cannot be parsed, has fewer rows, or has quotes that RFC 4180 would write twice.
-    In a file with commas, which are frequent in texts, they are marks in any case.
+    In a file with commas, which are frequent in texts, they are marks in any case, and so they are
+    in a file of one column, where every line is a whole row.
 
     Args:
         name: What to call the file in a message.
@@ -147,7 +148,8 @@ def _read_quotes(name: str, text: str, separator: str, lines: Rows) -> tuple[Row
         separator: What separates its cells.
         lines: Its lines, with quotes as characters.
     """
-    may_be_characters, ragged = separator != ",", _ragged(lines)
+    width = len(lines[0][1])
+    may_be_characters, ragged = separator != "," and width > 1, _ragged(lines)
     try:
         rows = _split_cells(name, text, separator)
         _refuse_ragged(name, rows, separator)
@@ -157,7 +159,6 @@ def _read_quotes(name: str, text: str, separator: str, lines: Rows) -> tuple[Row
         if ragged:
             raise DataError(f"{error}; with quotes as characters, {listed(ragged)}") from None
         return lines, _note_on_characters(lines)
-    width = len(lines[0][1])
     whole = {numbers.start for numbers, cells in lines if len(cells) == width}
     swallowed = [numbers for numbers, _ in rows if len(numbers) > 1 and whole.issuperset(numbers)]
     single = any('"' in cell and cell[0] != '"' for _, cells in lines for cell in cells)

@@ -251,7 +251,7 @@ def _override(content: dict[str, Any], item: str) -> Problem | None:
     section, _, name = key.partition(".")
     searched = content.get(section)
     if section == "space" and value is None and isinstance(searched, Mapping):
-        if "." not in name and name not in searched:
+        if name and "." not in name and name not in searched:
             rule = "there is no such parameter to take out of the space"
             return Problem(key, f"{rule} (value None){did_you_mean(name, searched, 'drop it')}")
     if not _set(content, key.split("."), value):

@@ -20,7 +20,7 @@ from hpo_summarize.attributes import FOLDER
 from hpo_summarize.callbacks import OptunaPruningCallback
 from hpo_summarize.distributed import on_all
 from hpo_summarize.errors import HpoError, RunStopped, stopping_at_storage_failure
-from hpo_summarize.files import claim, folder_below
+from hpo_summarize.files import claim, folder_below, owner_of
 from hpo_summarize.study import values_of
 from hpo_summarize.trainer.checkpoints import last_checkpoint
 from hpo_summarize.trainer.device_batches import Sizes, halved, remember
@@ -99,6 +99,12 @@ class TrialTrainer(MeasuringTrainer):
         except optuna.TrialPruned as pruned:
             return TrialEnd(message=str(pruned), beaten=isinstance(pruned, TrialBeaten))
         except Exception as error:
+            if _is_gone(trial, plan.folder):
+                # What has failed may have needed its checkpoints, and not other values.
+                error = RunStopped(
+                    f"{plan.folder} was removed or replaced while its trial ran; put it back, or "
+                    "leave it, and start the same command again, which repeats the trial"
+                )
             if isinstance(error, RunStopped):
                 self._drop_unfinished_checkpoint(plan.folder)
             if self._group is not None and not _is_everywhere(error):
@@ -202,6 +208,11 @@ class TrialTrainer(MeasuringTrainer):
         if self.args.world_size > 1:
             finite = self.accelerator.gather(finite).all()
         return bool(finite)
+
+
+def _is_gone(trial: optuna.trial.BaseTrial, folder: str) -> bool:
+    """Whether the folder of a trial of this process has lost its mark."""
+    return isinstance(trial, optuna.Trial) and owner_of(Path(folder)) != trial.user_attrs[FOLDER]
 
 
 def _is_everywhere(error: Exception) -> bool:
