@@ -186,7 +186,12 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         """Records beside the weights of a checkpoint what the model says of a few rows."""
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
-        if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        if not (self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR)):
+            return
+        # Another loss may belong to a model that shifts its labels otherwise or reads other inputs,
+        # and sharded weights give no outputs on one process alone.
+        has_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        if self.compute_loss_func == self._token_mean_loss and has_whole:
             batch = first_rows(self.eval_dataset, self.data_collator)
             if batch is not None:
                 write_outputs(self.accelerator.unwrap_model(self.model), batch, folder / OUTPUTS)
