@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,15 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         if num_items_in_batch is None:
             return loss / labels.ne(IGNORED_LABEL).sum()
         return loss / num_items_in_batch
+
+    @contextmanager
+    def without_smoothing(self) -> Iterator[None]:
+        """Measures the losses of evaluations without label smoothing for a while."""
+        own, self._smooths_eval_loss = self._smooths_eval_loss, False
+        try:
+            yield
+        finally:
+            self._smooths_eval_loss = own
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
