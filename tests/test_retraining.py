@@ -462,6 +462,10 @@ WRONG = [
         ["model={from_config: {model_type: bart, d_model: 16}}", "train.save_adapter=true"],
         "train.save_adapter: the adapter would fit on nothing but the random weights",
     ),
+    (
+        ["lora.init_lora_weights=pissa", "train.save_adapter=true"],
+        "train.save_adapter: an adapter with init_lora_weights 'pissa' changes the weights",
+    ),
     (["train.push_to_hub=mine"], "must be a repository on the Hub, as in user/model"),
 ]
 
