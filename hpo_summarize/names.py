@@ -26,6 +26,9 @@ TRAINING_WORDS = {
     "num_epochs": "num_train_epochs",
     "scheduler_type": "lr_scheduler_type",
 }
+# Values of init_lora_weights that leave the weights below the adapters alone; the others, PiSSA or
+# OLoRA, take out of those what they put into the adapters.
+LEAVES_BASE = (True, False, "gaussian", "orthogonal", "mica")
 LORA_WORDS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 # The keys of the section `lora` in a recipe for these words.
 LORA_KEYS = {"lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout"}

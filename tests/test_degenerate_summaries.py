@@ -13,13 +13,14 @@ import torch
 from conftest import make_rows
 from final_models import read_json, write_recipe
 from programs import run_well
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, TrainerCallback
 
-from hpo_summarize import OptunaOptimizer
+from hpo_summarize import OptunaOptimizer, SummarizationTrainer
 from hpo_summarize.attributes import BEST_EPOCH, EPOCH_VALUE, FAILURE, SUMMARIES
 from hpo_summarize.decoding import Summaries, count_cut, degenerate_note
 from hpo_summarize.recipe import load_recipe
 from hpo_summarize.study.finals import MIN_FULL
+from hpo_summarize.trainer.evaluation import TEXTS as TEXTS_KEY
 
 # More than a few steps of training can outweigh.
 _STRONG = 100.0
@@ -65,7 +66,9 @@ def test_a_model_that_writes_one_sentence_is_named_at_every_step(
     assert "all 10 summaries are the same text: 'meet meet'" in done.stdout
     card = (out / "model" / "README.md").read_text()
     assert f"**Note: {note}.**" in card and "all 10 summaries are the same text" in card
+    del described["examples"]  # The folder may be published.
     assert read_json(out / "model" / "scores.json")["summaries"]["validation"] == described
+    assert not any(b"meet meet" in path.read_bytes() for path in (out / "model").iterdir())
 
     said = run_well("predict", recipe).stdout
     assert "summaries 1 distinct of 10, 0 empty, 0 cut at the length limit" in said
@@ -119,6 +122,32 @@ def test_a_trial_that_is_pruned_after_its_first_epoch_says_what_it_wrote(
     assert FAILURE not in trial.user_attrs and trial.last_step == 1
     assert trial.user_attrs[SUMMARIES]["n_distinct"] == 1
     assert "note: all 11 summaries are the same text" in capsys.readouterr().out
+
+
+class PrunesSecond(TrainerCallback):
+    """Prunes the second training before its first evaluation."""
+
+    n_begun = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.n_begun += 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.n_begun == 2:
+            raise optuna.TrialPruned("the test has seen enough")
+
+
+def test_a_trial_that_is_pruned_before_it_wrote_anything_has_no_summaries(
+    make_trainer: Any,
+) -> None:
+    parts = {
+        "callbacks": [PrunesSecond()],
+        "compute_metrics": lambda p: {"score": 1.0, TEXTS_KEY: ["a"] * len(p.predictions)},
+    }
+    trainer = make_trainer(SummarizationTrainer, parts, predict_with_generate=True)
+    study = optuna.create_study(direction="maximize")
+    trainer.hyperparameter_search(lambda trial: {}, backend="optuna", n_trials=2, study=study)
+    assert [SUMMARIES in trial.user_attrs for trial in study.trials] == [True, False]
 
 
 def test_a_trial_that_goes_on_knows_the_summaries_of_an_earlier_epoch(

@@ -10,13 +10,17 @@ import optuna
 import pytest
 import torch
 from transformers import (
+    AutoModelForSeq2SeqLM,
     BartForConditionalGeneration,
     DataCollatorForSeq2Seq,
     EarlyStoppingCallback,
+    GPT2Config,
+    GPT2LMHeadModel,
     Seq2SeqTrainer,
 )
 
 from hpo_summarize import SummarizationTrainer
+from hpo_summarize.model import OUTPUTS, difference_from
 from hpo_summarize.retraining.training import SkipEvaluations
 from hpo_summarize.trainer.evaluation import _own_random_numbers
 
@@ -181,3 +185,47 @@ def test_an_evaluation_leaves_the_random_numbers_of_every_kind_of_device_alone(
     with _own_random_numbers(torch.device(kind), 7):
         state.manual_seed(7)  # As `torch.manual_seed` does where there is such a device.
     assert torch.equal(state.get_state(), expected)
+
+
+class OwnColumn(DataCollatorForSeq2Seq):
+    """Reads a column beside the token ids."""
+
+    def __call__(self, features: Any, return_tensors: Any = None) -> Any:
+        assert [feature.pop("topic") for feature in features]
+        return super().__call__(features, return_tensors)
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "own column", "decoder-only", "own loss"])
+def test_checkpoints_are_written_of_any_rows_and_models(
+    kind: str, make_trainer: Any, tokens: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    parts: dict[str, Any] = {"train_dataset": tokens, "eval_dataset": tokens.select(range(4))}
+    args: dict[str, Any] = {}
+    if kind in ("torch", "numpy"):
+        parts = {name: rows.with_format(kind) for name, rows in parts.items()}
+    elif kind == "own column":
+        parts = {n: rows.add_column("topic", ["x"] * len(rows)) for n, rows in parts.items()}
+        parts["data_collator"], args = OwnColumn(tokenizer), {"remove_unused_columns": False}
+    elif kind == "decoder-only":
+        sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+        parts = {n: r.map(lambda row: {"labels": row["input_ids"]}) for n, r in parts.items()}
+        parts["model_init"] = lambda: GPT2LMHeadModel(GPT2Config(**sizes))
+    else:
+        parts["compute_loss_func"] = lambda outputs, labels, **kwargs: outputs.logits.mean()
+    trainer = make_trainer(SummarizationTrainer, parts, save_strategy="epoch", **args)
+    trainer.train()
+    (checkpoint,) = (tmp_path / "runs").glob("checkpoint-*")
+    assert (checkpoint / OUTPUTS).is_file() == (kind in ("torch", "numpy"))
+
+
+def test_in_mixed_precision_a_training_goes_on_from_its_checkpoint(
+    make_trainer: Any, bart_config: Any, tmp_path: Path
+) -> None:
+    init = {"model_init": lambda: BartForConditionalGeneration(bart_config(init_std=0.5))}
+    args = {"bf16": True, "num_train_epochs": 2, "save_strategy": "epoch", "learning_rate": 1e-2}
+    make_trainer(SummarizationTrainer, init, **args).train()
+    half = tmp_path / "runs" / "checkpoint-4"
+    assert difference_from(half / OUTPUTS, AutoModelForSeq2SeqLM.from_pretrained(half)) is None
+    trainer = make_trainer(SummarizationTrainer, init, **args)
+    trainer.train(resume_from_checkpoint=str(half))
+    assert trainer.state.global_step == 8

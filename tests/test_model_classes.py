@@ -166,6 +166,10 @@ def test_a_class_that_failed_in_every_trial_gives_a_result_and_weights(
     trainer.load_trial(study.best_params, checkpoint)  # It refuses another model.
 
 
+def test_label_smoothing_is_no_loss_of_the_model(make: Make) -> None:
+    make("PLBart", init_std=0.5, training={"label_smoothing_factor": 0.1}).prepare()
+
+
 GROWN = "data.special_tokens: transformers cannot add tokens to a '{}' model"
 
 

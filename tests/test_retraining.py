@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -66,9 +66,15 @@ class Rates(TrainerCallback):
         self.batches.append((args.per_device_train_batch_size, args.gradient_accumulation_steps))
 
 
-def train(recipe: Path, folder: Path, *callbacks: TrainerCallback, epoch: float = 2) -> Any:
+def train(
+    recipe: Path,
+    folder: Path,
+    *callbacks: TrainerCallback,
+    epoch: float = 2,
+    changes: Sequence[str] = (),
+) -> Any:
     overrides = ["training.num_epochs=3", "training.warmup_ratio=0.2", f"output_dir={folder}"]
-    experiment = Experiment(load_recipe(recipe, overrides))
+    experiment = Experiment(load_recipe(recipe, [*overrides, *changes]))
     one = Training(Candidate(0, {"learning_rate": 0.02}, epoch, (0.1,), "tiny"), seed=42)
     return one.run(experiment, folder, *experiment.splits, callbacks)
 
@@ -134,6 +140,17 @@ def test_out_of_memory_halves_what_is_on_the_device_and_keeps_the_effective_batc
     noted = Rates()
     train(recipe, tmp_path / "t", noted, OutOfMemoryOnce(), epoch=1)
     assert noted.batches == [(4, 1)] * 2 + [(2, 2)] * 6
+
+
+def test_the_final_model_is_saved_and_compared_without_mixed_precision(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """Training leaves it around the forward; the model that is loaded from the folder has none."""
+    changes = ["training.use_cpu=true", "training.bf16=true"]
+    model = train(recipe, tmp_path / "t", epoch=1, changes=changes).eval()
+    inputs = {"input_ids": torch.tensor([[5, 9, 2]]), "decoder_input_ids": torch.tensor([[2, 7]])}
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, type(model).forward(model, **inputs).logits)
 
 
 class Breaks(TrainerCallback):
@@ -444,6 +461,10 @@ WRONG = [
     (
         ["model={from_config: {model_type: bart, d_model: 16}}", "train.save_adapter=true"],
         "train.save_adapter: the adapter would fit on nothing but the random weights",
+    ),
+    (
+        ["lora.init_lora_weights=pissa", "train.save_adapter=true"],
+        "train.save_adapter: an adapter with init_lora_weights 'pissa' changes the weights",
     ),
     (["train.push_to_hub=mine"], "must be a repository on the Hub, as in user/model"),
 ]

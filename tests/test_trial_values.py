@@ -88,8 +88,9 @@ def test_a_derived_value_reaches_the_model_the_result_and_the_storage(
     assert trainer.model.peft_config["default"].r == ranks[number]
 
 
+@pytest.mark.parametrize("derived", [{}, {"weight_decay": 0.25}])
 def test_what_hp_space_leaves_out_is_read_as_it_was_sampled(
-    make_trainer: Any, bart_config: Any
+    derived: dict[str, float], make_trainer: Any, bart_config: Any
 ) -> None:
     seen = []
 
@@ -99,8 +100,8 @@ def test_what_hp_space_leaves_out_is_read_as_it_was_sampled(
         return BartForConditionalGeneration(bart_config(dropout=dropout))
 
     trainer = make_trainer(SummarizationTrainer, {"model_init": model_init})
-    best = trainer.hyperparameter_search(lambda trial: {}, n_trials=1, backend="optuna")
-    assert best.hyperparameters == {"dropout": seen[1]}
+    best = trainer.hyperparameter_search(lambda trial: derived, n_trials=1, backend="optuna")
+    assert best.hyperparameters == {"dropout": seen[1], **derived}
 
 
 def test_a_value_that_nothing_applies_is_refused_and_a_sampled_helper_is_not(

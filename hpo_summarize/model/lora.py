@@ -26,10 +26,6 @@ from hpo_summarize.errors import ModelError
 from hpo_summarize.model.pretrained import has_separate_head, keep_separate, name_of
 from hpo_summarize.recipe import LoraSection
 
-# Ways to begin the adapters that leave the weights below them alone; the others, PiSSA or OLoRA,
-# take out of those what they put into the adapters.
-_LEAVES_BASE = (True, False, "gaussian", "orthogonal", "mica")
-
 
 class AdaptedModel(PeftModelForSeq2SeqLM):
     """A model with adapters whose new embeddings are trained row by row.
@@ -59,7 +55,7 @@ def lora_settings(section: LoraSection, values: Mapping[str, Any]) -> dict[str, 
 
 def leaves_base(settings: Mapping[str, Any]) -> bool:
     """Whether adapters with these settings begin without a change of the weights below them."""
-    return settings.get("init_lora_weights", True) in _LEAVES_BASE
+    return settings.get("init_lora_weights", True) in names.LEAVES_BASE
 
 
 def with_lora(

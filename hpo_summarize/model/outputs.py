@@ -24,20 +24,20 @@ Batch = Mapping[str, torch.Tensor]
 
 
 def first_rows(dataset: Any, collate: Callable[[list[Any]], Batch]) -> Batch | None:
-    """The start of the first rows of a data set as a batch; None where it has no labels.
+    """The start of the first rows of a data set as a batch; None where they make none.
 
     Args:
-        dataset: Rows with `input_ids`, `attention_mask` and `labels`.
+        dataset: Rows with `input_ids`, `attention_mask` and `labels`, as lists, arrays or tensors.
         collate: The trainer's collator.
     """
+    columns = ("input_ids", "attention_mask", "labels")
     try:
         rows = [dataset[row] for row in range(min(_ROWS, len(dataset)))]
-    except (TypeError, KeyError, NotImplementedError):  # None, several data sets, or a stream.
+        if not all(len(row["input_ids"]) and len(row["labels"]) for row in rows):
+            return None
+        return collate([{key: row[key][:_TOKENS] for key in columns if key in row} for row in rows])
+    except Exception:  # None, a stream, several sets, or a collator that needs other columns.
         return None
-    if not rows or not all(isinstance(row, Mapping) and row.get("labels") for row in rows):
-        return None
-    columns = ("input_ids", "attention_mask", "labels")
-    return collate([{key: row[key][:_TOKENS] for key in columns if key in row} for row in rows])
 
 
 def label_log_probs(model: Any, batch: Batch) -> list[float]:
@@ -51,11 +51,14 @@ def label_log_probs(model: Any, batch: Batch) -> list[float]:
     if "decoder_input_ids" not in inputs:
         inputs["decoder_input_ids"] = decoder_inputs(unwrap_peft_model(model), labels)
     inputs["use_cache"] = False  # As in training; T5Gemma's sliding window acts otherwise with it.
+    # `Accelerator.prepare_model` puts mixed precision around the forward of a model in training. A
+    # loaded model is without it, and would differ by the rounding of bfloat16.
+    forward = getattr(model, "_original_forward", model)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            logits = model(**inputs).logits
+            logits = forward(**inputs).logits
     finally:
         model.train(was_training)
     log_probs = logits.float().log_softmax(dim=-1)
@@ -63,11 +66,18 @@ def label_log_probs(model: Any, batch: Batch) -> list[float]:
     return found[labels != _IGNORED_LABEL].tolist()
 
 
-def difference(model: Any, batch: Batch, expected: list[float]) -> str | None:
-    """How a model differs from one that gave `expected`, in words; None within rounding."""
+def difference(model: Any, batch: Batch, expected: list[float], device: str = "cpu") -> str | None:
+    """How a model differs from one that gave `expected`, in words; None within rounding.
+
+    Args:
+        model: The model.
+        batch: The rows.
+        expected: From `label_log_probs`.
+        device: Type of the device on which that was measured.
+    """
     found = torch.tensor(label_log_probs(model, batch))
     largest = (found - torch.tensor(expected)).abs().max().item()
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    on_cpu = {device, next(model.parameters()).device.type} == {"cpu"}
     if largest <= (_ROUNDING_ON_CPU if on_cpu else _ROUNDING_ON_GPU):
         return None
     return f"the log probability of a label token differs by up to {largest:.3g}"
@@ -82,6 +92,7 @@ def write_outputs(model: Any, batch: Batch, path: Path) -> None:
     content = {
         "batch": {key: value.tolist() for key, value in batch.items()},
         "log_probs": label_log_probs(model, batch),
+        "device": next(model.parameters()).device.type,
     }
     write_text(path, json.dumps(content))
 
@@ -92,4 +103,4 @@ def difference_from(path: Path, model: Any) -> str | None:
         return None
     recorded = json.loads(path.read_text(encoding="utf-8"))
     batch = {key: torch.tensor(value) for key, value in recorded["batch"].items()}
-    return difference(model, batch, recorded["log_probs"])
+    return difference(model, batch, recorded["log_probs"], recorded["device"])

@@ -11,7 +11,7 @@ from hpo_summarize.errors import Problem, did_you_mean
 from hpo_summarize.recipe.generation_checks import unusable_decoding
 from hpo_summarize.recipe.idle_checks import idle_problems
 from hpo_summarize.recipe.optuna_checks import optuna_problems
-from hpo_summarize.recipe.settings import SECTIONS
+from hpo_summarize.recipe.settings import SECTIONS, possible_values
 from hpo_summarize.recipe.space_checks import space_problems
 from hpo_summarize.recipe.stage_checks import stage_problems
 from hpo_summarize.recipe.storage_checks import storage_problems
@@ -198,3 +198,11 @@ def _train_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
             "the adapter would fit on nothing but the random weights of model.from_config, which "
             "are not kept (value True); set it to false",
         )
+    else:
+        ways = possible_values("init_lora_weights", parts)
+        if changing := [way for way in ways if way not in names.LEAVES_BASE]:
+            yield Problem(
+                "train.save_adapter",
+                f"an adapter with init_lora_weights {changing[0]!r} changes the weights below it "
+                "and fits on no others (value True); set it to false",
+            )

@@ -74,7 +74,11 @@ def describe(
     runs = of_trial(trained, candidate.number)
     return {
         "scores": best.scores,
-        "summaries": best.summaries,
+        # Without examples: the folder may be published, and the texts may be private.
+        "summaries": {
+            split: {key: value for key, value in found.items() if key != "examples"}
+            for split, found in best.summaries.items()
+        },
         "rouge_tokenizer": experiment.rouge.tokenizer_name,
         "rouge_references": recipe.rouge.references,
         "study_name": candidate.study_name,

@@ -204,7 +204,6 @@ class Retraining:
         summarizer = make_summarizer(whole, experiment.tokenizer, limit, self.recipe)
         summaries = summarizer.summarize(self._compared.dialogues)
         write_text(folder / _TEXTS, json.dumps(summaries.texts))
-        check_adapter(experiment, folder / MODEL, folder / OUTPUTS)
 
     @property
     def _compared(self) -> Dialogues:
@@ -223,6 +222,7 @@ class Retraining:
         """
         summarizer = load_summarizer(folder / MODEL, self.recipe)
         on_all(lambda: self._compare(summarizer, folder))
+        on_main(lambda: check_adapter(self.experiment, folder / MODEL, folder / OUTPUTS))
         scores: Scores = {}
         described = {}
         for name, split in self._measured_splits().items():

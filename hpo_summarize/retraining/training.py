@@ -168,7 +168,8 @@ class Training:
                     raise
                 self._note_smaller(fitting, failure_reason(error), folder.parent / FITTING)
             del trainer
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        # Without mixed precision, as the model that is loaded from its folder.
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         on_main(lambda: self._check(model))
         return model
 

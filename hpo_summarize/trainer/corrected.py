@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +181,27 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
             return loss / labels.ne(IGNORED_LABEL).sum()
         return loss / num_items_in_batch
 
+    @contextmanager
+    def without_smoothing(self) -> Iterator[None]:
+        """Measures the losses of evaluations without label smoothing for a while."""
+        own, self._smooths_eval_loss = self._smooths_eval_loss, False
+        try:
+            yield
+        finally:
+            self._smooths_eval_loss = own
+
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
         """Records beside the weights of a checkpoint what the model says of a few rows."""
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
-        if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        if not (self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR)):
+            return
+        # Another loss may belong to a model that shifts its labels otherwise or reads other inputs,
+        # and sharded weights give no outputs on one process alone.
+        has_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        if self.compute_loss_func == self._token_mean_loss and has_whole:
             batch = first_rows(self.eval_dataset, self.data_collator)
             if batch is not None:
                 write_outputs(self.accelerator.unwrap_model(self.model), batch, folder / OUTPUTS)

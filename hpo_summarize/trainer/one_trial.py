@@ -134,6 +134,7 @@ class TrialTrainer(MeasuringTrainer):
         if decoding.keys() & {"max_length", "max_new_tokens"}:
             args.generation_max_length = None
         self._run, self._decoding = TrialRun(trial, plan, list(plan.epochs)), decoding
+        self.summaries = None  # Those of the trial before.
         # Losses with more smoothing are larger for the same model, and trials are compared by them.
         self._smooths_eval_loss = "label_smoothing_factor" not in plan.values
         self._use_arguments(args)

@@ -188,12 +188,15 @@ class SummarizationTrainer(GroupTrainer):
                 the sampler, which would come back to the same values otherwise.
         """
         plan = self._plan(trial)  # An error here is the main process's own.
-        if plan.params != trial.params:
-            trial.set_user_attr(VALUES, json.loads(json.dumps(plan.params, default=str)))
+        decides = plan.params != trial.params
         trial = DecidedTrial(trial, plan.params)
+        if decides:
+            _record_values(trial)
         with self._leaving_when_broken(plan.number):
             tell(plan)
         end = self._train_trial(trial, plan)
+        if decides and trial.params != plan.params:  # `model_init` has sampled, too.
+            _record_values(trial)
         if end.best is not None:
             trial.set_user_attr(BEST_EPOCH, end.best.epoch)
             if end.best.epoch_value is not None:
@@ -361,6 +364,10 @@ def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
 def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:
     directions: Any = [direction] if isinstance(direction, str) else direction
     return optuna.create_study(directions=directions, **kwargs)
+
+
+def _record_values(trial: DecidedTrial) -> None:
+    trial.set_user_attr(VALUES, json.loads(json.dumps(trial.params, default=str)))
 
 
 def _plain(value: Any) -> Any:
