@@ -101,6 +101,21 @@ def test_a_study_that_is_gone_at_the_last_trial_is_no_result(tmp_path: Path) -> 
         run_study(open_in(tmp_path, "sqlite"), objective, 1)
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///study.db"])
+def test_a_study_that_stays_where_it_is_goes_on_in_another_working_directory(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(storage=url)
+
+    def objective(trial: optuna.Trial) -> float:
+        monkeypatch.chdir(tmp_path.parent)
+        return 0.5
+
+    run_study(study, objective, 2, folder=Path("."))
+    assert len(study.trials) == 2
+
+
 def test_a_study_in_memory_is_not_lost_with_a_folder(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     study = optuna.create_study()

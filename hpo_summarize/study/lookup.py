@@ -42,10 +42,11 @@ def _find(url: str, study_name: str, to_make: bool) -> optuna.Study | None:
 
 
 def file_of_url(url: str | sqlalchemy.URL) -> Path | None:
-    """The file that a database is kept in; None for one on a server."""
+    """The file that a database is kept in; None for one on a server, or in memory."""
     parsed = sqlalchemy.make_url(url)
-    in_file = parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query
-    return Path(parsed.database or "") if in_file else None
+    if parsed.get_backend_name() != "sqlite" or "uri" in parsed.query:
+        return None
+    return Path(parsed.database) if parsed.database not in (None, "", ":memory:") else None
 
 
 def _has_tables(url: str, options: dict[str, Any]) -> bool:

@@ -33,7 +33,8 @@ def staying_in_place(study: optuna.Study, folder: Path | None) -> Iterator[Calla
     file = _file_of(study._storage)
     paths = [] if file is None else [file, *([folder] if folder and folder.is_dir() else [])]
     with ExitStack() as stack:
-        watched = {path: stack.enter_context(_held(path)) for path in paths}
+        # Absolute: the objective of a user may change the working directory.
+        watched = {path: stack.enter_context(_held(path)) for path in map(Path.absolute, paths)}
 
         def check() -> None:
             moved = [path for path, known in watched.items() if known != _identity(path)]
