@@ -90,12 +90,13 @@ def discard(folder: Path, owner: str | None) -> None:
         return
     for path in folder.iterdir():
         if path.name != MARK:
-            _delete(path)
+            delete(path)
     # Last: what a process that is killed here leaves can still be deleted.
-    _delete(folder)
+    delete(folder)
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
+    """Deletes a file, a link or a folder, which may be missing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

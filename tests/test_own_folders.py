@@ -14,6 +14,7 @@ from programs import run_program, run_well
 from hpo_summarize import OptunaOptimizer, SummarizationTrainer
 from hpo_summarize.errors import HpoError, RecipeError, RunStopped
 from hpo_summarize.recipe import load_recipe
+from hpo_summarize.retraining.folder import replace_folder
 
 
 def run_search(trainer: Any, n_trials: int = 2, **options: Any) -> Any:
@@ -167,6 +168,20 @@ def test_a_training_replaces_its_model_and_no_file_of_others(searched: Path, out
     refused = run_program("train", *command)
     assert (refused.status, "holds sub/notes.txt" in refused.stderr) == (2, True)
     assert files_below(model) == before
+
+
+def test_a_link_in_the_place_of_a_model_is_replaced_and_its_target_is_kept(tmp_path: Path) -> None:
+    target, model = tmp_path / "target", tmp_path / "model"
+    target.mkdir()
+    (target / "notes.txt").write_text("mine")
+    model.symlink_to(target)
+    for text in ("first", "second"):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "weights").write_text(text)
+        replace_folder(tmp_path / "new", model)
+    assert files_below(model) == {"weights": b"second"}
+    assert files_below(target) == {"notes.txt": b"mine"}
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "model"}
 
 
 def test_an_upload_that_fails_leaves_the_training_for_the_same_command(

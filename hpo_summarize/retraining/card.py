@@ -52,7 +52,7 @@ def check_replaceable(folder: Path) -> None:
     """Refuses to replace a model's folder in which `write_card` does not list every file.
 
     Raises:
-        RecipeError: There is a file that no training has written.
+        RecipeError: There is a file that is not listed.
     """
     try:
         known = json.loads((folder / SCORES).read_text(encoding="utf-8"))[FILES]
@@ -60,8 +60,9 @@ def check_replaceable(folder: Path) -> None:
         known = []
     if foreign := sorted(files_in(folder) - set(known)) or (folder.is_file() and [folder.name]):
         message = (
-            f"the final model is to be written to {folder}, which holds {foreign[0]}, and no "
-            "training has written that; move it, or choose another output_dir"
+            f"the final model replaces {folder}, which holds {foreign[0]}, and {SCORES} there does "
+            "not list that as written by a training (one of an earlier version lists nothing); "
+            "move it, or choose another output_dir"
         )
         raise RecipeError([Problem("output_dir", message)])
 

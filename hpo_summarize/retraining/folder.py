@@ -11,7 +11,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hpo_summarize.files import write_text
+from hpo_summarize.files import delete, write_text
 from hpo_summarize.model import merged
 from hpo_summarize.recipe.values import last_part
 
@@ -91,8 +91,8 @@ def replace_folder(new: Path, folder: Path) -> None:
     Killed in between, the old one is gone and the new one is still whole where it was.
     """
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    delete(old)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    delete(old)
