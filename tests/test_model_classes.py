@@ -158,7 +158,7 @@ def test_a_class_that_failed_in_every_trial_gives_a_result_and_weights(
     optimizer = make(name, LORA)
     optimizer.prepare()
     trainer = optimizer.trainer
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(study_name=optimizer.studies.name, direction="maximize")
     study.optimize(trainer.run_trial, n_trials=1, catch=())
     assert study.trials[0].state.name == "COMPLETE"
     checkpoint = next(Path(trainer._get_output_dir(study.trials[0])).glob("checkpoint-*"))
