@@ -42,9 +42,14 @@ HOURS = ["two", "three", "four", "five", "six"]
 @pytest.fixture(scope="session", autouse=True)
 def _settle() -> None:
     torch.set_num_threads(1)
-    # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts, too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.freeze()  # Garbage collections, several a trial, need not look through the libraries.
+
+
+@pytest.fixture(autouse=True)
+def _default_signals() -> None:
+    """A program that ends ignores signals, and what a later test starts would ignore them, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
