@@ -196,7 +196,7 @@ if "before" in sys.argv:
 from hpo_summarize.workers import separate_workers
 separate_workers()
 import torch
-print(torch.get_num_threads())
+print(f"threads {torch.get_num_threads()}\\n", end="")
 """
 PAIR = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
 
@@ -216,7 +216,8 @@ subprocess.run([sys.executable, "-c", {THREADS!r}, {order!r}], env=environment, 
 """
     plain = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     command = [sys.executable, "-c", launch]
-    return int(subprocess.check_output(command, env={**plain, **launcher}, text=True))
+    said = subprocess.check_output(command, env={**plain, **launcher}, text=True)
+    return int(said.removeprefix("threads "))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_the_workers_of_a_machine_share_its_cores_as_threads_of_torch(
 
 def test_the_processes_of_a_real_launch_share_the_cores(tmp_path: Path) -> None:
     script = tmp_path / "threads.py"
-    script.write_text(THREADS.replace("print(", "print('threads', "))
+    script.write_text(THREADS)
     plain = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     said = subprocess.check_output(
