@@ -13,10 +13,10 @@ __version__ = "0.1.0"
 _HOME = {
     "OptunaOptimizer": "optimizer",
     "create_optuna_optimizer": "optimizer",
-    "OptunaPruningCallback": "callbacks",
-    "SummarizationTrainer": "trainer",
+    "OptunaPruningCallback": "training.callbacks",
+    "SummarizationTrainer": "training.trainer",
     "Rouge": "rouge",
-    "load_recipe": "recipe",
+    "load_recipe": "config.loader",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hpo_summarize.config.loader import load_recipe
+from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import HpoError, stopping_at_storage_failure
-from hpo_summarize.interrupts import interrupt_once
-from hpo_summarize.recipe import Recipe, load_recipe
+from hpo_summarize.launch.signals import interrupt_once
+from hpo_summarize.launch.workers import end_with_launcher, is_launched_with_others, launch_note
 from hpo_summarize.redact import redact_output, redact_url, remember_process_secrets
-from hpo_summarize.workers import launch_note
-from hpo_summarize.workers.launch import end_with_launcher, is_launched_with_others
 
 _INTERRUPTED = 130
 # Read by torch and its OpenMP when they are loaded, which is later.
@@ -135,7 +135,7 @@ def _with_others(main: Callable[[], None], kept: str) -> None:
         with stopping_at_storage_failure():
             main()
     except RuntimeError as error:
-        from hpo_summarize.distributed import SIGNAL_SECONDS, is_lost_peer
+        from hpo_summarize.launch.processes import SIGNAL_SECONDS, is_lost_peer
 
         if not is_lost_peer(error):
             raise
@@ -153,7 +153,7 @@ def _line_of(error: HpoError) -> str | None:
 
         if torch.distributed.is_initialized():  # The others hear of it when this process is gone.
             return f"error: process {os.environ['RANK']}: {error}"
-        from hpo_summarize.roll_call import report_failure
+        from hpo_summarize.launch.processes import report_failure
 
         error = report_failure(error)
     is_main = int(os.environ.get("RANK", "0")) == 0

@@ -11,10 +11,10 @@ from itertools import combinations
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from hpo_summarize.data import Dialogues, count_leaks, count_repeated, tokenize
-from hpo_summarize.data.tokens import summary_tokens
-from hpo_summarize.model.round_trip import RoundTrip, round_trip
-from hpo_summarize.recipe import DataSection
+from hpo_summarize.config.schema import DataSection
+from hpo_summarize.data.dialogues import Dialogues
+from hpo_summarize.data.splits import count_leaks, count_repeated
+from hpo_summarize.models.tokenization import RoundTrip, round_trip, summary_tokens, tokenize
 from hpo_summarize.rouge import Rouge
 
 PERCENTILES = (5, 50, 95, 99, 100)

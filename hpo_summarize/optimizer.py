@@ -14,32 +14,31 @@ from accelerate import PartialState
 from datasets import Dataset
 from optuna.trial import FrozenTrial
 
-from hpo_summarize.arguments import build_arguments
-from hpo_summarize.attributes import DECODING_STUDY, MAX_NEW_TOKENS
-from hpo_summarize.callbacks import find_metric
-from hpo_summarize.distributed import join_group, on_all, on_main
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.loader import as_recipe, dump_recipe, with_settings
+from hpo_summarize.config.schema import Recipe
+from hpo_summarize.dry_run.settings import refusals, try_arguments, try_settings
 from hpo_summarize.errors import HpoError, StudyMoved, UnwrittenResults, storage_failure
-from hpo_summarize.experiment import Experiment
-from hpo_summarize.files import write_text
-from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
-from hpo_summarize.progress import SearchProgress
-from hpo_summarize.recipe import Recipe, as_recipe, dump_recipe, with_settings
+from hpo_summarize.io import write_text
+from hpo_summarize.launch.processes import join_group, on_all, on_main
+from hpo_summarize.launch.workers import Worker
+from hpo_summarize.launch.writer import Writer
+from hpo_summarize.output_dir import clear_debug_folder, prepare_folder
 from hpo_summarize.redact import redact_url
-from hpo_summarize.rehearsal import refusals, rehearse, rehearse_arguments
-from hpo_summarize.results import write_plots, write_report, write_results
-from hpo_summarize.results.files import DECODING_FOLDER
-from hpo_summarize.staged import Decoder, DecodingSearch, find_finalists
+from hpo_summarize.reporting.plots import write_plots
+from hpo_summarize.reporting.progress import SearchProgress
+from hpo_summarize.reporting.report import write_report
+from hpo_summarize.reporting.summary import DECODING_FOLDER, write_results
+from hpo_summarize.stages import Decoder, DecodingSearch, find_finalists
 from hpo_summarize.studies import SearchStudies
-from hpo_summarize.study import (
-    best_trials,
-    prune_after,
-    require_complete,
-    values_of,
-    wait_for_running,
-)
-from hpo_summarize.trainer import SummarizationTrainer
-from hpo_summarize.trainer.device_batches import remember, remembered
-from hpo_summarize.workers import Worker, Writer
+from hpo_summarize.study.run import wait_for_running
+from hpo_summarize.study.samplers import prune_after
+from hpo_summarize.study.trials import best_trials, require_complete, values_of
+from hpo_summarize.study.user_attrs import DECODING_STUDY, MAX_NEW_TOKENS
+from hpo_summarize.training.arguments import build_arguments
+from hpo_summarize.training.callbacks import find_metric
+from hpo_summarize.training.devices import remember, remembered
+from hpo_summarize.training.trainer import SummarizationTrainer
 
 # The share of a timeout that is left to the second stage of a staged search.
 _DECODING_SHARE = 0.2
@@ -149,7 +148,7 @@ class OptunaOptimizer:
         """Loads what a search needs, but for the model; a part of `prepare` on every process."""
         experiment = self.experiment
         _ = experiment.space, experiment.rouge
-        rehearse_arguments(
+        try_arguments(
             self.recipe,
             lambda: build_arguments(self.recipe, self.output_dir),
             experiment.whole_space,
@@ -159,7 +158,7 @@ class OptunaOptimizer:
     def _rehearse(self) -> None:
         with refusals("training"):
             _ = self.trainer
-        rehearse(self.trainer, self.experiment.whole_space, self.recipe)
+        try_settings(self.trainer, self.experiment.whole_space, self.recipe)
 
     def _begin(self) -> int:
         """Makes the study, and says how long its summaries may be."""

@@ -9,22 +9,19 @@ from typing import Any
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
-from hpo_summarize.attributes import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, OBJECTIVES
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.loader import slug
+from hpo_summarize.config.settings import possible_values
 from hpo_summarize.errors import Problem, RecipeError, StudyError
-from hpo_summarize.experiment import Experiment
-from hpo_summarize.files import first_taken, taken_message
-from hpo_summarize.recipe.load import slug
-from hpo_summarize.recipe.settings import possible_values
+from hpo_summarize.io import first_taken, taken_message
 from hpo_summarize.redact import redact_url
-from hpo_summarize.study import (
-    best_trials,
-    check_identity,
-    default_storage_url,
-    find_study,
-    identity_of,
-    open_study,
-    warm_start_of,
-)
+from hpo_summarize.study.fingerprint import check_fingerprint, fingerprint_of
+from hpo_summarize.study.location import find_study
+from hpo_summarize.study.run import open_study
+from hpo_summarize.study.storage import default_storage_url
+from hpo_summarize.study.trials import best_trials
+from hpo_summarize.study.user_attrs import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, OBJECTIVES
+from hpo_summarize.study.warm_start import warm_start_of
 
 
 class SearchStudies:
@@ -64,7 +61,7 @@ class SearchStudies:
             warm_start=warm_start_of(self._recipe, self._identity(), space.sample),
         )
         self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))
-        check_identity(study, self._identity())
+        check_fingerprint(study, self._identity())
         for name, value in (
             (MAX_NEW_TOKENS, self._experiment.max_new_tokens),
             (OBJECTIVES, search.objectives),
@@ -88,7 +85,7 @@ class SearchStudies:
         study = find_study(self.storage, self.name, to_make=True)
         if study is not None and IDENTITY in study.user_attrs:
             self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))
-            check_identity(study, self._identity())
+            check_fingerprint(study, self._identity())
 
     def made(self) -> optuna.Study:
         """The study of this search or of an earlier one; it is never made here.
@@ -136,4 +133,4 @@ class SearchStudies:
     def _identity(self) -> dict[str, Any]:
         train, validation = self._experiment.splits
         recipe = self._experiment.decided_recipe
-        return identity_of(recipe, {"train": train, "validation": validation})
+        return fingerprint_of(recipe, {"train": train, "validation": validation})

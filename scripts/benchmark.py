@@ -26,11 +26,11 @@ def main() -> None:
     parser.add_argument("--overhead", action="store_true", help="measure only what a trial costs")
     arguments = parser.parse_args()
 
-    from hpo_summarize.benchmark.overhead import measure_overhead
-    from hpo_summarize.benchmark.report import write_benchmark
-    from hpo_summarize.benchmark.schedule import check_runs, read_records, run_missing
-    from hpo_summarize.benchmark.setting import choose_recipe, prepare
-    from hpo_summarize.benchmark.winners import judge_winners
+    from benchmarking.overhead import measure_overhead
+    from benchmarking.report import write_benchmark
+    from benchmarking.schedule import check_runs, read_records, run_missing
+    from benchmarking.setting import choose_recipe, prepare
+    from benchmarking.winners import judge_winners
 
     if arguments.overhead:
         for name, value in measure_overhead().items():

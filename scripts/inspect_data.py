@@ -13,8 +13,8 @@ def main() -> None:
     add_recipe_arguments(parser)
     recipe = read_recipe(parser.parse_intermixed_args())
 
-    from hpo_summarize.data import read_dialogues
-    from hpo_summarize.experiment import Experiment
+    from hpo_summarize.components import Experiment
+    from hpo_summarize.data.splits import read_dialogues
     from hpo_summarize.inspection import inspect_data, print_inspection
 
     experiment = Experiment(recipe)

@@ -19,16 +19,16 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments)
 
-    from hpo_summarize.distributed import join_group
-    from hpo_summarize.prediction import Prediction
-    from hpo_summarize.prediction.words import print_plan, print_result
+    from hpo_summarize.launch.processes import join_group
+    from hpo_summarize.predict import Prediction
+    from hpo_summarize.reporting.console import print_prediction_plan, print_prediction_result
 
     join_group()
     prediction = Prediction(recipe, arguments.model, arguments.input, arguments.output)
     notes = prediction.prepare()
-    print_plan(prediction, notes)
+    print_prediction_plan(prediction, notes)
     scores = prediction.run()
-    print_result(prediction, scores)
+    print_prediction_result(prediction, scores)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hpo_summarize.cli import add_recipe_arguments, read_recipe, run
-from hpo_summarize.workers import separate_workers
+from hpo_summarize.launch.workers import separate_workers
 
 
 def main() -> None:
@@ -22,11 +22,11 @@ def main() -> None:
     worker = separate_workers() if recipe.search.parallel == "trials" else None
 
     from hpo_summarize import OptunaOptimizer
-    from hpo_summarize.summary import print_plan, search
+    from hpo_summarize.reporting.console import print_search_plan, search
 
     optimizer = OptunaOptimizer(recipe, worker=worker)
     optimizer.prepare(debug=arguments.debug)
-    print_plan(optimizer)
+    print_search_plan(optimizer)
     search(optimizer)
 
 

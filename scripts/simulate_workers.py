@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--trial_seconds", type=float, default=10.0, help="sleep of one trial")
     arguments = parser.parse_args()
 
-    from hpo_summarize.simulation import simulate
+    from simulation import simulate
 
     found = simulate(
         arguments.storage, arguments.workers, arguments.n_trials, arguments.trial_seconds

@@ -21,19 +21,19 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments)
 
-    from hpo_summarize.distributed import join_group
-    from hpo_summarize.retraining import Retraining
-    from hpo_summarize.retraining.words import print_plan, print_result, say
+    from hpo_summarize.final_model.retrain import Retraining
+    from hpo_summarize.launch.processes import join_group
+    from hpo_summarize.reporting.console import print_training_plan, print_training_result, say
 
     join_group()
     retraining = Retraining(
         recipe, arguments.best_params, arguments.top, arguments.trial, on_event=say
     )
     retraining.prepare()
-    print_plan(retraining)
+    print_training_plan(retraining)
     trained = retraining.run()
     best = retraining.publish(trained)
-    print_result(retraining, best, trained, given_words(arguments))
+    print_training_result(retraining, best, trained, given_words(arguments))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from benchmarking.constant import best_constant
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from hpo_summarize.benchmark.constant import best_constant
-from hpo_summarize.data import Dialogues, read_dialogues
-from hpo_summarize.model import build_model, load_tokenizer
-from hpo_summarize.names import split_by_owner
-from hpo_summarize.recipe import Recipe, load_recipe
+from hpo_summarize.config.loader import load_recipe
+from hpo_summarize.config.parameters import split_by_owner
+from hpo_summarize.config.schema import Recipe
+from hpo_summarize.data.dialogues import Dialogues
+from hpo_summarize.data.splits import read_dialogues
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.tokenizer import load_tokenizer
 from hpo_summarize.rouge import Rouge
 
 GAIN = 1.2

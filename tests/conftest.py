@@ -31,7 +31,7 @@ from transformers import (  # noqa: E402
     Seq2SeqTrainingArguments,
 )
 
-from hpo_summarize.model import train_tokenizer  # noqa: E402
+from hpo_summarize.models.tokenizer import train_tokenizer  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAMES = ["Mina", "Jun", "Sora", "Tae", "Yuri", "Hana"]

@@ -27,11 +27,11 @@ from transformers import (
 )
 
 from hpo_summarize import OptunaPruningCallback, SummarizationTrainer
-from hpo_summarize.callbacks import find_metric
 from hpo_summarize.cli import run
-from hpo_summarize.distributed import join_group
 from hpo_summarize.errors import HpoError
+from hpo_summarize.launch.processes import join_group
 from hpo_summarize.rouge import Rouge
+from hpo_summarize.training.callbacks import find_metric
 
 BATCHES = {"8x1": (8, 1), "4x2": (4, 2), "2x4": (2, 4), "2p4x1": (4, 1), "2p2x2": (2, 2)}
 N_TRAIN = 22  # No multiple of the effective batch: the last step of an epoch has 6 rows.

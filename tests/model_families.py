@@ -21,7 +21,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hpo_summarize.recipe import Recipe, parse_recipe
+from hpo_summarize.config.loader import parse_recipe
+from hpo_summarize.config.schema import Recipe
 
 CLASSES: dict[str, Any] = {
     "bart": (BartConfig, BartForConditionalGeneration),

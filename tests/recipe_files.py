@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from hpo_summarize.config.loader import load_recipe
+from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import RecipeError
-from hpo_summarize.recipe import Recipe, load_recipe
 
 SHIPPED = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
 BASE = "model: {name: a/b}\ndata: {train: t.csv}\noutput_dir: out\n"

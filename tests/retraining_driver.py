@@ -14,12 +14,12 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from hpo_summarize.best import Candidate
 from hpo_summarize.cli import run
-from hpo_summarize.distributed import join_group
-from hpo_summarize.experiment import Experiment
-from hpo_summarize.recipe import load_recipe
-from hpo_summarize.retraining.training import Training
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.loader import load_recipe
+from hpo_summarize.final_model.select import Candidate
+from hpo_summarize.final_model.train import Training
+from hpo_summarize.launch.processes import join_group
 
 
 class Trouble(TrainerCallback):

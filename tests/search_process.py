@@ -16,7 +16,11 @@ SECONDS = 240  # No process of the tests takes as long.
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["hpo_summarize.optimizer", "hpo_summarize.summary", "hpo_summarize.retraining.words"]
+    [
+        "hpo_summarize.optimizer",
+        "hpo_summarize.reporting.console",
+        "hpo_summarize.reporting.console",
+    ]
 )
 
 

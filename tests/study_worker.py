@@ -14,8 +14,8 @@ from pathlib import Path
 
 import optuna
 
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import open_study, run_study
+from hpo_summarize.config.schema import SearchSection
+from hpo_summarize.study.run import open_study, run_study
 
 BASELINE = {"x": 0.125}
 

@@ -12,8 +12,8 @@ import pytest
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer, SummarizationTrainer
-from hpo_summarize.arguments import plan_batch, training_fields, with_values, within_device
 from hpo_summarize.errors import LaunchError
+from hpo_summarize.training.arguments import plan_batch, training_fields, with_values, within_device
 
 
 @pytest.fixture

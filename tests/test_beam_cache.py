@@ -18,8 +18,8 @@ from transformers import (
 )
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.model import build_model
-from hpo_summarize.trainer.beam_cache import SharedCrossAttentionCache, beam_cache
+from hpo_summarize.generation import SharedCrossAttentionCache, beam_cache
+from hpo_summarize.models.factory import build_model
 
 DIALOGUES = [
     "#Person1#: Hello Mina, shall we meet at the park?",

@@ -13,20 +13,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from benchmarking.methods import Job, search_unpruned
+from benchmarking.observation import Observation
+from benchmarking.schedule import RunFailed, run_missing
+from benchmarking.stock import build_stock_trainer
+from benchmarking.summary import metrics, summarise, table_rows
 from conftest import REPOSITORY, make_rows
 from programs import restored_signals
 from transformers import AutoModelForSeq2SeqLM
 
-from hpo_summarize.attributes import EPOCH_VALUE
-from hpo_summarize.benchmark.methods import Job, search_unpruned
-from hpo_summarize.benchmark.observation import Observation
-from hpo_summarize.benchmark.schedule import RunFailed, run_missing
-from hpo_summarize.benchmark.stock import build_stock_trainer
-from hpo_summarize.benchmark.summary import metrics, summarise, table_rows
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.errors import HpoError
-from hpo_summarize.experiment import Experiment
-from hpo_summarize.recipe import load_recipe
 from hpo_summarize.rouge import Rouge
+from hpo_summarize.study.user_attrs import EPOCH_VALUE
 
 SCRIPT = str(REPOSITORY / "scripts" / "benchmark.py")
 RECIPE = """

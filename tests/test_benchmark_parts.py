@@ -9,20 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Trainer
-
-from hpo_summarize import SummarizationTrainer
-from hpo_summarize.benchmark.constant import Constant, best_constant
-from hpo_summarize.benchmark.observation import (
-    ELSE,
-    EVALUATION,
-    SAVING,
-    TRAINING,
-    Observation,
-)
-from hpo_summarize.benchmark.overhead import measure_overhead
-from hpo_summarize.benchmark.report import write_benchmark
-from hpo_summarize.benchmark.summary import (
+from benchmarking.constant import Constant, best_constant
+from benchmarking.observation import ELSE, EVALUATION, SAVING, TRAINING, Observation
+from benchmarking.overhead import measure_overhead
+from benchmarking.report import write_benchmark
+from benchmarking.summary import (
     NEVER,
     curve,
     rank_correlation,
@@ -31,10 +22,13 @@ from hpo_summarize.benchmark.summary import (
     table_rows,
     time_to,
 )
-from hpo_summarize.benchmark.winners import Winners
-from hpo_summarize.decoding import Summaries
+from benchmarking.winners import Winners
+from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Trainer
+
+from hpo_summarize import SummarizationTrainer
+from hpo_summarize.config.loader import parse_recipe
 from hpo_summarize.errors import HpoError
-from hpo_summarize.recipe import parse_recipe
+from hpo_summarize.generation import Summaries
 from hpo_summarize.rouge import Rouge
 
 

@@ -9,9 +9,9 @@ import pytest
 from transformers import Seq2SeqTrainer, TrainerControl, TrainerState, TrainingArguments
 
 from hpo_summarize import OptunaPruningCallback
-from hpo_summarize.callbacks import find_metric
 from hpo_summarize.errors import HpoError, MissingMetric
-from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.training.callbacks import find_metric
+from hpo_summarize.training.trainer import SummarizationTrainer
 
 
 class FixedPruner(optuna.pruners.BasePruner):

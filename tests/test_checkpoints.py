@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from hpo_summarize import SummarizationTrainer
-from hpo_summarize.trainer.checkpoints import (
+from hpo_summarize.training.checkpoints import (
     evaluations,
     last_checkpoint,
     read_state,
     slim,
     take_over,
 )
-from hpo_summarize.trainer.together import FollowedTrial
-from hpo_summarize.trainer.trial_run import TrialFailed, TrialPlan, TrialRun
+from hpo_summarize.training.ddp import FollowedTrial
+from hpo_summarize.training.trial import TrialFailed, TrialPlan, TrialRun
 
 
 def make_checkpoint(folder: Path, step: int, best: str | None = None) -> Path:

@@ -16,15 +16,17 @@ import pytest
 import sqlalchemy
 from postgres import Server, running_server
 
-from hpo_summarize.attributes import CONTINUES, WORKER
-from hpo_summarize.progress import SearchProgress
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.results.drawable import copy_study
-from hpo_summarize.results.outcome import read_study
-from hpo_summarize.results.tables import describe_study, list_trials
-from hpo_summarize.study import heartbeats, open_study, recovery, run_study, seconds_of
+from hpo_summarize.config.schema import SearchSection
+from hpo_summarize.reporting.outcome import read_study
+from hpo_summarize.reporting.progress import SearchProgress
+from hpo_summarize.reporting.sanitized import copy_study
+from hpo_summarize.reporting.summary import describe_study, list_trials
+from hpo_summarize.study import heartbeats, recovery
 from hpo_summarize.study.heartbeats import GRACE_SECONDS, BeatingJournal, Watch
 from hpo_summarize.study.recovery import put_back_orphans, this_worker
+from hpo_summarize.study.run import open_study, run_study
+from hpo_summarize.study.trials import seconds_of
+from hpo_summarize.study.user_attrs import CONTINUES, WORKER
 
 ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0.0}
 ZONES = ("KST-9", "EST5")  # 14 hours apart, in the form that needs no data of time zones.

@@ -12,15 +12,10 @@ import pytest
 from conftest import make_rows
 from datasets import Dataset, DatasetDict
 
-from hpo_summarize.data import (
-    Dialogues,
-    count_leaks,
-    load_splits,
-    read_dialogues,
-    split,
-)
+from hpo_summarize.config.schema import DataSection
+from hpo_summarize.data.dialogues import Dialogues
+from hpo_summarize.data.splits import count_leaks, load_splits, read_dialogues, split
 from hpo_summarize.errors import DataError
-from hpo_summarize.recipe import DataSection
 
 DIALOGSUM = Path("/work/shared/data/dialogsum")
 ROWS = make_rows(12, seed=3)

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hpo_summarize.data import Dialogues, read_dialogues, read_every_row
+from hpo_summarize.config.schema import DataSection
+from hpo_summarize.data.dialogues import Dialogues
+from hpo_summarize.data.splits import read_dialogues, read_every_row
 from hpo_summarize.errors import DataError
-from hpo_summarize.recipe import DataSection
 
 KOREAN = "fname,dialogue,summary\nr0,#Person1#: 안녕하세요,인사를 한다\n"
 

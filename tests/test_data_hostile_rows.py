@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from hpo_summarize.data import Dialogues, load_splits, read_dialogues
-from hpo_summarize.data.dialogues import Table
+from hpo_summarize.config.loader import parse_recipe
+from hpo_summarize.config.schema import DataSection
+from hpo_summarize.data.dialogues import Dialogues, Table
 from hpo_summarize.data.rows import to_dialogues
+from hpo_summarize.data.splits import load_splits, read_dialogues
 from hpo_summarize.errors import DataError, RecipeError
-from hpo_summarize.recipe import DataSection, parse_recipe
 
 ROWS = [{"dialogue": f"A: {number}", "summary": "s"} for number in range(10)]
 

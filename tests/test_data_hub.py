@@ -92,7 +92,7 @@ READ = """
 import json, sys
 from hpo_summarize.data import load_splits
 from hpo_summarize.errors import DataError
-from hpo_summarize.recipe import DataSection
+from hpo_summarize.config.schema import DataSection
 for keys in json.load(sys.stdin):
     try:
         parts = load_splits(DataSection(**keys))

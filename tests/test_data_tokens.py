@@ -9,9 +9,9 @@ from conftest import make_rows
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hpo_summarize.data import from_dataset, tokenize
+from hpo_summarize.config.schema import DataSection
 from hpo_summarize.errors import DataError
-from hpo_summarize.recipe import DataSection
+from hpo_summarize.models.tokenization import from_dataset, tokenize
 
 ROWS = make_rows(12, seed=3)
 

@@ -304,7 +304,7 @@ def test_the_final_training_and_the_prediction_end_together_or_succeed_together(
 
 ENDER = """
 import atexit, os, torch
-from hpo_summarize.distributed import join_group, on_main
+from hpo_summarize.launch.processes import join_group, on_main
 # One write for a line: those of two processes share the pipe.
 said = lambda: f"in a group: {torch.distributed.is_initialized()}\\n".encode()
 atexit.register(lambda: os.write(1, said()))

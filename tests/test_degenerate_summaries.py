@@ -16,11 +16,11 @@ from programs import run_well
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer, SummarizationTrainer
-from hpo_summarize.attributes import BEST_EPOCH, EPOCH_VALUE, FAILURE, SUMMARIES
-from hpo_summarize.decoding import Summaries, count_cut, degenerate_note
-from hpo_summarize.recipe import load_recipe
-from hpo_summarize.study.finals import MIN_FULL
-from hpo_summarize.trainer.evaluation import TEXTS as TEXTS_KEY
+from hpo_summarize.config.loader import load_recipe
+from hpo_summarize.generation import Summaries, count_cut, degenerate_note
+from hpo_summarize.study.user_attrs import BEST_EPOCH, EPOCH_VALUE, FAILURE, SUMMARIES
+from hpo_summarize.training.epoch_eval import MIN_FULL
+from hpo_summarize.training.evaluation import TEXTS as TEXTS_KEY
 
 # More than a few steps of training can outweigh.
 _STRONG = 100.0

@@ -11,8 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from hpo_summarize import OptunaOptimizer
-from hpo_summarize.attributes import BEATEN, BEST_EPOCH, EPOCH_VALUE
-from hpo_summarize.study.finals import MIN_FULL, highest_value, why_beaten
+from hpo_summarize.study.user_attrs import BEATEN, BEST_EPOCH, EPOCH_VALUE
+from hpo_summarize.training.epoch_eval import MIN_FULL, highest_value, why_beaten
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},

@@ -22,9 +22,8 @@ from transformers import (
 )
 
 from hpo_summarize import SummarizationTrainer
-from hpo_summarize.decoding import most_new_tokens, with_settings
-from hpo_summarize.trainer.batches import plan_batches, put_in_order
-from hpo_summarize.trainer.evaluation import draw_as_loader
+from hpo_summarize.generation import most_new_tokens, plan_batches, put_in_order, with_settings
+from hpo_summarize.training.evaluation import draw_as_loader
 
 # Batches.
 

@@ -10,11 +10,12 @@ import pytest
 from model_families import make_recipe
 from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
-from hpo_summarize import OptunaOptimizer, SummarizationTrainer, summary
-from hpo_summarize.decoding import set_decoding, with_settings
+from hpo_summarize import OptunaOptimizer, SummarizationTrainer
+from hpo_summarize.components import Experiment
 from hpo_summarize.errors import RecipeError
-from hpo_summarize.experiment import Experiment
-from hpo_summarize.model import build_model
+from hpo_summarize.generation import set_decoding, with_settings
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.reporting import console
 
 IDS = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 # As facebook/bart-large-cnn, whose summaries are of newspaper articles.
@@ -59,7 +60,7 @@ def test_the_least_length_of_a_checkpoint_goes_with_its_most_length_in_search_an
 ) -> None:
     optimizer = OptunaOptimizer(content(news(**NOT_HERE)))
     optimizer.prepare()
-    summary.print_plan(optimizer)
+    console.print_search_plan(optimizer)
     printed = capsys.readouterr().out
     assert "min_length 56" in printed and "num_return_sequences 2" in printed
     optimizer.optimize()

@@ -20,10 +20,11 @@ from programs import run_program, run_well
 from safetensors.torch import save_file
 
 from hpo_summarize import SummarizationTrainer
-from hpo_summarize.attributes import FAILURE
+from hpo_summarize.config.schema import SearchSection
 from hpo_summarize.errors import RunStopped, storage_failure
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import best_trials, open_study, run_study
+from hpo_summarize.study.run import open_study, run_study
+from hpo_summarize.study.trials import best_trials
+from hpo_summarize.study.user_attrs import FAILURE
 
 NEXT_STEP = "free space there, or make it writable again, and start the same command again"
 

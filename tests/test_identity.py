@@ -9,20 +9,20 @@ import pytest
 from recipe_files import BASE, load
 
 from hpo_summarize import __version__
-from hpo_summarize.data import Dialogues
+from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import StudyError
-from hpo_summarize.study.identity import (
-    check_identity,
+from hpo_summarize.study.fingerprint import (
+    check_fingerprint,
     check_result,
     differences,
-    identity_of,
+    fingerprint_of,
 )
 
 SPLITS = {"data.train": Dialogues(["a"], [["b"]], ["0"])}
 
 
 def changes(*overrides: str) -> list[str]:
-    before, after = (identity_of(load(BASE, *items), SPLITS) for items in ((), overrides))
+    before, after = (fingerprint_of(load(BASE, *items), SPLITS) for items in ((), overrides))
     return differences(before, after)
 
 
@@ -75,15 +75,15 @@ def test_a_key_that_is_new_since_the_study_counts_as_its_default(
     key: str, default: Any, other: str
 ) -> None:
     text = BASE + SPACE
-    known = identity_of(load(text), SPLITS)
+    known = fingerprint_of(load(text), SPLITS)
     assert known.pop(key) == default
-    assert differences(known, identity_of(load(text), SPLITS)) == []
-    (line,) = differences(known, identity_of(load(text, other), SPLITS))
+    assert differences(known, fingerprint_of(load(text), SPLITS)) == []
+    (line,) = differences(known, fingerprint_of(load(text, other), SPLITS))
     assert line.startswith(f"  {key}: was {default!r}, now ")
 
 
 def test_a_whole_section_that_is_new_since_the_study_counts_as_its_defaults() -> None:
-    identity = identity_of(load(BASE), SPLITS)
+    identity = fingerprint_of(load(BASE), SPLITS)
     known = {key: v for key, v in identity.items() if not key.startswith("search.epoch_eval")}
     assert len(known) < len(identity) and differences(known, identity) == []
 
@@ -97,7 +97,7 @@ def test_a_whole_section_that_is_new_since_the_study_counts_as_its_defaults() ->
     ],
 )
 def test_a_recorded_key_that_does_not_exist_any_more_does_not_count(key: str, value: Any) -> None:
-    identity = identity_of(load(BASE + SPACE, "lora={}"), SPLITS)
+    identity = fingerprint_of(load(BASE + SPACE, "lora={}"), SPLITS)
     assert differences({**identity, key: value}, identity) == []
 
 
@@ -115,20 +115,20 @@ def test_a_recorded_key_that_does_not_exist_any_more_does_not_count(key: str, va
 def test_what_a_recipe_gives_or_leaves_out_differs_still(
     before: str, after: str, expected: str
 ) -> None:
-    known, identity = (identity_of(load(text), SPLITS) for text in (before, after))
+    known, identity = (fingerprint_of(load(text), SPLITS) for text in (before, after))
     assert expected in differences(known, identity)
 
 
 def test_a_study_of_an_earlier_version_is_gone_on_with_and_keeps_the_defaults_that_it_had() -> None:
-    study, identity = optuna.create_study(), identity_of(load(BASE), SPLITS)
+    study, identity = optuna.create_study(), fingerprint_of(load(BASE), SPLITS)
     record = {**identity, "data.gone": 1, "version": "0.0.1"}
     del record["data.seed"]
     study.set_user_attr("identity", record)
     check_result(study, load(BASE))
-    check_identity(study, identity)
+    check_fingerprint(study, identity)
     assert study.user_attrs["identity"] == {**record, "data.seed": 42}
     with pytest.raises(StudyError, match=r"by version 0\.0\.1 .*\n  data.seed: was 42, now 7\n"):
-        check_identity(study, identity_of(load(BASE, "data.seed=7"), SPLITS))
+        check_fingerprint(study, fingerprint_of(load(BASE, "data.seed=7"), SPLITS))
     new = optuna.create_study()
-    check_identity(new, identity)
+    check_fingerprint(new, identity)
     assert new.user_attrs["identity"] == {**identity, "version": __version__}

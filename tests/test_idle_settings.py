@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from recipe_files import BASE, load, messages
 
+from hpo_summarize.config.fields import _ALLOWED, _REFUSED_ARGUMENTS
+from hpo_summarize.config.loader import parse_recipe
 from hpo_summarize.errors import RecipeError
-from hpo_summarize.recipe import parse_recipe
-from hpo_summarize.recipe.training_checks import _ALLOWED, _REFUSED
-from hpo_summarize.space import build_space
+from hpo_summarize.search_space import build_space
 
 LORA = BASE + "lora: {r: 4}\ngeneration: {num_beams: 1, do_sample: false, max_new_tokens: 100}\n"
 IDLE = [
@@ -84,8 +84,8 @@ def test_every_refused_training_argument_exists_and_may_have_its_default() -> No
     from transformers import Seq2SeqTrainingArguments
 
     fields = {field.name: field for field in dataclasses.fields(Seq2SeqTrainingArguments)}
-    assert {*_REFUSED, *_ALLOWED} <= fields.keys()
-    defaults = {name: fields[name].default for name in _REFUSED}
+    assert {*_REFUSED_ARGUMENTS, *_ALLOWED} <= fields.keys()
+    defaults = {name: fields[name].default for name in _REFUSED_ARGUMENTS}
     plain = {k: v for k, v in defaults.items() if v is not dataclasses.MISSING}
     content = {"model": {"name": "a/b"}, "data": {"train": "t.csv"}, "output_dir": "out"}
     assert parse_recipe({**content, "training": plain}).training.settings() == plain

@@ -10,9 +10,10 @@ import pytest
 from conftest import REPOSITORY
 from transformers import PreTrainedTokenizerBase
 
-from hpo_summarize.data import Dialogues, tokenize
+from hpo_summarize.config.schema import DataSection
+from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.inspection import inspect_data, print_inspection
-from hpo_summarize.recipe import DataSection
+from hpo_summarize.models.tokenization import tokenize
 
 SECTION = DataSection(train="unused")
 

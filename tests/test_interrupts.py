@@ -12,10 +12,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo_summarize import interrupts
-from hpo_summarize.interrupts import DeferredInterrupt
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import open_study, run_study
+from hpo_summarize.config.schema import SearchSection
+from hpo_summarize.launch import signals
+from hpo_summarize.launch.signals import DeferredInterrupt
+from hpo_summarize.study.run import open_study, run_study
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -23,7 +23,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 @pytest.fixture(autouse=True)
 def _both_signals_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    monkeypatch.setattr(interrupts, "_SAME_SECONDS", 0.5)
+    monkeypatch.setattr(signals, "_SAME_SECONDS", 0.5)
 
 
 class Destroyed:

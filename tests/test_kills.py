@@ -12,8 +12,9 @@ import optuna
 from optuna.trial import TrialState
 from search_process import start_search
 
-from hpo_summarize.attributes import CONTINUES
-from hpo_summarize.study import build_storage, finished_trials
+from hpo_summarize.study.storage import build_storage
+from hpo_summarize.study.trials import finished_trials
+from hpo_summarize.study.user_attrs import CONTINUES
 
 N_KILLS = 10
 

@@ -23,10 +23,11 @@ from transformers import (
 from transformers.models.mbart import tokenization_mbart
 from transformers.models.mbart50 import tokenization_mbart50
 
-from hpo_summarize.data import from_dataset, tokenize
+from hpo_summarize.config.schema import DataSection
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model import build_model, load_tokenizer
-from hpo_summarize.recipe import DataSection
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.tokenization import from_dataset, tokenize
+from hpo_summarize.models.tokenizer import load_tokenizer
 
 LANGUAGES = {
     MBartTokenizer: tokenization_mbart.FAIRSEQ_LANGUAGE_CODES,

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from hpo_summarize import SummarizationTrainer
-from hpo_summarize.model import OUTPUTS, difference_from
-from hpo_summarize.retraining.training import SkipEvaluations
-from hpo_summarize.trainer.evaluation import _own_random_numbers
+from hpo_summarize.final_model.train import SkipEvaluations
+from hpo_summarize.models.outputs import OUTPUTS, difference_from
+from hpo_summarize.training.evaluation import _own_random_numbers
 
 CLASSES = [Seq2SeqTrainer, SummarizationTrainer]
 GENERATING = {"predict_with_generate": True, "generation_max_length": 6}

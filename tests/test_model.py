@@ -21,14 +21,10 @@ from transformers import (
 )
 
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model import (
-    build_model,
-    load_config,
-    load_tokenizer,
-    model_facts,
-    spread_layers,
-    with_depth,
-)
+from hpo_summarize.models.config import load_config, model_facts
+from hpo_summarize.models.depth import spread_layers, with_depth
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.tokenizer import load_tokenizer
 
 
 def dropouts(model: torch.nn.Module) -> set[float]:

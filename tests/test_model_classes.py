@@ -15,9 +15,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hpo_summarize import OptunaOptimizer
+from hpo_summarize.config.schema import DataSection
 from hpo_summarize.errors import HpoError, ModelError
-from hpo_summarize.model import OUTPUTS, check_lengths, has_own_loss
-from hpo_summarize.recipe import DataSection
+from hpo_summarize.models.config import check_lengths
+from hpo_summarize.models.families import has_own_loss
+from hpo_summarize.models.outputs import OUTPUTS
 
 BART = {
     "d_model": 16,

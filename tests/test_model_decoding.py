@@ -22,11 +22,8 @@ from transformers import (
 )
 
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model import (
-    build_model,
-    check_lengths,
-    load_config,
-)
+from hpo_summarize.models.config import check_lengths, load_config
+from hpo_summarize.models.factory import build_model
 
 
 @pytest.fixture

@@ -12,17 +12,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hpo_summarize.config.schema import ModelSection
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model import (
+from hpo_summarize.models.config import load_config, loading_options
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.tokenizer import (
     add_tokens,
-    build_model,
-    load_config,
     load_tokenizer,
     spare_rows_note,
     train_tokenizer,
 )
-from hpo_summarize.model.source import loading_options
-from hpo_summarize.recipe import ModelSection
 
 TEXTS = ["The meeting is at five, see you there!", "회의는 다섯 시에 시작합니다. 늦지 마세요!"] * 4
 SIZES = {

@@ -19,14 +19,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hpo_summarize.config.schema import ModelSection
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model import (
-    build_model,
-    check_is_seq2seq,
-    load_config,
-    load_tokenizer,
-)
-from hpo_summarize.recipe import ModelSection
+from hpo_summarize.models.config import check_is_seq2seq, load_config
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.tokenizer import load_tokenizer
 
 
 def edit_config(folder: Path, **fields: Any) -> None:

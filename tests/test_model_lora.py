@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model import build_model, load_tokenizer
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.tokenizer import load_tokenizer
 
 NEW = ["#Mina#", "#Tae#"]
 LORA = {"r": 4, "alpha": 8, "dropout": 0.1}

@@ -15,10 +15,10 @@ from programs import run_program, run_well
 from transformers import TrainerCallback
 
 from hpo_summarize import SummarizationTrainer
-from hpo_summarize.attributes import FAILURE
+from hpo_summarize.config.schema import SearchSection
 from hpo_summarize.errors import RunStopped, StudyMoved
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import open_study, run_study
+from hpo_summarize.study.run import open_study, run_study
+from hpo_summarize.study.user_attrs import FAILURE
 
 
 def open_in(folder: Path, kind: str) -> optuna.Study:

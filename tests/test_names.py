@@ -8,7 +8,21 @@ import pytest
 from peft import LoraConfig
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
-from hpo_summarize import names
+from hpo_summarize.config.parameters import (
+    LORA_WORDS,
+    MODEL_NAMES,
+    TRAINING_WORDS,
+    _types_by_owner,
+    default_values,
+    implied_condition,
+    known_names,
+    lets_act,
+    limit_problem,
+    owner_of,
+    split_by_owner,
+    why_cannot_act,
+    why_not_searchable,
+)
 
 OWNERS = {
     "lora_r": "lora",
@@ -37,27 +51,27 @@ OWNERS = {
 
 @pytest.mark.parametrize(("name", "owner"), OWNERS.items())
 def test_each_word_has_its_owner_and_can_be_searched(name: str, owner: str) -> None:
-    assert names.owner_of(name) == owner
-    assert names.why_not_searchable(name) is None
-    assert names.split_by_owner({name: 1})[owner] == {name: 1}
+    assert owner_of(name) == owner
+    assert why_not_searchable(name) is None
+    assert split_by_owner({name: 1})[owner] == {name: 1}
 
 
 def test_no_name_has_two_owners() -> None:
-    owned = [name for types in names._types_by_owner().values() for name in types]
+    owned = [name for types in _types_by_owner().values() for name in types]
     assert [name for name, count in collections.Counter(owned).items() if count > 1] == []
-    assert set(owned) == set(names.known_names())
+    assert set(owned) == set(known_names())
 
 
 def test_a_field_with_a_word_has_no_other_name() -> None:
     for field in ("num_train_epochs", "lr_scheduler_type", "r"):
-        assert names.owner_of(field) is None
-        assert "use that name" in str(names.why_not_searchable(field))
+        assert owner_of(field) is None
+        assert "use that name" in str(why_not_searchable(field))
 
 
 def test_every_name_is_a_field_of_the_class_of_its_owner() -> None:
-    words = {**names.TRAINING_WORDS, **names.LORA_WORDS}
-    own = {"batch_size", "warmup_ratio", *names.MODEL_NAMES}
-    for name, (owner, _) in names.known_names().items():
+    words = {**TRAINING_WORDS, **LORA_WORDS}
+    own = {"batch_size", "warmup_ratio", *MODEL_NAMES}
+    for name, (owner, _) in known_names().items():
         field = words.get(name, name)
         places = {
             "training": Seq2SeqTrainingArguments.__dataclass_fields__,
@@ -73,12 +87,12 @@ def test_every_name_is_a_field_of_the_class_of_its_owner() -> None:
     + [("batch_size", 8), ("warmup_ratio", 0.0), ("temperature", 1.0), ("do_sample", False)],
 )
 def test_the_defaults_are_those_of_hugging_face(name: str, default: object) -> None:
-    assert names.defaults()[name] == default
+    assert default_values()[name] == default
 
 
 def test_values_are_sorted_by_owner_and_kept_as_they_are() -> None:
     values = {"lora_r": 8, "hidden_dropout": 0.1, "num_train_epochs": 2, "top_p": 0.9}
-    assert names.split_by_owner(values) == {
+    assert split_by_owner(values) == {
         "model": {"hidden_dropout": 0.1},
         "lora": {"lora_r": 8},
         "training": {"num_train_epochs": 2},
@@ -88,16 +102,16 @@ def test_values_are_sorted_by_owner_and_kept_as_they_are() -> None:
 
 def test_sorting_refuses_a_name_without_an_owner() -> None:
     with pytest.raises(ValueError, match="'learning_rat' .value 1.*did you mean 'learning_rate'"):
-        names.split_by_owner({"learning_rat": 1})
+        split_by_owner({"learning_rat": 1})
 
 
 def test_a_script_may_search_seeds_and_fields_by_their_own_names() -> None:
-    assert names.why_cannot_act("seed") is None
-    assert names.why_cannot_act("num_train_epochs") is None
-    assert "luck" in str(names.why_not_searchable("seed"))
-    assert "fixed for the whole run" in str(names.why_cannot_act("save_steps"))
+    assert why_cannot_act("seed") is None
+    assert why_cannot_act("num_train_epochs") is None
+    assert "luck" in str(why_not_searchable("seed"))
+    assert "fixed for the whole run" in str(why_cannot_act("save_steps"))
     for name in ("max_length", "generation_max_length"):
-        assert "search max_new_tokens" in str(names.why_cannot_act(name))
+        assert "search max_new_tokens" in str(why_cannot_act(name))
 
 
 @pytest.mark.parametrize(
@@ -116,13 +130,13 @@ def test_a_script_may_search_seeds_and_fields_by_their_own_names() -> None:
 def test_sampling_and_beam_parameters_act_only_under_their_condition(
     name: str, condition: str, value: object, acts: bool
 ) -> None:
-    assert names.implied_condition(name) == condition
-    assert names.lets_act(name, value) is acts
+    assert implied_condition(name) == condition
+    assert lets_act(name, value) is acts
 
 
 def test_other_parameters_have_no_implied_condition() -> None:
-    assert names.implied_condition("learning_rate") is None
-    assert names.implied_condition("no_repeat_ngram_size") is None
+    assert implied_condition("learning_rate") is None
+    assert implied_condition("no_repeat_ngram_size") is None
 
 
 @pytest.mark.parametrize(
@@ -139,11 +153,11 @@ def test_other_parameters_have_no_implied_condition() -> None:
 def test_a_value_outside_of_its_limits_is_named(
     name: str, inside: float, outside: float, message: str
 ) -> None:
-    assert names.limit_problem(name, inside) is None
-    assert message in str(names.limit_problem(name, outside))
+    assert limit_problem(name, inside) is None
+    assert message in str(limit_problem(name, outside))
 
 
 def test_values_without_a_size_and_names_without_limits_have_no_problem() -> None:
-    assert names.limit_problem("top_p", "high") is None
-    assert names.limit_problem("top_p", True) is None
-    assert names.limit_problem("scheduler_type", -1) is None
+    assert limit_problem("top_p", "high") is None
+    assert limit_problem("top_p", True) is None
+    assert limit_problem("scheduler_type", -1) is None

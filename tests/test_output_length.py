@@ -13,11 +13,12 @@ from model_families import POSITIONS
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize import OptunaOptimizer, experiment, summary
-from hpo_summarize.data import Dialogues, output_length
-from hpo_summarize.data.tokens import summary_tokens
+from hpo_summarize import OptunaOptimizer, components
+from hpo_summarize.config.schema import DataSection
+from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import StudyError
-from hpo_summarize.recipe import DataSection
+from hpo_summarize.models.tokenization import output_length, summary_tokens
+from hpo_summarize.reporting import console
 
 
 def rows(lengths: list[int]) -> Dialogues:
@@ -68,8 +69,8 @@ def test_the_length_is_set_once_a_study_and_recorded_everywhere(
         tokenised.append(len(data))
         return tokenize(data, *args)
 
-    tokenize = experiment.tokenize
-    monkeypatch.setattr(experiment, "tokenize", count)
+    tokenize = components.tokenize
+    monkeypatch.setattr(components, "tokenize", count)
     optimizer = make(checkpoint, csv_path, tmp_path)
     study = optimizer.optimize()
     train, validation = optimizer.experiment.splits
@@ -82,13 +83,13 @@ def test_the_length_is_set_once_a_study_and_recorded_everywhere(
     assert f"max_new_tokens: {expected}\n" in (tmp_path / "recipe.yaml").read_text()
     weights = next(tmp_path.glob("trials/*/trial-*/checkpoint-*"))
     assert GenerationConfig.from_pretrained(weights).max_new_tokens == expected
-    summary.print_plan(optimizer)
+    console.print_search_plan(optimizer)
     assert f"summaries of at most {expected} tokens" in capsys.readouterr().out
 
     def refuse(*args: Any) -> int:
         raise AssertionError("a study that goes on keeps what it began with")
 
-    monkeypatch.setattr(experiment, "output_length", refuse)
+    monkeypatch.setattr(components, "output_length", refuse)
     again = make(checkpoint, csv_path, tmp_path)
     again.prepare()
     assert again.experiment.max_new_tokens == expected
@@ -111,6 +112,6 @@ def test_the_recipe_has_its_way_and_the_models_own_limit_gives_way(
 def test_the_positions_of_the_model_are_the_most(
     folders: dict[str, Path], csv_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "output_length", lambda *args: POSITIONS + 9)
+    monkeypatch.setattr(components, "output_length", lambda *args: POSITIONS + 9)
     assert make(folders["bart"], csv_path, tmp_path).experiment.max_new_tokens == POSITIONS
     assert make(folders["t5"], csv_path, tmp_path).experiment.max_new_tokens == POSITIONS + 9

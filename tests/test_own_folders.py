@@ -12,9 +12,9 @@ from final_models import read_json, search
 from programs import run_program, run_well
 
 from hpo_summarize import OptunaOptimizer, SummarizationTrainer
+from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.errors import HpoError, RecipeError, RunStopped
-from hpo_summarize.recipe import load_recipe
-from hpo_summarize.retraining.folder import replace_folder
+from hpo_summarize.final_model.export import replace_folder
 
 
 def run_search(trainer: Any, n_trials: int = 2, **options: Any) -> Any:
@@ -194,7 +194,7 @@ def test_an_upload_that_fails_leaves_the_training_for_the_same_command(
         return ""
 
     # `upload` itself fails: without a network, as everywhere in the tests.
-    at = "hpo_summarize.retraining.retrain"
+    at = "hpo_summarize.final_model.retrain"
     monkeypatch.setattr(f"{at}.make_repository", lambda name: None)
     command = (searched, f"output_dir={out}", "train.push_to_hub=me/model")
     failed = run_program("train", *command)

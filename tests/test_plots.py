@@ -14,10 +14,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo_summarize.results.figures import Plot
-from hpo_summarize.results.outcome import read_study
-from hpo_summarize.results.plots import draw_plots, write_plots
-from hpo_summarize.results.report import write_report
+from hpo_summarize.reporting.figures import Plot
+from hpo_summarize.reporting.outcome import read_study
+from hpo_summarize.reporting.plots import draw_plots, write_plots
+from hpo_summarize.reporting.report import write_report
 
 CHROMIUM = shutil.which("chromium")
 PAGES = [

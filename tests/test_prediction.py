@@ -20,12 +20,12 @@ from final_models import read_json, write_recipe
 from programs import run_program, run_well, script
 from recipe_files import BASE, load
 
-from hpo_summarize.decoding import Summaries
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.errors import DataError, HpoError
-from hpo_summarize.experiment import Experiment
-from hpo_summarize.prediction import Prediction, load_summarizer
-from hpo_summarize.prediction.parts import Parts
-from hpo_summarize.recipe import load_recipe
+from hpo_summarize.generation import Summaries
+from hpo_summarize.predict import Parts, Prediction
+from hpo_summarize.summarizer import load_summarizer
 
 
 @pytest.fixture(scope="module")

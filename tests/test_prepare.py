@@ -15,13 +15,15 @@ import torch
 from datasets import Dataset
 
 from hpo_summarize import OptunaOptimizer
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
-from hpo_summarize.experiment import Experiment
-from hpo_summarize.output_folder import clear_debug_folder, prepare_folder
-from hpo_summarize.recipe import load_recipe
-from hpo_summarize.results import write_plots, write_report, write_results
-from hpo_summarize.summary import print_plan
-from hpo_summarize.workers import Worker
+from hpo_summarize.launch.workers import Worker
+from hpo_summarize.output_dir import clear_debug_folder, prepare_folder
+from hpo_summarize.reporting.console import print_search_plan
+from hpo_summarize.reporting.plots import write_plots
+from hpo_summarize.reporting.report import write_report
+from hpo_summarize.reporting.summary import write_results
 
 recipe, run_search = test_search_command.recipe, test_search_command.run_search
 
@@ -249,7 +251,7 @@ def test_a_search_says_that_it_leaves_gpus_unused(
     optimizer = OptunaOptimizer(recipe)
     optimizer.prepare()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
-    print_plan(optimizer)
+    print_search_plan(optimizer)
     assert ("accelerate launch --num_processes 4" in capsys.readouterr().out) == is_said
 
 

@@ -13,10 +13,10 @@ import pytest
 import sqlalchemy
 from transformers import TrainerCallback
 
-from hpo_summarize.progress import SearchProgress
-from hpo_summarize.study import build_storage
-from hpo_summarize.trainer import SummarizationTrainer
-from hpo_summarize.workers import Writer
+from hpo_summarize.launch.writer import Writer
+from hpo_summarize.reporting.progress import SearchProgress
+from hpo_summarize.study.storage import build_storage
+from hpo_summarize.training.trainer import SummarizationTrainer
 
 
 class Stream(io.StringIO):

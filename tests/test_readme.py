@@ -98,7 +98,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def small_recipe() -> object:
     """The quick start's recipe with one epoch on few rows."""
-    from hpo_summarize.recipe import load_recipe
+    from hpo_summarize.config.loader import load_recipe
 
     changes = ["data.max_rows=16", "training.num_epochs=3", "generation.num_beams=1"]
     return load_recipe("recipes/quickstart.yaml", changes)

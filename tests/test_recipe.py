@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from recipe_files import BASE, SHIPPED, as_content, load, messages
 
+from hpo_summarize.config.loader import dump_recipe, load_recipe, parse_recipe
 from hpo_summarize.errors import RecipeError
-from hpo_summarize.recipe import dump_recipe, load_recipe, parse_recipe
 
 
 def test_the_shipped_recipes_are_found() -> None:

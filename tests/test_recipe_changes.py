@@ -15,9 +15,9 @@ import pytest
 from recipe_files import BASE, SHIPPED, as_content, load, messages
 from ruamel.yaml import YAML
 
-from hpo_summarize import names
+from hpo_summarize.config.loader import dump_recipe, load_recipe, parse_recipe
+from hpo_summarize.config.parameters import known_names
 from hpo_summarize.errors import RecipeError
-from hpo_summarize.recipe import dump_recipe, load_recipe, parse_recipe
 
 
 def test_an_override_is_split_at_its_first_equals_sign_and_read_as_yaml() -> None:
@@ -265,7 +265,7 @@ def test_a_mapping_of_thousands_of_levels_is_refused_too() -> None:
 
 def test_no_message_proposes_what_is_refused_itself() -> None:
     for section in ("training", "generation", "lora", "space"):
-        for name in names.known_names():
+        for name in known_names():
             value = "{type: int, low: 1, high: 3}" if section == "space" else "7"
             with pytest.raises(RecipeError) as error:
                 load(BASE + "lora: {r: 4}\n", f"{section}.{name}x={value}")

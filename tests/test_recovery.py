@@ -11,12 +11,21 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo_summarize.attributes import CONTINUES, ENDED_RUN, FAILURE, INTERRUPTED, SURPLUS, WORKER
+from hpo_summarize.config.schema import SearchSection
 from hpo_summarize.errors import HpoError
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import finished_trials, open_study, recovery, run_study
+from hpo_summarize.study import recovery
 from hpo_summarize.study.heartbeats import BeatingJournal, Watch, beating
 from hpo_summarize.study.recovery import fail, put_back, put_back_orphans, this_worker
+from hpo_summarize.study.run import open_study, run_study
+from hpo_summarize.study.trials import finished_trials
+from hpo_summarize.study.user_attrs import (
+    CONTINUES,
+    ENDED_RUN,
+    FAILURE,
+    INTERRUPTED,
+    SURPLUS,
+    WORKER,
+)
 
 ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0.0}
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from recipe_files import BASE, load
 
-from hpo_summarize.recipe import dump_recipe
+from hpo_summarize.config.loader import dump_recipe
 from hpo_summarize.redact import RedactedStream, redact_url
 
 

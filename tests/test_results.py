@@ -14,7 +14,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.results.tables import write_results
+from hpo_summarize.reporting.summary import write_results
 
 START = datetime(2026, 1, 5, 9, 0, 0)
 RATE = FloatDistribution(1e-6, 1e-4, log=True)

@@ -26,13 +26,13 @@ from rouge_score.rouge_scorer import RougeScorer
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from hpo_summarize.best import Candidate, find_candidates, read_candidates
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.errors import HpoError, StudyError
-from hpo_summarize.experiment import Experiment
-from hpo_summarize.recipe import load_recipe
-from hpo_summarize.retraining import Retraining
-from hpo_summarize.retraining.training import Training
-from hpo_summarize.retraining.words import print_plan
+from hpo_summarize.final_model.retrain import Retraining
+from hpo_summarize.final_model.select import Candidate, find_candidates, read_candidates
+from hpo_summarize.final_model.train import Training
+from hpo_summarize.reporting.console import print_training_plan
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def test_that_another_trial_can_be_named_is_said_where_none_is_named(
     path.write_text(json.dumps(content))
     for trial, said in ((None, True), (0, False), (1, False)):
         retraining = Retraining(load_recipe(recipe), str(path), trial=trial)
-        print_plan(retraining)
+        print_training_plan(retraining)
         printed = capsys.readouterr().out
         assert f"trial    {trial or 0} of tiny" in printed
         assert ("--trial names another" in printed) == said

@@ -84,7 +84,7 @@ PUSH = """
 import sys
 from pathlib import Path
 from hpo_summarize.errors import HpoError
-from hpo_summarize.retraining.hub import make_repository, upload
+from hpo_summarize.final_model.export import make_repository, upload
 try:
     make_repository("me/model")
     print(upload(Path(sys.argv[1]), "me/model"))

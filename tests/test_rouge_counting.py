@@ -10,7 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
 from hpo_summarize.rouge import MEASURES, Rouge, tokenizers
-from hpo_summarize.rouge.counting import score_tokens
+from hpo_summarize.rouge.metric import score_tokens
 
 
 class Spaces(Tokenizer):

@@ -13,14 +13,15 @@ from tokenizer_kinds import KINDS
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hpo_summarize import OptunaOptimizer
-from hpo_summarize.data import Dialogues
-from hpo_summarize.experiment import Experiment
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.loader import parse_recipe
+from hpo_summarize.config.schema import DataSection, ModelSection, Recipe
+from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.inspection import inspect_data, print_inspection
-from hpo_summarize.model import add_tokens, keep_in_texts, load_tokenizer, pieces_note
-from hpo_summarize.model.round_trip import RoundTrip, round_trip
-from hpo_summarize.recipe import DataSection, ModelSection, Recipe, parse_recipe
+from hpo_summarize.models.tokenization import RoundTrip, round_trip
+from hpo_summarize.models.tokenizer import add_tokens, keep_in_texts, load_tokenizer, pieces_note
+from hpo_summarize.reporting.console import print_search_plan
 from hpo_summarize.rouge import MEASURES, Rouge
-from hpo_summarize.summary import print_plan
 
 SPEAKERS = ["#Person1#", "#Person2#"]
 TEXTS = [
@@ -228,7 +229,7 @@ def test_a_search_says_before_its_first_trial_what_can_be_scored_at_most(
         output_dir = {"output_dir": f"{recipe_of().output_dir}{limit}"}
         optimizer = OptunaOptimizer(recipe_of(generation={"max_new_tokens": limit}, **output_dir))
         optimizer.prepare()
-        print_plan(optimizer)
+        print_search_plan(optimizer)
         printed = capsys.readouterr().out
         assert (
             "note     validation: a perfect model would score at most rouge1 0." in printed

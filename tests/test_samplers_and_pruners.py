@@ -13,19 +13,15 @@ import pytest
 from recipe_files import BASE, SHIPPED, load
 
 from hpo_summarize import OptunaPruningCallback, SummarizationTrainer
-from hpo_summarize.callbacks import report
+from hpo_summarize.config.loader import parse_recipe
+from hpo_summarize.config.optuna_rules import NEEDED_PACKAGES, PRUNERS, SAMPLERS, optuna_class
+from hpo_summarize.config.schema import PrunerSection, SearchSection
 from hpo_summarize.errors import RecipeError
-from hpo_summarize.recipe import PrunerSection, SearchSection, parse_recipe
-from hpo_summarize.recipe.registry import NEEDED_PACKAGES, PRUNERS, SAMPLERS, optuna_class
-from hpo_summarize.space import SearchSpace, build_space
-from hpo_summarize.study import (
-    build_pruner,
-    build_sampler,
-    finished_trials,
-    open_study,
-    prune_after,
-    run_study,
-)
+from hpo_summarize.search_space import SearchSpace, build_space
+from hpo_summarize.study.run import open_study, run_study
+from hpo_summarize.study.samplers import build_pruner, build_sampler, prune_after
+from hpo_summarize.study.trials import finished_trials
+from hpo_summarize.training.callbacks import report
 
 CONTINUOUS: dict[str, Any] = {
     "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},

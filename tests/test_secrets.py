@@ -16,7 +16,7 @@ import sqlalchemy
 from postgres import PASSWORD, Server, running_server
 from search_process import SEARCH, end_of, start_search
 
-from hpo_summarize.study import build_storage
+from hpo_summarize.study.storage import build_storage
 
 TOKEN = "hf_canary0815"
 RECIPE = """

@@ -19,7 +19,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model import PretrainedBase, build_model, load_tokenizer, unshare
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.shared_base import PretrainedBase, unshare
+from hpo_summarize.models.tokenizer import load_tokenizer
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.1}
 NEW = ["#Mina#", "#Tae#"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+from simulation import simulate
 
 from hpo_summarize.errors import SearchFailed
-from hpo_summarize.simulation import simulate
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])

@@ -9,11 +9,12 @@ import pytest
 from pydantic import TypeAdapter
 from recipe_files import BASE, SHIPPED, as_content, load
 
-from hpo_summarize import names
+from hpo_summarize.config.loader import load_recipe
+from hpo_summarize.config.parameters import LORA_KEYS
+from hpo_summarize.config.schema import Parameter, Recipe
+from hpo_summarize.config.space_rules import outside
 from hpo_summarize.errors import RecipeError
-from hpo_summarize.recipe import Parameter, Recipe, load_recipe
-from hpo_summarize.recipe.ranges import outside
-from hpo_summarize.space import SearchSpace, build_space
+from hpo_summarize.search_space import SearchSpace, build_space
 
 BART = {
     "model_type": "bart",
@@ -156,7 +157,7 @@ def test_trial_0_of_a_shipped_recipe_lies_in_its_space_and_equals_the_fixed_valu
             assert parameter.low <= value <= parameter.high
     fixed = {**recipe.training.settings(), **recipe.generation.settings()}
     if recipe.lora:
-        keys = {key: word for word, key in names.LORA_KEYS.items()}
+        keys = {key: word for word, key in LORA_KEYS.items()}
         fixed |= {keys.get(key, key): value for key, value in recipe.lora.settings().items()}
     shared = fixed.keys() & baseline.keys()
     assert shared and {name: baseline[name] for name in shared} == {n: fixed[n] for n in shared}

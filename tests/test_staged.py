@@ -23,15 +23,14 @@ from test_model_from_config import SIZES
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer
-from hpo_summarize.attributes import BEST_EPOCH, N_DECODED, SUMMARIES, TRAINED_TRIAL, VALUES
-from hpo_summarize.best import BEST_PARAMS, find_candidates
 from hpo_summarize.errors import RecipeError, StudyError
-from hpo_summarize.prediction.kept import load_kept
-from hpo_summarize.prediction.summarizer import Summarizer, summarize_all
-from hpo_summarize.retraining import Retraining
-from hpo_summarize.retraining.words import print_plan
-from hpo_summarize.staged import DecodingSearch, shuffled_blocks
-from hpo_summarize.study import build_storage
+from hpo_summarize.final_model.retrain import Retraining
+from hpo_summarize.final_model.select import BEST_PARAMS, find_candidates
+from hpo_summarize.reporting.console import print_training_plan
+from hpo_summarize.stages import DecodingSearch, shuffled_blocks
+from hpo_summarize.study.storage import build_storage
+from hpo_summarize.study.user_attrs import BEST_EPOCH, N_DECODED, SUMMARIES, TRAINED_TRIAL, VALUES
+from hpo_summarize.summarizer import Summarizer, load_kept, summarize_all
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-3, "high": 3e-2, "log": True},
@@ -389,7 +388,7 @@ def test_every_trained_trial_can_be_made_a_final_model(
         assert one.values == tuple(trained[one.number].values)
         named = Retraining(recipe, trial=one.number)
         assert named.candidates == [one]
-        print_plan(named)
+        print_training_plan(named)
         assert f"{one.values[0]:.4f} in the first stage" in capsys.readouterr().out
     with pytest.raises(StudyError, match="the 4 best trials are wanted, and .* has 3 to choose"):
         _ = Retraining(recipe, top=4).candidates

@@ -14,9 +14,11 @@ import sqlalchemy
 from conftest import REPOSITORY
 from postgres import PASSWORD, running_server
 
+from hpo_summarize.config.schema import SearchSection
 from hpo_summarize.errors import StudyError
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import default_storage_url, open_study, storage
+from hpo_summarize.study import storage
+from hpo_summarize.study.run import open_study
+from hpo_summarize.study.storage import default_storage_url
 
 CANARY = "canary-0815"
 AWAY = "127.0.0.1:1/study"

@@ -18,17 +18,14 @@ from optuna.trial import TrialState
 from postgres import Server, running_server
 from study_worker import BASELINE
 
-from hpo_summarize.attributes import CONTINUES, INTERRUPTED, SURPLUS
-from hpo_summarize.attributes import WORKER as WORKER_NAME
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import (
-    build_storage,
-    finished_trials,
-    open_study,
-    run_study,
-    storage,
-)
+from hpo_summarize.config.schema import SearchSection
+from hpo_summarize.study import storage
 from hpo_summarize.study.recovery import n_being_put_back, put_back_orphans, this_worker
+from hpo_summarize.study.run import open_study, run_study
+from hpo_summarize.study.storage import build_storage
+from hpo_summarize.study.trials import finished_trials
+from hpo_summarize.study.user_attrs import CONTINUES, INTERRUPTED, SURPLUS
+from hpo_summarize.study.user_attrs import WORKER as WORKER_NAME
 
 WORKER = str(Path(__file__).with_name("study_worker.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -212,7 +209,7 @@ def test_a_trial_of_another_machine_is_not_taken_for_an_orphan(tmp_path: Path) -
 def test_workers_that_lose_the_one_that_makes_the_study_still_begin_with_the_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.study.running._BASELINE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo_summarize.study.run._BASELINE_SECONDS", 0.3)
     url = f"sqlite:///{tmp_path / 'a.db'}"
     optuna.create_study(study_name="study", storage=build_storage(url), direction="maximize")
     study = open_study(SearchSection(), "study", url, ["maximize"], [BASELINE])

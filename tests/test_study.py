@@ -9,19 +9,16 @@ from typing import Any
 import optuna
 import pytest
 
+from hpo_summarize.config.schema import SearchSection
 from hpo_summarize.errors import SearchFailed, StudyError
-from hpo_summarize.recipe import SearchSection
-from hpo_summarize.study import (
+from hpo_summarize.study.run import open_study, run_study
+from hpo_summarize.study.samplers import build_pruner, build_sampler, derive_seed
+from hpo_summarize.study.storage import default_storage_url
+from hpo_summarize.study.trials import (
     baseline_trial,
     best_trials,
-    build_pruner,
-    build_sampler,
-    default_storage_url,
-    derive_seed,
     finished_trials,
-    open_study,
     require_complete,
-    run_study,
 )
 
 

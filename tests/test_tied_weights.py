@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hpo_summarize.errors import ModelError
-from hpo_summarize.model import build_model, load_adapter, load_tokenizer, merged
-from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.lora import load_adapter, merged
+from hpo_summarize.models.tokenizer import load_tokenizer
+from hpo_summarize.training.trainer import SummarizationTrainer
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bart": ("bart", {}),
@@ -133,7 +135,7 @@ def test_a_merge_that_changes_the_model_is_an_error(
         whole.load_state_dict(broken(whole.state_dict(), "lm_head"), strict=False)
         return whole
 
-    monkeypatch.setattr("hpo_summarize.retraining.folder.merged", merge)
+    monkeypatch.setattr("hpo_summarize.final_model.export.merged", merge)
     done = run_program("train", searched, "train.seeds=[3]")
     assert done.status == 1
     assert "loaded again, is not the one that was trained (the log prob" in done.stderr

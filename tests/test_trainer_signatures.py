@@ -7,7 +7,7 @@ import inspect
 import pytest
 from transformers import Seq2SeqTrainer
 
-from hpo_summarize.trainer import SummarizationTrainer
+from hpo_summarize.training.trainer import SummarizationTrainer
 
 PARENT_SIGNATURES = {
     "call_model_init": ["self", "trial"],

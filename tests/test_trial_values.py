@@ -13,8 +13,8 @@ from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hpo_summarize import SummarizationTrainer
 from hpo_summarize.errors import HpoError
-from hpo_summarize.study import values_of
-from hpo_summarize.trainer.together import FollowedTrial
+from hpo_summarize.study.trials import values_of
+from hpo_summarize.training.ddp import FollowedTrial
 
 
 class Noted(TrainerCallback):

@@ -14,10 +14,12 @@ from recipe_files import BASE, load, messages
 
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
-from hpo_summarize.results.drawable import copy_study
-from hpo_summarize.results.outcome import read_study
-from hpo_summarize.study import best_trials, build_storage, finished_trials, run_study
-from hpo_summarize.summary import print_plan, print_result
+from hpo_summarize.reporting.console import print_search_plan, print_search_result
+from hpo_summarize.reporting.outcome import read_study
+from hpo_summarize.reporting.sanitized import copy_study
+from hpo_summarize.study.run import run_study
+from hpo_summarize.study.storage import build_storage
+from hpo_summarize.study.trials import best_trials, finished_trials
 
 CANARY = "canary-2718"
 SPACE: dict[str, Any] = {
@@ -108,8 +110,8 @@ def test_earlier_trials_teach_and_neither_count_nor_are_the_best(
     drawn = copy_study(read_study(study), [0]).trials
     assert [t.number for t in drawn if t.state.is_finished()] == own
     assert drawn[best.number].value == best.value
-    print_plan(new)
-    print_result(new)
+    print_search_plan(new)
+    print_search_result(new)
     shown = capsys.readouterr().out
     assert f"earlier  12 of 12 trials of 'old' in {url(tmp_path)} teach this search" in shown
     assert "study    new" in shown and "4 of 4 trials done" in shown
@@ -165,7 +167,7 @@ def test_trials_outside_of_the_new_space_are_left_out_and_counted(
     fitting = [t.number for t in old.trials if t.params["learning_rate"] >= 9e-4]
     assert 0 < len(fitting) < 12
     assert [t.user_attrs["earlier"]["number"] for t in copies(new.study)] == fitting
-    print_plan(new)
+    print_search_plan(new)
     shown = capsys.readouterr().out
     assert f"earlier  {len(fitting)} of 12 trials" in shown and "do not fit" in shown
 
@@ -241,7 +243,7 @@ def test_a_password_in_the_url_of_the_earlier_study_is_written_nowhere(
     search(new, 2)
     new.save_results(new.output_dir)
     new.plot_optimization_history(new.output_dir)
-    print_plan(new)
+    print_search_plan(new)
     with pytest.raises(StudyError) as error:
         _ = make("new", search={"warm_start": secret.replace("old", "gone")}).study
     texts = [capsys.readouterr().out, str(error.value)]
@@ -291,7 +293,7 @@ def test_a_begun_study_takes_a_known_good_point_that_is_new(make: Any) -> None:
 def test_a_beginning_that_was_cut_off_is_finished_by_the_next_run(
     call: str, n_before: int, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.study.running._BASELINE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo_summarize.study.run._BASELINE_SECONDS", 0.3)
     search(make("old"), 5)
     settings = {"warm_start": url(tmp_path), "baselines": [{"learning_rate": 0.005}]}
     storage, before = optuna.storages.JournalStorage, []
@@ -317,7 +319,7 @@ def test_a_beginning_that_was_cut_off_is_finished_by_the_next_run(
 def test_a_worker_that_is_slow_at_a_warm_start_doubles_no_earlier_trial(
     scheme: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.study.running._BASELINE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo_summarize.study.run._BASELINE_SECONDS", 0.3)
     search(make("old"), 5)
     storage = f"{scheme}://{'/' if scheme == 'sqlite' else ''}{tmp_path / 'new.file'}"
     settings = {"warm_start": url(tmp_path), "storage": storage}

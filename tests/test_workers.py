@@ -20,7 +20,8 @@ from filelock import FileLock
 from search_process import SEARCH, end_of, start_group
 
 from hpo_summarize.errors import LaunchError
-from hpo_summarize.workers import Worker, Writer, launch_note, n_cores, separate_workers
+from hpo_summarize.launch.workers import Worker, launch_note, n_cores, separate_workers
+from hpo_summarize.launch.writer import Writer
 
 LAUNCH = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
@@ -159,7 +160,7 @@ def test_a_program_that_is_stopped_while_it_starts_ends_as_one_that_is_stopped_l
 CHILD = """
 import sys, time
 from pathlib import Path
-from hpo_summarize.workers.launch import end_with_launcher
+from hpo_summarize.launch.workers import end_with_launcher
 end_with_launcher()
 Path(sys.argv[1]).write_text("ready")
 time.sleep(1.5)
@@ -185,7 +186,7 @@ def test_a_process_outlives_a_parent_that_is_no_launcher(parent: list[str], tmp_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of a parent")
 def test_a_process_ends_whose_parent_died_while_it_started() -> None:
-    gone = "from hpo_summarize.workers.launch import end_with_parent; end_with_parent(2**22 + 1)"
+    gone = "from hpo_summarize.launch.workers import end_with_parent; end_with_parent(2**22 + 1)"
     assert subprocess.run([sys.executable, "-c", gone]).returncode == -signal.SIGTERM
 
 
@@ -193,7 +194,7 @@ THREADS = """
 import sys
 if "before" in sys.argv:
     import torch
-from hpo_summarize.workers import separate_workers
+from hpo_summarize.launch.workers import separate_workers
 separate_workers()
 import torch
 print(f"threads {torch.get_num_threads()}\\n", end="")
@@ -253,7 +254,7 @@ def test_the_processes_of_a_real_launch_share_the_cores(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from hpo_summarize.workers import Writer
+from hpo_summarize.launch.writer import Writer
 writer = Writer(Path(sys.argv[1]))
 print(writer.is_here(), writer.is_here(), flush=True)
 sys.stdin.read()
@@ -294,7 +295,7 @@ def said_by_another(folder: Path) -> str:
 def test_a_turn_that_never_comes_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.workers.writer._TURN_SECONDS", 0.1)
+    monkeypatch.setattr("hpo_summarize.launch.writer._TURN_SECONDS", 0.1)
     vanished = FileLock(tmp_path / ".turn.lock")
     vanished.acquire()
     for worker in (Worker(0, 2), Worker(1, 2)):

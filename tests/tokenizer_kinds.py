@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
-from hpo_summarize.model import train_tokenizer
+from hpo_summarize.models.tokenizer import train_tokenizer
 
 Pieces = list[tuple[str, float]]
 

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpo_summarize.data.columns import Columns, find_columns
-from hpo_summarize.data.dialogues import Dialogues, Table, listed
+from hpo_summarize.config.schema import DataSection
+from hpo_summarize.data.dialogues import Columns, Dialogues, Table, find_columns, listed
 from hpo_summarize.errors import DataError
-from hpo_summarize.recipe import DataSection
 
 # Fields of a turn, written small and without "_", "-" and spaces. Of several that have a value the
 # first one of the list is read.

@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 from datasets import Dataset, DatasetDict, load_dataset_builder, load_from_disk
 
+from hpo_summarize.config.schema import DataSection
 from hpo_summarize.data.dialogues import Table
-from hpo_summarize.data.files import ENDINGS, read_file, table_of
+from hpo_summarize.data.readers import ENDINGS, read_file, table_of
 from hpo_summarize.errors import DataError, did_you_mean
-from hpo_summarize.recipe import DataSection
 
 _HUB = "hf://datasets/"
 _HUB_URL = re.compile(_HUB + r"(?P<id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.+))?")

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from hpo_summarize.data.columns import find_columns
-from hpo_summarize.data.dialogues import Dialogues, joined
+from hpo_summarize.config.schema import DataSection
+from hpo_summarize.data.dialogues import Dialogues, find_columns, joined
 from hpo_summarize.data.rows import to_dialogues
 from hpo_summarize.data.sources import find_splits, open_tables
 from hpo_summarize.errors import DataError
-from hpo_summarize.recipe import DataSection
 
 _VALIDATION_SPLITS = ("validation", "dev", "val", "valid")
 

@@ -16,7 +16,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
-from hpo_summarize.attributes import WORKER
+from hpo_summarize.study.user_attrs import WORKER
 
 # Seconds. The grace period is 10 heartbeats, so that a worker that is only slow keeps its trial,
 # and a locked SQLite file gives up before a trial would be taken for dead.

@@ -12,7 +12,10 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo_summarize.attributes import (
+from hpo_summarize.launch.workers import start_of
+from hpo_summarize.study import heartbeats
+from hpo_summarize.study.heartbeats import Watch, sign_of_life
+from hpo_summarize.study.user_attrs import (
     CONTINUES,
     EARLIER,
     ENDED_RUN,
@@ -21,9 +24,6 @@ from hpo_summarize.attributes import (
     SURPLUS,
     WORKER,
 )
-from hpo_summarize.study import heartbeats
-from hpo_summarize.study.heartbeats import Watch, sign_of_life
-from hpo_summarize.workers.launch import start_of
 
 # A trial gets its worker's name right after it is made; one without a name for longer is orphaned.
 _NAMELESS_SECONDS = 30

@@ -9,8 +9,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.attributes import CONTINUES, EARLIER, FAILURE, SECONDS, VALUES
 from hpo_summarize.errors import SearchFailed
+from hpo_summarize.study.user_attrs import CONTINUES, EARLIER, FAILURE, SECONDS, VALUES
 
 
 def counts(trial: FrozenTrial) -> bool:

@@ -15,14 +15,14 @@ import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize import names
-from hpo_summarize.attributes import EARLIER, FAILURE, IDENTITY, WARM_START
+from hpo_summarize.config.parameters import LORA_KEYS, owner_of
+from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import StudyError, did_you_mean
-from hpo_summarize.recipe import Recipe
 from hpo_summarize.redact import redact_url
-from hpo_summarize.study.identity import differences
+from hpo_summarize.study.fingerprint import differences
 from hpo_summarize.study.recovery import withdraw
 from hpo_summarize.study.storage import JOURNAL, build_storage, retry_first_start
+from hpo_summarize.study.user_attrs import EARLIER, FAILURE, IDENTITY, WARM_START
 
 Sample = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
 
@@ -205,7 +205,7 @@ def warm_start_of(recipe: Recipe, identity: Mapping[str, Any], sample: Sample) -
     search = recipe.search
     if search.warm_start is None:
         return None
-    searched = {f"{names.owner_of(n)}.{names.LORA_KEYS.get(n, n)}" for n in recipe.space}
+    searched = {f"{owner_of(n)}.{LORA_KEYS.get(n, n)}" for n in recipe.space}
     return WarmStart(
         search.warm_start, search.warm_start_study, identity, frozenset(searched), sample
     )

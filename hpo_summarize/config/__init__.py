@@ -1,0 +1,1 @@
+"""Recipes: one YAML file, checked as a whole before anything is loaded."""

@@ -1,0 +1,412 @@
+"""The typed form of a recipe: one frozen class for each section, in the order of the YAML file."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hpo_summarize.errors import did_you_mean
+
+Scalar = bool | int | float | str | None
+
+
+class Section(BaseModel):
+    """Unknown keys are refused, and a value is never converted into another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class OpenSection(Section):
+    """A section that also takes every field of a Hugging Face class; `checks` looks at those."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    def settings(self) -> dict[str, Any]:
+        """The values that the recipe gives, by key; keys that it leaves out are left out."""
+        return {key: value for key, value in self if key in self.model_fields_set}
+
+
+class ModelSection(Section):
+    """Where the model comes from: a checkpoint (`name`) or a fresh one (`from_config`).
+
+    Attributes:
+        name: Hub id or folder of a checkpoint.
+        from_config: Fields of a model configuration, `model_type` among them; random weights.
+        tokenizer: Hub id or folder; default the checkpoint's own. With `from_config` and no
+            tokenizer, one is trained on the training split.
+        language: Code of the language of all texts (`ko_KR`), where the tokenizer marks languages,
+            as mBART's does. Default: its source language.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Run code that comes with the checkpoint; never asked for, only set here.
+    """
+
+    name: str | None = Field(default=None, min_length=1)
+    from_config: dict[str, Any] | None = None
+    tokenizer: str | None = Field(default=None, min_length=1)
+    language: str | None = Field(default=None, min_length=1)
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSection:
+        if (self.name is None) == (self.from_config is None):
+            both = "both are set" if self.name is not None else "neither is set"
+            raise ValueError(
+                f"exactly one of name and from_config must be given and {both}; "
+                "set the other one to null"
+            )
+        if self.from_config is not None and "model_type" not in self.from_config:
+            raise ValueError("from_config needs model_type, for example 'bart' or 't5'")
+        return self
+
+
+class LoraSection(OpenSection):
+    """Low-rank adapters; other keys are fields of `peft.LoraConfig`."""
+
+    r: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    target_modules: str | list[str] = "all-linear"
+
+
+class DataSection(Section):
+    """The dialogues and their summaries; `name` or `train`, or else data sets given in Python.
+
+    Attributes:
+        name: A folder, or the id of a data set on the Hub; null: `train` names files. A private
+            one is read with the token in the environment variable HF_TOKEN.
+        config: Configuration of that data set.
+        revision: Branch, tag or commit on the Hub.
+        train: File (CSV, TSV, JSON, JSON Lines, Parquet; relative to the current directory, or
+            `hf://datasets/...`), glob, or list of them; with `name`, its split (default train).
+        validation: Files or split of the validation rows, written as for `train`; null takes the
+            validation split of `name`, or else `validation_fraction` of the training rows, seeded.
+        test: Files or split of the test rows, written as for `train`; never read by a search.
+        dialogue_column: Column of the dialogue; null: the usual names are looked for.
+        summary_column: Column of the summary, or a list of columns with one reference each; null:
+            the usual names are looked for.
+        id_column: Column that tells rows apart; null: `fname` or `id`, or else the row number.
+        encoding: Encoding of text files, by its Python name.
+        separator: Separator of CSV and TSV files, one character; null: comma and tab.
+        empty_rows: What is done about rows without a dialogue or a summary.
+        leaks: What is done about dialogues that stand in the training and in the validation split,
+            or in the test split of a final model.
+        max_dialogue_tokens: Most tokens of a dialogue, with the up to two that a tokenizer adds;
+            longer ones are cut at the end.
+        max_summary_tokens: Most tokens of a training summary; longer ones are cut. References for
+            ROUGE are not.
+        special_tokens: Words that are added to the vocabulary where missing, as whole tokens; not
+            where the tokenizer would then lose the spaces around them (sentencepiece).
+        max_rows: Number of rows, the first ones, that are kept of each split; null: all.
+    """
+
+    name: str | None = Field(default=None, min_length=1)
+    config: str | None = None
+    revision: str | None = None
+    train: str | list[str] | None = None
+    validation: str | list[str] | None = None
+    test: str | list[str] | None = None
+    validation_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    dialogue_column: str | None = None
+    summary_column: str | list[str] | None = None
+    id_column: str | None = None
+    encoding: str = "utf-8"
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    empty_rows: Literal["refuse", "drop"] = "refuse"
+    leaks: Literal["warn", "refuse"] = "warn"
+    max_dialogue_tokens: int = Field(default=512, ge=4)
+    max_summary_tokens: int = Field(default=100, ge=4)
+    special_tokens: list[Annotated[str, Field(min_length=1)]] = ["#Person1#", "#Person2#"]
+    max_rows: int | None = Field(default=None, ge=2)
+    seed: int = Field(default=42, ge=0, lt=2**32)
+
+    @field_validator("train", "validation", "test", "summary_column")
+    @classmethod
+    def _not_empty(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value is not None and not value:
+            raise ValueError(f"must name at least one, got {value!r}; leave the key out instead")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            "a".encode(value)
+        except LookupError:
+            raise ValueError(
+                f"there is no encoding {value!r}; common are utf-8, cp949 and utf-16"
+            ) from None
+        return value
+
+    @field_validator("separator")
+    @classmethod
+    def _usable_separator(cls, value: str | None) -> str | None:
+        if value is not None and value in ' "\r\n\0':
+            raise ValueError(f"{value!r} cannot separate cells; common are ',', ';' and '\\t'")
+        return value
+
+    @model_validator(mode="after")
+    def _acts_on_a_data_set(self) -> DataSection:
+        for key in ("config", "revision"):
+            if self.name is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} acts on a data set, and name is not set; remove {key}")
+        return self
+
+
+class TrainingSection(OpenSection):
+    """Fixed training values; other keys are fields of `Seq2SeqTrainingArguments`."""
+
+    num_epochs: float = Field(default=3, gt=0)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    scheduler_type: str = "linear"
+
+
+class GenerationSection(OpenSection):
+    """Fixed decoding values; other keys are fields of `GenerationConfig`.
+
+    Attributes:
+        max_new_tokens: Most tokens of a generated summary; null: a tenth more than 99.5% of the
+            training references need, decided once a study.
+    """
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+
+
+class RougeSection(Section):
+    """How summaries are scored."""
+
+    tokenizer: Literal["auto", "default", "unicode", "character", "kiwi", "mecab"] = "auto"
+    references: Literal["mean", "max"] = "mean"
+
+
+class TrainSection(Section):
+    """The training of the final model with the values that a search has found.
+
+    Attributes:
+        seeds: One training for each; the seed takes the place of `training.seed`. The model with
+            the best validation score is kept.
+        use_validation: Train on the validation split, too. Nothing is left then to choose a model
+            by, so there is one seed.
+        save_adapter: Write the LoRA adapter beside the merged weights.
+        push_to_hub: Id of the repository on the Hub that gets the model, with the token in the
+            environment variable HF_TOKEN; null: none. A new repository is private.
+    """
+
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[42], min_length=1)
+    use_validation: bool = False
+    save_adapter: bool = False
+    push_to_hub: str | None = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"a seed stands there twice, and would train the same: got {value!r}")
+        return value
+
+    @field_validator("push_to_hub")
+    @classmethod
+    def _repository_id(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", value, re.ASCII):
+            raise ValueError(f"must be a repository on the Hub, as in user/model, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _choosable(self) -> TrainSection:
+        if self.use_validation and len(self.seeds) > 1:
+            raise ValueError(
+                f"with use_validation nothing is left to choose among {len(self.seeds)} seeds by; "
+                "give one seed, or set use_validation to false"
+            )
+        return self
+
+
+class _Parameter(Section):
+    when: dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1)]] = {}
+
+
+class FloatParameter(_Parameter):
+    """A real number from `low` to `high`, both included; `log: true` samples its logarithm."""
+
+    type: Literal["float"]
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+    log: bool = False
+    step: float | None = Field(default=None, gt=0)
+
+
+class IntParameter(_Parameter):
+    """A whole number from `low` to `high`, both included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+    step: int = Field(default=1, ge=1)
+
+
+class CategoricalParameter(_Parameter):
+    """One of `choices`."""
+
+    type: Literal["categorical"]
+    choices: list[Scalar] = Field(min_length=1)
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct(cls, value: list[Scalar]) -> list[Scalar]:
+        # By their values, as Optuna tells them apart: 1, 1.0 and true are one choice.
+        twice = [choice for index, choice in enumerate(value) if choice in value[:index]]
+        if twice:
+            raise ValueError(
+                f"every choice must differ, and {twice[0]!r} stands twice in {value!r}"
+            )
+        return value
+
+
+Parameter = Annotated[
+    FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")
+]
+
+
+OBJECTIVES = ("rouge1", "rouge2", "rougeL")
+
+
+class SamplerSection(OpenSection):
+    """A sampler of `optuna.samplers` by its short name; other keys are its arguments."""
+
+    name: str = "tpe"
+    seed: int | None = Field(default=42, ge=0, lt=2**32)
+
+
+class PrunerSection(OpenSection):
+    """A pruner of `optuna.pruners` by its short name; other keys are its arguments.
+
+    A step is an epoch.
+    """
+
+    name: str = "median"
+
+
+class EpochEvalSection(Section):
+    """What is measured after each epoch of a trial, to compare trials and to prune them.
+
+    The value of a trial is always that of its best epoch with its own decoding on all rows; it is
+    measured once, at its end, where it can still be among the best.
+
+    Attributes:
+        samples: Number of validation rows, drawn once by `data.seed`; `all` takes every row.
+        num_beams: Number of beams, without sampling; `same` decodes with the trial's own settings.
+            With `all` and `same` every epoch is measured in full.
+    """
+
+    samples: Annotated[int, Field(ge=2)] | Literal["all"] = 128
+    num_beams: Annotated[int, Field(ge=1)] | Literal["same"] = 1
+
+
+class StagedSection(Section):
+    """The second stage of `decode: staged`.
+
+    Attributes:
+        n_models: Number of best trained models that take part, and whose weights are kept.
+        n_trials: Finished trials wanted in this stage; one costs an evaluation or a part of it.
+    """
+
+    n_models: int = Field(default=3, ge=1)
+    n_trials: int = Field(default=20, ge=1)
+
+
+class SearchSection(Section):
+    """The study.
+
+    Attributes:
+        n_trials: Finished trials wanted in all, over every run of the same command.
+        timeout: Seconds after which no new trial starts; null: none. A staged search leaves a
+            fifth of them to its second stage.
+        objective: A metric, or a list of metrics for several objectives (no pruning then).
+        epoch_eval: The evaluation after each epoch.
+        decode: `joint` samples decoding with everything else; `staged` first searches the training
+            with the decoding of `epoch_eval`, then decoding alone on the best trained models.
+        staged: The second stage.
+        storage: Storage URL; null: SQLite in the output folder.
+        study_name: Name of the study in its storage; null: the name of the recipe file.
+        baselines: Known good values by name, each the values of one trial after trial 0; what one
+            of them leaves out is as in trial 0. The second stage of a staged search tries those of
+            the decoding on each of its models.
+        warm_start: Storage URL of an earlier study of the same recipe but for its space, whose
+            finished trials teach the new one; they do not count, and are never its best.
+        warm_start_study: Name of that study; null: the only one of its storage.
+        keep_trials: Number of best trials whose weights are kept; a staged search keeps at least
+            `staged.n_models`.
+        parallel: What several processes of one launch do: `trials`, each its own ones on its own
+            device; `ddp`, all of them train one trial together.
+    """
+
+    n_trials: int = Field(default=50, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
+    objective: str | list[str] = "rougeL"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    sampler: SamplerSection = SamplerSection()
+    pruner: PrunerSection | None = PrunerSection()
+    epoch_eval: EpochEvalSection = EpochEvalSection()
+    decode: Literal["joint", "staged"] = "joint"
+    staged: StagedSection = StagedSection()
+    storage: str | None = None
+    # Also the name of a folder, which `.` and `..` are not.
+    study_name: (
+        Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=64)] | None
+    ) = None
+    baselines: list[Annotated[dict[str, Scalar], Field(min_length=1)]] = []
+    warm_start: str | None = Field(default=None, min_length=1)
+    warm_start_study: str | None = Field(default=None, min_length=1)
+    keep_trials: int = Field(default=1, ge=0)
+    parallel: Literal["trials", "ddp"] = "trials"
+
+    @field_validator("objective")
+    @classmethod
+    def _known_objectives(cls, value: str | list[str]) -> str | list[str]:
+        names = [value] if isinstance(value, str) else value
+        wrong = [name for name in names if name not in OBJECTIVES]
+        if wrong or not names or len(set(names)) != len(names):
+            rule = f"must be one of {', '.join(OBJECTIVES)}, or a list of different ones"
+            nearest = did_you_mean(wrong[0], OBJECTIVES) if wrong else ""
+            raise ValueError(f"{rule}, got {value!r}{nearest}")
+        return value
+
+    @model_validator(mode="after")
+    def _study_of_storage(self) -> SearchSection:
+        if self.warm_start_study is not None and self.warm_start is None:
+            raise ValueError(
+                f"warm_start_study names a study ({self.warm_start_study!r}), and warm_start, the "
+                "URL of its storage, is not set; set it, or remove warm_start_study"
+            )
+        return self
+
+    @property
+    def n_kept(self) -> int:
+        """Number of best trials whose weights are kept."""
+        return max(self.keep_trials, self.staged.n_models if self.decode == "staged" else 0)
+
+    @property
+    def objectives(self) -> list[str]:
+        """The objectives as a list, also where there is one."""
+        return [self.objective] if isinstance(self.objective, str) else list(self.objective)
+
+
+class Recipe(Section):
+    """One run: everything that the search, the training and the prediction need to know."""
+
+    model: ModelSection
+    lora: LoraSection | None = None
+    data: DataSection = DataSection()
+    training: TrainingSection = TrainingSection()
+    generation: GenerationSection = GenerationSection()
+    rouge: RougeSection = RougeSection()
+    search: SearchSection = SearchSection()
+    train: TrainSection = TrainSection()
+    space: dict[str, Parameter] = {}
+    output_dir: str = Field(min_length=1)

@@ -1,0 +1,334 @@
+"""From the results of a search to the final model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from accelerate import PartialState
+from transformers import DataCollatorForSeq2Seq
+
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.schema import Recipe
+from hpo_summarize.data.dialogues import Dialogues, joined
+from hpo_summarize.data.splits import leak_notes, read_dialogues
+from hpo_summarize.errors import HpoError, Problem, RecipeError, stopping_at_storage_failure
+from hpo_summarize.final_model.card import check_replaceable, write_card
+from hpo_summarize.final_model.export import (
+    check_adapter,
+    make_repository,
+    replace_folder,
+    upload,
+    write_model,
+)
+from hpo_summarize.final_model.select import BEST_PARAMS, Candidate, choose_candidates
+from hpo_summarize.final_model.train import (
+    FITTING,
+    Scores,
+    Trained,
+    Training,
+    TrainingProgress,
+    in_words,
+)
+from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
+from hpo_summarize.launch.processes import on_all, on_main
+from hpo_summarize.models.outputs import OUTPUTS, difference_from, first_rows, write_outputs
+from hpo_summarize.study.fingerprint import differences, fingerprint_of
+from hpo_summarize.summarizer import Summarizer, load_summarizer, make_summarizer, summarize_all
+
+MODEL = "model"
+_WORK = "training"  # Unfinished and not yet chosen trainings, in the output folder.
+_MEASURED = "measured.json"
+_TEXTS = "texts.json"  # Of the model in memory, for `_COMPARED` rows.
+_COMPARED = 4
+
+
+class Retraining:
+    """Trains the best trials of a search again, measures them, and saves the best one.
+
+    Args:
+        recipe: The recipe of the search.
+        best_params: Path of `best_params.json`. Default: the one in the output folder.
+        top: Number of best trials that are trained, at least 1.
+        trial: Number of the one trial to train, in the place of the best.
+        on_event: Function that gets a line for every step of the work. Default: none is told.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        best_params: str | None = None,
+        top: int = 1,
+        trial: int | None = None,
+        on_event: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.recipe = recipe
+        self.output_dir = Path(recipe.output_dir)
+        self.experiment = Experiment(recipe)
+        self._path = Path(best_params) if best_params else self.output_dir / BEST_PARAMS
+        self._top, self._trial = top, trial
+        self._say = on_event
+
+    @functools.cached_property
+    def _chosen(self) -> tuple[list[Candidate], list[str]]:
+        return choose_candidates(self.experiment, self._path, self._top, self._trial)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The trials to train."""
+        return self._chosen[0]
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the user has named the one trial to train."""
+        return self._trial is not None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the trials and of the data, one sentence each."""
+        notes = [note for split in self.experiment.splits for note in split.notes]
+        return [*self._chosen[1], *notes, *self._test[1]]
+
+    @property
+    def trainings(self) -> list[Training]:
+        """Every trial with every seed."""
+        seeds = self.recipe.train.seeds
+        return [Training(one, seed) for one in self.candidates for seed in seeds]
+
+    @property
+    def test(self) -> Dialogues | None:
+        """The rows of the test split that have summaries, if there are any."""
+        return self._test[0]
+
+    @functools.cached_property
+    def _test(self) -> tuple[Dialogues | None, list[str]]:
+        """The rows that can be scored, and what a user should know of the split."""
+        section = self.recipe.data
+        if section.test is None:
+            return None, []
+        test = read_dialogues(section.test, section, require_summaries=False)
+        scored = [row for row, texts in enumerate(test.references) if texts]
+        if not scored:
+            note = "the test split (data.test) has no summaries: there will be no test scores"
+            return None, [*test.notes, note]
+        missing, found = len(test) - len(scored), test.rows(scored)
+        notes = [*test.notes, *leak_notes(self.trained_on, found, "test", section)]
+        if missing:
+            notes.append(f"{missing} of {len(test)} test dialogues have no summary to score by")
+        return found, notes
+
+    @functools.cached_property
+    def trained_on(self) -> Dialogues:
+        """The training split, and with `train.use_validation` the validation split behind it."""
+        splits = self.experiment.splits
+        return joined(splits) if self.recipe.train.use_validation else splits[0]
+
+    def prepare(self) -> None:
+        """Checks and loads everything that the training needs, cheap things first.
+
+        Raises:
+            HpoError: Something is wrong; nothing has been trained yet.
+        """
+        if self._top < 1:
+            raise RecipeError([Problem("--top", f"must be at least 1, got {self._top}")])
+        if self._top > 1 and self.recipe.train.use_validation:
+            message = "leaves nothing to choose among trials by; set it to false, or drop --top"
+            raise RecipeError([Problem("train.use_validation", message)])
+        on_main(self._check_folder)
+        on_all(self._load)
+        if self.recipe.train.push_to_hub:
+            on_main(lambda: make_repository(str(self.recipe.train.push_to_hub)))
+
+    def _check_folder(self) -> None:
+        make_writable(self.output_dir)
+        check_replaceable(self.output_dir / MODEL)
+
+    def _load(self) -> None:
+        experiment = self.experiment
+        for training in self.trainings:
+            training.arguments(experiment, self.output_dir)
+        _ = experiment.rouge, experiment.splits, self.test, experiment.tokenizer
+
+    def run(self) -> list[Trained]:
+        """Trains and measures everything; what an interrupted run has finished is kept.
+
+        Returns:
+            The finished trainings, by trial and seed in the given order.
+        """
+        with stopping_at_storage_failure(self.output_dir / _WORK):
+            return [self._finish(training) for training in self.trainings]
+
+    def publish(self, trained: list[Trained]) -> Trained:
+        """Writes the best of the trainings to `model/` and, if the recipe says so, to the Hub.
+
+        Returns:
+            The best one: of the trial with the best mean over the seeds the best seed, by the
+            first objective on the validation split.
+        """
+        best = self._choose(trained)
+        with stopping_at_storage_failure(self.output_dir / MODEL):
+            on_main(lambda: self._write(best, trained))
+        # Nobody waits for the main process: an upload may take longer than an exchange may.
+        if PartialState().is_main_process:
+            if self.recipe.train.push_to_hub:
+                upload(self.output_dir / MODEL, self.recipe.train.push_to_hub)
+            _clear_work(self.output_dir / _WORK)
+        return best
+
+    def _finish(self, training: Training) -> Trained:
+        folder = self.output_dir / _WORK / training.name
+        model, known = folder / MODEL, folder / _MEASURED
+        on_main(lambda: _claim(folder, self._identity(training)))
+        if not on_main(model.is_dir):
+            on_main(lambda: known.unlink(missing_ok=True))
+            self._train(training, folder)
+        if not on_main(known.is_file):
+            measured = self._measure(folder)
+            on_main(lambda: write_text(known, json.dumps(measured)))
+        measured = on_main(lambda: json.loads(known.read_text(encoding="utf-8")))
+        return Trained(training, model, **measured)
+
+    def _train(self, training: Training, folder: Path) -> None:
+        train, validation = self.trained_on, self.experiment.splits[1]
+        self._say(f"{training.name}: {training.candidate.epoch:g} epochs on {len(train)} dialogues")
+        progress = [TrainingProgress(self._say)]
+        model = training.run(self.experiment, folder, train, validation, progress)
+        on_main(lambda: self._save(model, folder))
+
+    def _save(self, model: Any, folder: Path) -> None:
+        """Writes the model, and what it says in memory: before merging, and as texts after it."""
+        experiment, limit = self.experiment, self.recipe.data.max_dialogue_tokens
+        batch = first_rows(
+            experiment.tokenize(self._compared), DataCollatorForSeq2Seq(experiment.tokenizer)
+        )
+        if batch is not None:
+            write_outputs(model, batch, folder / OUTPUTS)
+        adapter = self.recipe.train.save_adapter
+        whole = write_model(model, experiment.tokenizer, folder / MODEL, limit, adapter)
+        summarizer = make_summarizer(whole, experiment.tokenizer, limit, self.recipe)
+        summaries = summarizer.summarize(self._compared.dialogues)
+        write_text(folder / _TEXTS, json.dumps(summaries.texts))
+
+    @property
+    def _compared(self) -> Dialogues:
+        """The validation rows by which the saved model is compared with the one in memory."""
+        validation = self.experiment.splits[1]
+        return validation.rows(range(min(_COMPARED, len(validation))))
+
+    def _measure(self, folder: Path) -> dict[str, Any]:
+        """Scores the model as it was saved: what is in the folder is what was measured.
+
+        Returns:
+            The fields `scores` and `summaries` of `Trained`.
+
+        Raises:
+            HpoError: It is not the one that was trained.
+        """
+        summarizer = load_summarizer(folder / MODEL, self.recipe)
+        on_all(lambda: self._compare(summarizer, folder))
+        on_main(lambda: check_adapter(self.experiment, folder / MODEL, folder / OUTPUTS))
+        scores: Scores = {}
+        described = {}
+        for name, split in self._measured_splits().items():
+            summaries = summarize_all(summarizer, split.dialogues)
+            scores[name] = self.experiment.score(summaries.texts, split.references)
+            described[name] = summaries.describe()
+            self._say(f"  {name}: {in_words(scores[name])}")
+        return {"scores": scores, "summaries": described}
+
+    def _compare(self, summarizer: Summarizer, folder: Path) -> None:
+        differs = difference_from(folder / OUTPUTS, summarizer.model)
+        if not differs and (folder / _TEXTS).is_file():
+            texts = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
+            summaries = summarizer.summarize(self._compared.dialogues)
+            pairs = zip(texts, summaries.texts, strict=True)
+            differs = next(
+                (f"{one!r} became {other!r}" for one, other in pairs if one != other), ""
+            )
+        if differs:
+            raise HpoError(
+                f"the model in {folder / MODEL}, loaded again, is not the one that was trained "
+                f"({differs}), and is not published; scripts/predict.py --model best has the "
+                "weights that the search kept. Leave the keys of lora beside r, alpha, dropout and "
+                "target_modules out, or take another model, and search again"
+            )
+
+    def _measured_splits(self) -> dict[str, Dialogues]:
+        splits = {}
+        if not self.recipe.train.use_validation:
+            splits["validation"] = self.experiment.splits[1]
+        if self.test is not None:
+            splits["test"] = self.test
+        return splits
+
+    def _identity(self, training: Training) -> dict[str, Any]:
+        """All that decides what a training gives."""
+        train, validation = self.experiment.splits
+        splits = {"train": train, "validation": validation}
+        if self.test is not None:
+            splits["test"] = self.test
+        identity = fingerprint_of(self.experiment.decided_recipe, splits)
+        one = training.candidate
+        return {
+            **identity,
+            "params": one.params,
+            "epoch": one.epoch,
+            "seed": training.seed,
+            "train": self.recipe.train.model_dump(include={"use_validation", "save_adapter"}),
+        }
+
+    def _choose(self, trained: list[Trained]) -> Trained:
+        if len(trained) == 1:
+            return trained[0]
+        sign = 1 if self.recipe.search.direction == "maximize" else -1
+        measure = self.recipe.search.objectives[0]
+
+        def value(one: Trained) -> float:
+            return sign * one.scores["validation"][measure]
+
+        def mean(one: Trained) -> float:
+            number = one.training.candidate.number
+            return fmean(value(t) for t in trained if t.training.candidate.number == number)
+
+        return max(trained, key=lambda one: (mean(one), value(one)))
+
+    def _write(self, best: Trained, trained: list[Trained]) -> None:
+        sizes = dict(zip(("train", "validation"), map(len, self.experiment.splits), strict=True))
+        if self.test is not None:
+            sizes["test"] = len(self.test)
+        write_card(best, trained, self.experiment, sizes)
+        check_replaceable(self.output_dir / MODEL)
+        new = best.folder
+        if self.recipe.train.push_to_hub:  # Until the upload has succeeded both are needed.
+            new = self.output_dir / f".{MODEL}.new"
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.copytree(best.folder, new)
+        replace_folder(new, self.output_dir / MODEL)
+
+
+def _clear_work(work: Path) -> None:
+    """Deletes the finished trainings, and the folder that they are in if nothing else is there."""
+    for folder in work.iterdir():
+        discard(folder, mark_of(folder))
+    (work / FITTING).unlink(missing_ok=True)
+    with suppress(OSError):  # It holds files of others.
+        work.rmdir()
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Clears a folder that holds something of another training."""
+    text, owner = json.dumps(identity, indent=2, sort_keys=True, default=str), mark_of(folder)
+    try:
+        known = json.loads(owner or "{}")
+    except ValueError:
+        known = {}
+    if known and not differences(known, json.loads(text)):
+        return
+    discard(folder, owner if known else None)
+    claim(folder, text)

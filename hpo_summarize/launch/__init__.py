@@ -1,0 +1,1 @@
+"""Processes of a launch: devices, rendezvous, signals, and which of them writes."""

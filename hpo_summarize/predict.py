@@ -1,0 +1,298 @@
+"""From a file of dialogues to a file of summaries, by one process or several."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.schema import Recipe
+from hpo_summarize.data.dialogues import Dialogues, listed
+from hpo_summarize.data.splits import read_every_row
+from hpo_summarize.errors import DataError, HpoError, stopping_at_storage_failure
+from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
+from hpo_summarize.generation import Summaries
+from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
+from hpo_summarize.launch.processes import on_all, on_main
+from hpo_summarize.reporting.progress import PredictionProgress
+from hpo_summarize.summarizer import Summarizer, find_kept, load_kept, load_summarizer
+
+_CHUNK = 2**20  # Bytes read at once.
+
+
+class Parts:
+    """A folder with finished batches, each run and each process with a file of its own.
+
+    A line is one batch, `{"batch": 3, "summaries": [...], "n_cut": 0}`. The last line of a process
+    that was killed may be half of one; nothing is ever appended to it, and it is passed over.
+
+    Args:
+        folder: Folder beside the output; made by `claim`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._own = folder / f"{uuid.uuid4().hex}.jsonl"
+
+    def claim(self, identity: Mapping[str, Any]) -> bool:
+        """Keeps the batches that belong to `identity`, and deletes those of anything else.
+
+        Returns:
+            Whether batches of something else were deleted.
+        """
+        text, owner = json.dumps(identity, sort_keys=True, indent=2), mark_of(self.folder)
+        if owner == text:
+            return False
+        there = any(self.folder.glob("*.jsonl"))
+        discard(self.folder, owner)
+        claim(self.folder, text)
+        return there
+
+    def read(self) -> dict[int, Summaries]:
+        """The summaries of every finished batch by its number."""
+        found = {}
+        for path in self.folder.glob("*.jsonl"):
+            for line in path.read_text(encoding="utf-8").split("\n"):
+                try:
+                    part = json.loads(line)
+                    found[part["batch"]] = Summaries(part["summaries"], part["n_cut"])
+                except (ValueError, KeyError):
+                    continue  # Half a line, what is behind the last one, or of an older version.
+        return found
+
+    def add(self, batch: int, summaries: Summaries) -> None:
+        """Adds a finished batch; it is in the file when this returns."""
+        part = {"batch": batch, "summaries": summaries.texts, "n_cut": summaries.n_cut}
+        line = json.dumps(part)
+        with self._own.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def remove(self) -> None:
+        """Deletes the folder."""
+        discard(self.folder, mark_of(self.folder))
+
+
+def digest_of_files(folder: Path) -> str:
+    """A digest of the names and the contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0")
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """A digest of texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8") + b"\0")
+    return digest.hexdigest()
+
+
+BEST = "best"
+MODEL = "model"  # Name of the final model's folder in the output folder.
+_ID_COLUMN = "fname"  # In a submission; the data's own name for it where it has one.
+
+
+class Prediction:
+    """Summarises every row of a file, in its order.
+
+    Args:
+        recipe: The recipe, for how the data are read and how summaries are scored.
+        model: Folder of a model; `"best"`: the weights that the search has kept of its best trial.
+            Default: `model/` in the output folder.
+        source: File with dialogues, in any form that the recipe's data may have. Default: the
+            recipe's test split.
+        output: CSV file for the summaries. Default: `predictions.csv` in the output folder.
+
+    Attributes:
+        description: What the summaries of the rows with a dialogue are like (`Summaries.describe`),
+            on the main process after `run`.
+
+    The text of a summary is written as it is, also where it begins with a character that a
+    spreadsheet takes for a formula: it is scored by its text, and a quotation mark would count.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: str | None = None,
+        source: str | None = None,
+        output: str | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.experiment = Experiment(recipe)
+        self._model, self._source = model, source
+        self._notes: list[str] = []  # On the model.
+        self.description: dict[str, Any] | None = None
+        folder = Path(recipe.output_dir)
+        self.output = Path(output) if output else folder / "predictions.csv"
+        self.scores_path = self.output.with_suffix(".scores.json")
+        self._parts = Parts(self.output.with_name(f".{self.output.name}.parts"))
+
+    @functools.cached_property
+    def rows(self) -> tuple[Dialogues, str | None]:
+        """The dialogues, and the name of the column that tells them apart."""
+        section = self.recipe.data
+        if self._source is not None:
+            return read_every_row(Path(self._source), section)
+        if section.test is None:
+            raise DataError(
+                "there is nothing to summarise: the recipe names no test split (data.test) and "
+                "no file was given; name one with --input"
+            )
+        return read_every_row(section.test, section)
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Summarizer, Path]:
+        """The model and the folder that its weights are from."""
+        output_dir = Path(self.recipe.output_dir)
+        if self._model != BEST:
+            folder = Path(self._model) if self._model else output_dir / MODEL
+            return load_summarizer(folder, self.recipe), folder
+        (candidate,), notes = choose_candidates(self.experiment, output_dir / BEST_PARAMS)
+        self._notes += notes
+        folder = find_kept(output_dir, candidate)
+        return load_kept(self.experiment, candidate), folder
+
+    @property
+    def summarizer(self) -> Summarizer:
+        """The model that summarises."""
+        return self._loaded[0]
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights are from."""
+        return self._loaded[1]
+
+    def prepare(self) -> list[str]:
+        """Reads the data, loads the model, and finds what an interrupted run has finished.
+
+        Returns:
+            What a user should know, one sentence each.
+
+        Raises:
+            HpoError: Something is wrong; nothing has been summarised yet.
+        """
+        self._refuse_to_replace_input()
+        on_main(lambda: make_writable(self.output.parent, "output"))
+        on_all(self._load)
+        data = self.rows[0]
+        notes = [*self._notes, *data.notes]
+        empty = [f"row {n}" for n, text in enumerate(data.dialogues, 1) if not text.strip()]
+        if empty:
+            notes.append(
+                f"{len(empty)} of {len(data)} rows have no dialogue and get an empty summary "
+                f"({listed(empty)})"
+            )
+        if on_main(lambda: self._parts.claim(self._identity())):
+            notes.append(
+                "the finished part of another prediction is dropped: its model, data or "
+                "settings differ"
+            )
+        return notes
+
+    def _refuse_to_replace_input(self) -> None:
+        section = self.recipe.data
+        given = [self._source, section.train, section.validation, section.test]
+        files = [name for one in given for name in ([one] if isinstance(one, str) else one or ())]
+        if self.output.exists() and any(
+            Path(name).is_file() and self.output.samefile(name) for name in files
+        ):
+            raise DataError(
+                f"--output names a file of the data ({self.output}), which would be overwritten; "
+                "name another file"
+            )
+
+    def _load(self) -> None:
+        _ = self.rows, self.summarizer
+        if any(self.rows[0].references):
+            _ = self.experiment.rouge
+
+    def run(self) -> dict[str, Any] | None:
+        """Summarises what is not finished yet, and writes the files.
+
+        Returns:
+            Where rows have references, the mean ROUGE F1 over those rows, their number as `n_rows`,
+            and how texts were cut into the tokens that are counted; and `description` as
+            `summaries`.
+
+        Raises:
+            HpoError: A batch of another process is missing in the end.
+        """
+        with stopping_at_storage_failure(self.output.parent):
+            return self._run()
+
+    def _run(self) -> dict[str, Any] | None:
+        data, summarizer = self.rows[0], self.summarizer
+        done = on_main(self._parts.read)
+        batches = summarizer.batches(len(data))
+        progress = PredictionProgress(batches, summarizer.share(len(data)), set(done))
+        for number in progress:
+            self._parts.add(
+                number, summarizer.summarize([data.dialogues[r] for r in batches[number]])
+            )
+        PartialState().wait_for_everyone()
+        return on_main(lambda: self._finish(len(batches)))
+
+    def _identity(self) -> dict[str, Any]:
+        data, summarizer = self.rows[0], self.summarizer
+        return {
+            "model": digest_of_files(self.folder),
+            # The rest of a model whose adapter alone was kept.
+            "base": self.recipe.model.model_dump() if self._model == BEST else None,
+            "dialogues": digest_of_texts(data.dialogues),
+            "decoding": summarizer.describe_decoding(),
+            "max_dialogue_tokens": summarizer.max_dialogue_tokens,
+            "batch_size": summarizer.batch_size,
+        }
+
+    def _finish(self, n_batches: int) -> dict[str, Any] | None:
+        found = self._parts.read()
+        if missing := sorted(set(range(n_batches)) - found.keys()):
+            raise HpoError(
+                f"{len(missing)} of {n_batches} batches are missing in {self._parts.folder}; all "
+                "processes must write into one folder; run the same command again"
+            )
+        summaries = sum((found[number] for number in range(n_batches)), Summaries([], 0))
+        dialogues = self.rows[0].dialogues
+        own = [text for text, row in zip(summaries.texts, dialogues, strict=True) if row.strip()]
+        self.description = Summaries(own, summaries.n_cut).describe()
+        scores = self._score(summaries.texts)
+        write_text(self.output, self._table(summaries.texts))
+        self.scores_path.unlink(missing_ok=True)  # Of an earlier run.
+        if scores is not None:
+            write_text(self.scores_path, f"{json.dumps(scores, indent=2)}\n")
+        self._parts.remove()
+        return scores
+
+    def _score(self, summaries: list[str]) -> dict[str, Any] | None:
+        references = self.rows[0].references
+        scored = [row for row, texts in enumerate(references) if texts]
+        if not scored:
+            return None
+        scores = self.experiment.score(
+            [summaries[row] for row in scored], [references[row] for row in scored]
+        )
+        rouge = self.experiment.rouge
+        counted = {"rouge_tokenizer": rouge.tokenizer_name, "rouge_lowercase": True}
+        return {**scores, "n_rows": len(scored), **counted, "summaries": self.description}
+
+    def _table(self, summaries: list[str]) -> str:
+        data, name = self.rows
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([name or _ID_COLUMN, "summary"])
+        writer.writerows(zip(data.ids, summaries, strict=True))
+        return text.getvalue()

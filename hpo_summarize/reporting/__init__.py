@@ -1,0 +1,1 @@
+"""What a study leaves behind: result files, plots, a report, and what is printed."""

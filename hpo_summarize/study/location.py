@@ -1,0 +1,151 @@
+"""The file of a study and the folder of its trials: found without creating them, and watched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from hpo_summarize.errors import StudyMoved
+from hpo_summarize.study.storage import JOURNAL, _connect_args, build_storage, retry_first_start
+from hpo_summarize.study.trials import best_trials
+
+
+def find_study(url: str, study_name: str, to_make: bool = False) -> optuna.Study | None:
+    """A study in its storage; None if it has not been made yet.
+
+    Args:
+        url: URL of the storage.
+        study_name: Name in the storage.
+        to_make: It will be made where there is none, so that it must be possible to.
+
+    Raises:
+        StudyError: The storage cannot be reached, or could not be made there.
+    """
+    return retry_first_start(url, lambda: _find(url, study_name, to_make))
+
+
+def _find(url: str, study_name: str, to_make: bool) -> optuna.Study | None:
+    options = None if url.startswith(JOURNAL) else _connect_args(url)
+    file = Path(url.removeprefix(JOURNAL)) if options is None else file_of_url(url)
+    if file is not None and not file.exists():
+        if to_make:
+            _check_can_be_made(file)
+        return None
+    if options is not None and not _has_tables(url, options):
+        return None
+    storage = build_storage(url)
+    if study_name not in optuna.get_all_study_names(storage):
+        return None
+    return optuna.load_study(study_name=study_name, storage=storage)
+
+
+def file_of_url(url: str | sqlalchemy.URL) -> Path | None:
+    """The file that a database is kept in; None for one on a server, or in memory."""
+    parsed = sqlalchemy.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or "uri" in parsed.query:
+        return None
+    return Path(parsed.database) if parsed.database not in (None, "", ":memory:") else None
+
+
+def _has_tables(url: str, options: dict[str, Any]) -> bool:
+    engine = sqlalchemy.create_engine(url, connect_args=options)
+    try:
+        return sqlalchemy.inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
+
+
+def _check_can_be_made(file: Path) -> None:
+    """Raises an `OSError` where the folder of a file is missing or cannot be written."""
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise PermissionError(f"the folder {file.parent} cannot be written")
+
+
+@contextmanager
+def staying_in_place(study: optuna.Study, folder: Path | None) -> Iterator[Callable[[], None]]:
+    """Makes sure that what a search writes is found again: in the end, and whenever it is called.
+
+    A process can go on for ever with a file that was deleted, and nobody else sees what it writes.
+    A study on a server, or in memory, is not affected, and is not looked at.
+
+    Args:
+        study: Its file is looked at.
+        folder: Folder with the checkpoints of its trials; may be missing.
+
+    Raises:
+        StudyMoved: One of them was removed or replaced; also in the place of any other error.
+    """
+    file = _file_of(study._storage)
+    paths = [] if file is None else [file, *([folder] if folder and folder.is_dir() else [])]
+    with ExitStack() as stack:
+        # Absolute: the objective of a user may change the working directory.
+        watched = {path: stack.enter_context(_held(path)) for path in map(Path.absolute, paths)}
+
+        def check() -> None:
+            moved = [path for path, known in watched.items() if known != _identity(path)]
+            if moved:
+                raise StudyMoved(_message(study, moved[0], sorted(watched.keys() - set(moved))))
+
+        check()
+        try:
+            yield check
+        except Exception:
+            check()
+            raise
+        check()
+
+
+def _file_of(storage: BaseStorage) -> Path | None:
+    backend = getattr(storage, "_backend", storage)  # Behind Optuna's cache, or the journal's own.
+    if isinstance(backend, JournalFileBackend):
+        return Path(backend._file_path)
+    return file_of_url(backend.engine.url) if isinstance(backend, RDBStorage) else None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one at the same path; None if there is none."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[tuple[int, int] | None]:
+    """The identity of a file, whose number no new file gets meanwhile.
+
+    `O_PATH` opens nothing: to close a real handle would end SQLite's locks on the file
+    (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    handle = None
+    with suppress(OSError, AttributeError):  # Only Linux has it.
+        handle = os.open(path, os.O_PATH)
+    try:
+        yield _identity(path) or (0, 0)  # One that is gone already is missed at the first look.
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _message(study: optuna.Study, moved: Path, others: list[Path]) -> str:
+    what = "replaced by another one" if moved.exists() else "removed or moved away"
+    there = f"{', '.join(map(str, others))} is still there" if others else "nothing else is left"
+    best = ""
+    with suppress(Exception):  # A study whose file is gone can often still be read.
+        trial = best_trials(study)[0]
+        best = f"; the best trial so far, {trial.number}, has {trial.values} with {trial.params}"
+    return (
+        f"{moved} was {what} while the search ran, and nothing more is written; {there}{best}. "
+        "Put it back and start the same command again, or begin anew in another output_dir"
+    )

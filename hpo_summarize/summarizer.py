@@ -1,0 +1,227 @@
+"""A model with its tokenizer that turns dialogues into summaries; saved, or kept by a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from peft import PeftModel
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.trainer_utils import unwrap_peft_model
+
+from hpo_summarize.components import Experiment
+from hpo_summarize.config.schema import Recipe
+from hpo_summarize.errors import HpoError, ModelError
+from hpo_summarize.final_model.select import Candidate
+from hpo_summarize.generation import Summaries, count_cut
+from hpo_summarize.models.lora import load_adapter
+from hpo_summarize.models.outputs import OUTPUTS, difference_from
+from hpo_summarize.training.arguments import eval_batch_size
+
+SEED = 42  # Set before each batch, so that sampled summaries are the same in every run.
+# A tokenizer without a limit of its own says a number with thirty zeros.
+_NO_LIMIT = 10**6
+
+
+@dataclass(frozen=True)
+class Summarizer:
+    """Turns dialogues into summaries, always the same ones.
+
+    The rows are cut into batches by their numbers, and the random numbers begin anew with each
+    batch. So the summaries do not depend on how many processes share the rows, on where a run was
+    interrupted, or on what was summarised before.
+
+    Attributes:
+        model: The model, with its decoding in its generation config.
+        tokenizer: The model's.
+        max_dialogue_tokens: Longer dialogues are cut at the end.
+        batch_size: Dialogues at once.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    max_dialogue_tokens: int
+    batch_size: int
+
+    def batches(self, count: int) -> list[range]:
+        """The numbers of the rows of each batch, for `count` rows."""
+        return [
+            range(start, min(start + self.batch_size, count))
+            for start in range(0, count, self.batch_size)
+        ]
+
+    def share(self, count: int) -> list[int]:
+        """The numbers of the batches of this process."""
+        state = PartialState()
+        return list(range(len(self.batches(count))))[state.process_index :: state.num_processes]
+
+    def summarize(self, dialogues: Sequence[str]) -> Summaries:
+        """The summaries of one batch; that of an empty dialogue is empty.
+
+        Raises:
+            HpoError: The device has not enough memory for a batch of this size.
+        """
+        texts = [text for text in dialogues if text.strip()]
+        found = self._generate(texts) if texts else Summaries([], 0)
+        summaries = iter(found.texts)
+        whole = [next(summaries) if text.strip() else "" for text in dialogues]
+        return Summaries(whole, found.n_cut)
+
+    def _generate(self, dialogues: list[str]) -> Summaries:
+        inputs = self.tokenizer(
+            dialogues,
+            max_length=self.max_dialogue_tokens,
+            truncation=True,
+            padding=True,
+            return_tensors="pt",
+        ).to(PartialState().device)
+        torch.manual_seed(SEED)
+        try:
+            with torch.no_grad():
+                ids = self.model.generate(
+                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+                )
+        except (torch.OutOfMemoryError, MemoryError):
+            raise HpoError(
+                f"the memory of the device is too small for {self.batch_size} dialogues at once; "
+                "set training.per_device_eval_batch_size to fewer"
+            ) from None
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        config = unwrap_peft_model(self.model).generation_config
+        return Summaries([text.strip() for text in texts], count_cut(ids.cpu().numpy(), config))
+
+    def describe_decoding(self) -> str:
+        """The generation settings that differ from the library's defaults, in one line."""
+        given = unwrap_peft_model(self.model).generation_config.to_dict()
+        # A saved config has the defaults written out, and a fresh one has none of them.
+        known = GenerationConfig()._get_default_generation_params()
+        shown = {
+            key: value
+            for key, value in given.items()
+            if value is not None and value != known.get(key) and not _is_bookkeeping(key)
+        }
+        return ", ".join(f"{key} {value}" for key, value in sorted(shown.items()))
+
+
+def _is_bookkeeping(key: str) -> bool:
+    return key.endswith(("_token_id", "_version")) or key.startswith(("_", "use_cache", "output_"))
+
+
+def load_summarizer(folder: Path, recipe: Recipe) -> Summarizer:
+    """A model that `save_pretrained` wrote, as it stands in its folder.
+
+    Args:
+        folder: Model, tokenizer and decoding.
+        recipe: Gives the batch size; and `data.max_dialogue_tokens` where the tokenizer has no
+            limit of its own (`model_max_length`), which scripts/train.py sets.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"there is no model in {folder}; run scripts/train.py, which makes one, or name a "
+            "folder with --model, or take the weights that the search has kept: --model best"
+        )
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # Whatever a damaged file makes its reader raise.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the model in {folder} cannot be loaded ({reason}); run scripts/train.py again, "
+            "or take another folder"
+        ) from None
+    limit = tokenizer.model_max_length
+    limit = limit if limit < _NO_LIMIT else recipe.data.max_dialogue_tokens
+    return make_summarizer(model, tokenizer, limit, recipe)
+
+
+def make_summarizer(
+    model: Any, tokenizer: PreTrainedTokenizerBase, max_dialogue_tokens: int, recipe: Recipe
+) -> Summarizer:
+    """A summarizer on this process's device, with the batch size of the recipe."""
+    model = model.eval().to(PartialState().device)
+    return Summarizer(model, tokenizer, max_dialogue_tokens, eval_batch_size(recipe))
+
+
+def summarize_all(summarizer: Summarizer, dialogues: Sequence[str]) -> Summaries:
+    """The summary of every dialogue, on every process, each of which does its share."""
+    own = list(_summarize_share(summarizer, dialogues))
+    found = dict(gather_object(own))
+    return sum((found[number] for number in sorted(found)), Summaries([], 0))
+
+
+def _summarize_share(
+    summarizer: Summarizer, dialogues: Sequence[str]
+) -> Iterator[tuple[int, Summaries]]:
+    batches = summarizer.batches(len(dialogues))
+    for number in summarizer.share(len(dialogues)):
+        yield number, summarizer.summarize([dialogues[row] for row in batches[number]])
+
+
+def find_kept(output_dir: Path, candidate: Candidate) -> Path:
+    """The checkpoint of a trial's best epoch.
+
+    Raises:
+        ModelError: The search has not kept it.
+    """
+    folder = output_dir / "trials" / candidate.study_name / f"trial-{candidate.number}"
+    found = sorted(folder.glob("checkpoint-*"))
+    if len(found) != 1:
+        raise ModelError(
+            f"the search has kept no weights of trial {candidate.number}: {folder} holds "
+            f"{len(found)} checkpoints, not one; set search.keep_trials to 1 or more and search "
+            "again, or retrain it with scripts/train.py"
+        )
+    return found[0]
+
+
+def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
+    """The model of a trial's best epoch, with all the trial's values, and not merged.
+
+    A checkpoint of an adapter has neither the depth nor the new embeddings of its base, and none
+    has what a search of the decoding found later: the model is built from the recipe and the
+    values, as for the trial, and gets the kept weights.
+
+    Raises:
+        ModelError: There are no such weights, or they do not fit the recipe.
+    """
+    checkpoint = find_kept(Path(experiment.recipe.output_dir), candidate)
+    # A tokenizer that was trained for the search is only here.
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    experiment.tokenizer = tokenizer
+    set_seed(experiment.seed)  # Some weights that are not kept are drawn.
+    model = experiment.build_model(candidate.params)
+    try:
+        if isinstance(model, PeftModel):
+            load_adapter(model, checkpoint)
+        else:
+            decoding = model.generation_config
+            model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint, local_files_only=True)
+            model.generation_config = decoding
+    except Exception as error:  # Whatever a damaged file or another shape makes them raise.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the weights in {checkpoint} do not fit this recipe ({reason}); use the recipe that "
+            "the search ran with"
+        ) from None
+    if differs := difference_from(checkpoint / OUTPUTS, model):
+        raise ModelError(
+            f"the weights in {checkpoint} do not give the model that the search trained "
+            f"({differs}); use the recipe and the checkpoint that the search ran with, or retrain "
+            "the trial with scripts/train.py"
+        )
+    limit = experiment.recipe.data.max_dialogue_tokens
+    return make_summarizer(model, tokenizer, limit, experiment.recipe)

@@ -1,0 +1,164 @@
+"""What is known of a running trial: its values, the epochs measured so far, and how it may end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from hpo_summarize.errors import HpoError
+from hpo_summarize.training.devices import Sizes
+
+Value = float | tuple[float, ...]
+OUT_OF_MEMORY = "out of memory"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One evaluation during the training of a trial.
+
+    Attributes:
+        epoch: Finished epochs, with a fraction where an evaluation came in the middle of one.
+        value: The objective, or a tuple of them.
+        epoch_value: Value of the evaluation after the epoch, where `value` is one that was measured
+            again in full; else None.
+    """
+
+    epoch: float
+    value: Value
+    epoch_value: Value | None = None
+
+    @property
+    def first(self) -> float:
+        """The objective, or the first one."""
+        return as_tuple(self.value)[0]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every objective is a finite number."""
+        return all(math.isfinite(value) for value in as_tuple(self.value))
+
+
+@dataclass
+class TrialRun:
+    """A trial in training.
+
+    Attributes:
+        trial: Optuna's trial.
+        plan: What is known of it beforehand.
+        epochs: The evaluations so far.
+    """
+
+    trial: optuna.trial.BaseTrial
+    plan: TrialPlan
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def record(self, epoch: float | None, value: float | Sequence[float]) -> None:
+        """Adds one evaluation."""
+        self.epochs.append(Epoch(epoch or 0.0, frozen(value)))
+
+    def best_epoch(self) -> Epoch:
+        """The evaluation with the best objective; with several objectives, the best in the first.
+
+        Raises:
+            TrialFailed: No evaluation gave a finite number.
+        """
+        finite = [epoch for epoch in self.epochs if epoch.is_finite]
+        if not finite:
+            raise TrialFailed("the objective was never a finite number")
+        sign = 1 if self.plan.maximize else -1
+        return max(finite, key=lambda epoch: sign * epoch.first)
+
+    def latest_is_best(self) -> bool:
+        """Whether the last evaluation is the best one so far."""
+        latest = self.epochs[-1]
+        return latest.is_finite and self.best_epoch() is latest
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What every process of a group must know of a trial that they train together.
+
+    Attributes:
+        number: Number of the trial.
+        params: Its hyperparameters by name: what was sampled, and over it what `hp_space` returned.
+        values: Those that `hp_space` returned; each of them is applied.
+        n_objectives: Number of objectives of the study.
+        maximize: Whether the first objective is maximized.
+        folder: Its checkpoints are kept here.
+        checkpoint: Checkpoint from which an interrupted trial goes on; None: from the start.
+        epochs: Its evaluations so far, in order.
+        fitting: Per-device batches for training and evaluation, once larger ones ran out of memory.
+    """
+
+    number: int
+    params: dict[str, Any]
+    values: dict[str, Any]
+    n_objectives: int
+    maximize: bool
+    folder: str
+    checkpoint: str | None = None
+    epochs: tuple[Epoch, ...] = ()
+    fitting: Sizes | None = None
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How the training of a trial ended: with its best epoch, or with a message.
+
+    Attributes:
+        best: The best epoch of a trial that came to its end.
+        message: Why a trial did not come to its end; empty for one that did.
+        failed: Whether it ended in an error, and was not pruned.
+        beaten: Whether it was trained to its end, and could not be among the best.
+    """
+
+    best: Epoch | None = None
+    message: str = ""
+    failed: bool = False
+    beaten: bool = False
+
+
+class TrialFailed(Exception):
+    """A trial cannot go on, for a reason that lies in its values."""
+
+
+class TrialBeaten(optuna.TrialPruned):
+    """A trial was trained to its end, and cannot be among the best."""
+
+
+def frozen(value: float | Sequence[float]) -> Value:
+    """An objective as a number, several of them as a tuple."""
+    return tuple(value) if isinstance(value, Sequence) else value
+
+
+def as_tuple(value: Value) -> tuple[float, ...]:
+    """One objective as a tuple of one."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def failure_reason(error: Exception) -> str:
+    """One line on why a trial failed, the same for the same cause.
+
+    Raises:
+        HpoError: `error` itself, if it is a mistake in the set-up that every trial would repeat.
+    """
+    if isinstance(error, HpoError):
+        raise error
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, TrialFailed):
+        return str(error)
+    first_line = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first_line}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or the machine has no memory left."""
+    kinds = torch.OutOfMemoryError | MemoryError
+    return isinstance(error, kinds) or should_reduce_batch_size(error)
