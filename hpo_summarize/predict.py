@@ -19,12 +19,13 @@ from hpo_summarize.config.schema import Recipe
 from hpo_summarize.data.dialogues import Dialogues, listed
 from hpo_summarize.data.splits import read_every_row
 from hpo_summarize.errors import DataError, HpoError, stopping_at_storage_failure
+from hpo_summarize.final_model.kept import find_kept, load_kept
 from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
 from hpo_summarize.generation import Summaries
 from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
 from hpo_summarize.launch.processes import on_all, on_main
 from hpo_summarize.reporting.progress import PredictionProgress
-from hpo_summarize.summarizer import Summarizer, find_kept, load_kept, load_summarizer
+from hpo_summarize.summarizer import Summarizer, load_summarizer
 
 _CHUNK = 2**20  # Bytes read at once.
 

@@ -19,9 +19,9 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments)
 
+    from hpo_summarize.console import print_prediction_plan, print_prediction_result
     from hpo_summarize.launch.processes import join_group
     from hpo_summarize.predict import Prediction
-    from hpo_summarize.reporting.console import print_prediction_plan, print_prediction_result
 
     join_group()
     prediction = Prediction(recipe, arguments.model, arguments.input, arguments.output)

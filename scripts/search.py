@@ -22,7 +22,7 @@ def main() -> None:
     worker = separate_workers() if recipe.search.parallel == "trials" else None
 
     from hpo_summarize import OptunaOptimizer
-    from hpo_summarize.reporting.console import print_search_plan, search
+    from hpo_summarize.console import print_search_plan, search
 
     optimizer = OptunaOptimizer(recipe, worker=worker)
     optimizer.prepare(debug=arguments.debug)

@@ -21,9 +21,9 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     recipe = read_recipe(arguments)
 
+    from hpo_summarize.console import print_training_plan, print_training_result, say
     from hpo_summarize.final_model.retrain import Retraining
     from hpo_summarize.launch.processes import join_group
-    from hpo_summarize.reporting.console import print_training_plan, print_training_result, say
 
     join_group()
     retraining = Retraining(

@@ -18,8 +18,8 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         "hpo_summarize.optimizer",
-        "hpo_summarize.reporting.console",
-        "hpo_summarize.reporting.console",
+        "hpo_summarize.console",
+        "hpo_summarize.console",
     ]
 )
 

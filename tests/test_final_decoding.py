@@ -10,12 +10,11 @@ import pytest
 from model_families import make_recipe
 from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
-from hpo_summarize import OptunaOptimizer, SummarizationTrainer
+from hpo_summarize import OptunaOptimizer, SummarizationTrainer, console
 from hpo_summarize.components import Experiment
 from hpo_summarize.errors import RecipeError
 from hpo_summarize.generation import set_decoding, with_settings
 from hpo_summarize.models.factory import build_model
-from hpo_summarize.reporting import console
 
 IDS = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 # As facebook/bart-large-cnn, whose summaries are of newspaper articles.

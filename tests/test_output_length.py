@@ -13,12 +13,11 @@ from model_families import POSITIONS
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize import OptunaOptimizer, components
+from hpo_summarize import OptunaOptimizer, components, console
 from hpo_summarize.config.schema import DataSection
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import StudyError
 from hpo_summarize.models.tokenization import output_length, summary_tokens
-from hpo_summarize.reporting import console
 
 
 def rows(lengths: list[int]) -> Dialogues:

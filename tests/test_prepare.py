@@ -17,10 +17,10 @@ from datasets import Dataset
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import load_recipe
+from hpo_summarize.console import print_search_plan
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
 from hpo_summarize.launch.workers import Worker
 from hpo_summarize.output_dir import clear_debug_folder, prepare_folder
-from hpo_summarize.reporting.console import print_search_plan
 from hpo_summarize.reporting.plots import write_plots
 from hpo_summarize.reporting.report import write_report
 from hpo_summarize.reporting.summary import write_results

@@ -28,11 +28,11 @@ from transformers import TrainerCallback
 
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import load_recipe
+from hpo_summarize.console import print_training_plan
 from hpo_summarize.errors import HpoError, StudyError
 from hpo_summarize.final_model.retrain import Retraining
 from hpo_summarize.final_model.select import Candidate, find_candidates, read_candidates
 from hpo_summarize.final_model.train import Training
-from hpo_summarize.reporting.console import print_training_plan
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from hpo_summarize import OptunaOptimizer
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import parse_recipe
 from hpo_summarize.config.schema import DataSection, ModelSection, Recipe
+from hpo_summarize.console import print_search_plan
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.inspection import inspect_data, print_inspection
 from hpo_summarize.models.tokenization import RoundTrip, round_trip
 from hpo_summarize.models.tokenizer import add_tokens, keep_in_texts, load_tokenizer, pieces_note
-from hpo_summarize.reporting.console import print_search_plan
 from hpo_summarize.rouge import MEASURES, Rouge
 
 SPEAKERS = ["#Person1#", "#Person2#"]

@@ -23,14 +23,15 @@ from test_model_from_config import SIZES
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer
+from hpo_summarize.console import print_training_plan
 from hpo_summarize.errors import RecipeError, StudyError
+from hpo_summarize.final_model.kept import load_kept
 from hpo_summarize.final_model.retrain import Retraining
 from hpo_summarize.final_model.select import BEST_PARAMS, find_candidates
-from hpo_summarize.reporting.console import print_training_plan
 from hpo_summarize.stages import DecodingSearch, shuffled_blocks
 from hpo_summarize.study.storage import build_storage
 from hpo_summarize.study.user_attrs import BEST_EPOCH, N_DECODED, SUMMARIES, TRAINED_TRIAL, VALUES
-from hpo_summarize.summarizer import Summarizer, load_kept, summarize_all
+from hpo_summarize.summarizer import Summarizer, summarize_all
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-3, "high": 3e-2, "log": True},

@@ -13,8 +13,8 @@ import pytest
 from recipe_files import BASE, load, messages
 
 from hpo_summarize import OptunaOptimizer
+from hpo_summarize.console import print_search_plan, print_search_result
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
-from hpo_summarize.reporting.console import print_search_plan, print_search_result
 from hpo_summarize.reporting.outcome import read_study
 from hpo_summarize.reporting.sanitized import copy_study
 from hpo_summarize.study.run import run_study
