@@ -14,6 +14,7 @@ from hpo_summarize.config.parameters import (
     implied_condition,
     lets_act,
     owner_of,
+    split_by_owner,
 )
 from hpo_summarize.config.schema import CategoricalParameter, IntParameter, Parameter, Recipe
 from hpo_summarize.config.settings import is_among
@@ -30,6 +31,34 @@ _IMPLIED = {
     "num_beams": "num_beams is above 1",
     "scheduler_type": "scheduler_type has a warm-up",
 }
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """The values of a trial, decided once and split by what they act on.
+
+    Attributes:
+        values: All hyperparameters by name.
+        training: Those of the training arguments.
+        generation: Those of the generation config.
+        lora: Those of the adapter.
+        model: Those of the model's configuration: dropout and depth.
+    """
+
+    values: Mapping[str, Any]
+    training: Mapping[str, Any]
+    generation: Mapping[str, Any]
+    lora: Mapping[str, Any]
+    model: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TrialSpec:
+        """Splits values by their owner.
+
+        Raises:
+            ValueError: A name has no owner.
+        """
+        return cls(dict(values), **split_by_owner(values))
 
 
 @dataclass(frozen=True)
