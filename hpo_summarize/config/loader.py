@@ -8,17 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event
 
-from hpo_summarize.config.fields import DEEPEST, TOO_DEEP, last_part, unusable_values
-from hpo_summarize.config.messages import explain
+from hpo_summarize.config.messages import DEEPEST, TOO_DEEP
 from hpo_summarize.config.parameters import WORDS_OF_LORA_KEYS
-from hpo_summarize.config.schema import Recipe
-from hpo_summarize.config.settings import SECTIONS
-from hpo_summarize.config.validation import CONFLICTS, find_problems
+from hpo_summarize.config.schema import SECTIONS, Recipe
+from hpo_summarize.config.validation import CONFLICTS, validate
 from hpo_summarize.errors import Problem, RecipeError, did_you_mean
 from hpo_summarize.redact import redact_url, remember_secrets
 
@@ -101,19 +98,9 @@ def parse_recipe(
     if isinstance(space := content.get("space"), Mapping):
         content["space"] = {name: given for name, given in space.items() if given is not None}
     remember_secrets(content)
-    unusable = list(unusable_values(content))
-    if any(problem.message == TOO_DEEP for problem in unusable):
-        raise RecipeError([*problems, *unusable], source)  # What follows is recursive.
-    try:
-        recipe = Recipe.model_validate(content)
-        found = find_problems(recipe.model_dump(exclude_unset=True), needs_data)
-    except ValidationError as error:
-        found = [*explain(error, content), *find_problems(content, needs_data)]
-    found = [*problems, *found]
-    keys = {problem.key for problem in found}
-    found += [problem for problem in unusable if problem.key not in keys]
-    if found:
-        raise RecipeError(found, source)
+    recipe, found = validate(content, needs_data)
+    if problems or found or recipe is None:
+        raise RecipeError([*problems, *found], source)
     return recipe
 
 
@@ -189,6 +176,19 @@ def _idle_defaults(recipe: Recipe) -> list[tuple[str, str]]:
             if WORDS_OF_LORA_KEYS.get(key, key) in recipe.space or key in replaced:
                 idle.append((section, key))
     return idle
+
+
+def last_part(value: Any) -> Any:
+    """A value with the last part in the place of each absolute path and of each folder in it."""
+    if isinstance(value, Mapping):
+        return {key: last_part(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [last_part(inner) for inner in value]
+    if not isinstance(value, str) or "\0" in value:
+        return value
+    path = Path(value)
+    is_local = path.is_absolute() or value.startswith("~") or (value != "" and path.is_dir())
+    return path.absolute().name if is_local else value
 
 
 def _require_mapping(content: Any, source: str) -> Mapping[str, Any]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from hpo_summarize.config.parameters import (
+    WORDS_OF_LORA_KEYS,
+    Count,
+    Fraction,
+    NotNegative,
+    Positive,
+    Seed,
+    default_values,
+)
+from hpo_summarize.config.space import Parameter, Scalar
 from hpo_summarize.errors import did_you_mean
 
-Scalar = bool | int | float | str | None
+Text = Annotated[str, Field(min_length=1)]
+Files = Text | Annotated[list[str], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -42,10 +52,10 @@ class ModelSection(Section):
         trust_remote_code: Run code that comes with the checkpoint; never asked for, only set here.
     """
 
-    name: str | None = Field(default=None, min_length=1)
+    name: Text | None = None
     from_config: dict[str, Any] | None = None
-    tokenizer: str | None = Field(default=None, min_length=1)
-    language: str | None = Field(default=None, min_length=1)
+    tokenizer: Text | None = None
+    language: Text | None = None
     revision: str | None = None
     trust_remote_code: bool = False
 
@@ -65,9 +75,9 @@ class ModelSection(Section):
 class LoraSection(OpenSection):
     """Low-rank adapters; other keys are fields of `peft.LoraConfig`."""
 
-    r: int = Field(default=8, ge=1)
-    alpha: int = Field(default=16, ge=1)
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    r: Count = 8
+    alpha: Count = 16
+    dropout: Fraction = 0.0
     target_modules: str | list[str] = "all-linear"
 
 
@@ -102,32 +112,25 @@ class DataSection(Section):
         max_rows: Number of rows, the first ones, that are kept of each split; null: all.
     """
 
-    name: str | None = Field(default=None, min_length=1)
+    name: Text | None = None
     config: str | None = None
     revision: str | None = None
-    train: str | list[str] | None = None
-    validation: str | list[str] | None = None
-    test: str | list[str] | None = None
+    train: Files | None = None
+    validation: Files | None = None
+    test: Files | None = None
     validation_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     dialogue_column: str | None = None
-    summary_column: str | list[str] | None = None
+    summary_column: Files | None = None
     id_column: str | None = None
     encoding: str = "utf-8"
-    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    separator: Annotated[str, Field(pattern=r'^[^ "\r\n\x00]$')] | None = None
     empty_rows: Literal["refuse", "drop"] = "refuse"
     leaks: Literal["warn", "refuse"] = "warn"
     max_dialogue_tokens: int = Field(default=512, ge=4)
     max_summary_tokens: int = Field(default=100, ge=4)
-    special_tokens: list[Annotated[str, Field(min_length=1)]] = ["#Person1#", "#Person2#"]
+    special_tokens: list[Text] = ["#Person1#", "#Person2#"]
     max_rows: int | None = Field(default=None, ge=2)
-    seed: int = Field(default=42, ge=0, lt=2**32)
-
-    @field_validator("train", "validation", "test", "summary_column")
-    @classmethod
-    def _not_empty(cls, value: str | list[str] | None) -> str | list[str] | None:
-        if value is not None and not value:
-            raise ValueError(f"must name at least one, got {value!r}; leave the key out instead")
-        return value
+    seed: Seed = 42
 
     @field_validator("encoding")
     @classmethod
@@ -138,13 +141,6 @@ class DataSection(Section):
             raise ValueError(
                 f"there is no encoding {value!r}; common are utf-8, cp949 and utf-16"
             ) from None
-        return value
-
-    @field_validator("separator")
-    @classmethod
-    def _usable_separator(cls, value: str | None) -> str | None:
-        if value is not None and value in ' "\r\n\0':
-            raise ValueError(f"{value!r} cannot separate cells; common are ',', ';' and '\\t'")
         return value
 
     @model_validator(mode="after")
@@ -158,11 +154,11 @@ class DataSection(Section):
 class TrainingSection(OpenSection):
     """Fixed training values; other keys are fields of `Seq2SeqTrainingArguments`."""
 
-    num_epochs: float = Field(default=3, gt=0)
-    batch_size: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=5e-5, gt=0)
-    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=0.0, ge=0.0)
+    num_epochs: Positive = 3
+    batch_size: Count = 8
+    learning_rate: Positive = 5e-5
+    warmup_ratio: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
     scheduler_type: str = "linear"
 
 
@@ -174,7 +170,7 @@ class GenerationSection(OpenSection):
             training references need, decided once a study.
     """
 
-    max_new_tokens: int | None = Field(default=None, ge=1)
+    max_new_tokens: Count | None = None
 
 
 class RougeSection(Section):
@@ -197,23 +193,18 @@ class TrainSection(Section):
             environment variable HF_TOKEN; null: none. A new repository is private.
     """
 
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[42], min_length=1)
+    seeds: list[Seed] = Field(default=[42], min_length=1)
     use_validation: bool = False
     save_adapter: bool = False
-    push_to_hub: str | None = None
+    push_to_hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")] | None = None
 
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, value: list[int]) -> list[int]:
         if len(set(value)) != len(value):
-            raise ValueError(f"a seed stands there twice, and would train the same: got {value!r}")
-        return value
-
-    @field_validator("push_to_hub")
-    @classmethod
-    def _repository_id(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", value, re.ASCII):
-            raise ValueError(f"must be a repository on the Hub, as in user/model, got {value!r}")
+            raise ValueError(
+                f"a seed is given twice, and would train the same model: got {value!r}"
+            )
         return value
 
     @model_validator(mode="after")
@@ -226,53 +217,6 @@ class TrainSection(Section):
         return self
 
 
-class _Parameter(Section):
-    when: dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1)]] = {}
-
-
-class FloatParameter(_Parameter):
-    """A real number from `low` to `high`, both included; `log: true` samples its logarithm."""
-
-    type: Literal["float"]
-    low: float = Field(allow_inf_nan=False)
-    high: float = Field(allow_inf_nan=False)
-    log: bool = False
-    step: float | None = Field(default=None, gt=0)
-
-
-class IntParameter(_Parameter):
-    """A whole number from `low` to `high`, both included."""
-
-    type: Literal["int"]
-    low: int
-    high: int
-    log: bool = False
-    step: int = Field(default=1, ge=1)
-
-
-class CategoricalParameter(_Parameter):
-    """One of `choices`."""
-
-    type: Literal["categorical"]
-    choices: list[Scalar] = Field(min_length=1)
-
-    @field_validator("choices")
-    @classmethod
-    def _distinct(cls, value: list[Scalar]) -> list[Scalar]:
-        # By their values, as Optuna tells them apart: 1, 1.0 and true are one choice.
-        twice = [choice for index, choice in enumerate(value) if choice in value[:index]]
-        if twice:
-            raise ValueError(
-                f"every choice must differ, and {twice[0]!r} stands twice in {value!r}"
-            )
-        return value
-
-
-Parameter = Annotated[
-    FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")
-]
-
-
 OBJECTIVES = ("rouge1", "rouge2", "rougeL")
 
 
@@ -280,7 +224,7 @@ class SamplerSection(OpenSection):
     """A sampler of `optuna.samplers` by its short name; other keys are its arguments."""
 
     name: str = "tpe"
-    seed: int | None = Field(default=42, ge=0, lt=2**32)
+    seed: Seed | None = 42
 
 
 class PrunerSection(OpenSection):
@@ -305,7 +249,7 @@ class EpochEvalSection(Section):
     """
 
     samples: Annotated[int, Field(ge=2)] | Literal["all"] = 128
-    num_beams: Annotated[int, Field(ge=1)] | Literal["same"] = 1
+    num_beams: Count | Literal["same"] = 1
 
 
 class StagedSection(Section):
@@ -316,8 +260,8 @@ class StagedSection(Section):
         n_trials: Finished trials wanted in this stage; one costs an evaluation or a part of it.
     """
 
-    n_models: int = Field(default=3, ge=1)
-    n_trials: int = Field(default=20, ge=1)
+    n_models: Count = 3
+    n_trials: Count = 20
 
 
 class SearchSection(Section):
@@ -346,8 +290,8 @@ class SearchSection(Section):
             device; `ddp`, all of them train one trial together.
     """
 
-    n_trials: int = Field(default=50, ge=1)
-    timeout: float | None = Field(default=None, gt=0)
+    n_trials: Count = 50
+    timeout: Positive | None = None
     objective: str | list[str] = "rougeL"
     direction: Literal["maximize", "minimize"] = "maximize"
     sampler: SamplerSection = SamplerSection()
@@ -361,8 +305,8 @@ class SearchSection(Section):
         Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=64)] | None
     ) = None
     baselines: list[Annotated[dict[str, Scalar], Field(min_length=1)]] = []
-    warm_start: str | None = Field(default=None, min_length=1)
-    warm_start_study: str | None = Field(default=None, min_length=1)
+    warm_start: Text | None = None
+    warm_start_study: Text | None = None
     keep_trials: int = Field(default=1, ge=0)
     parallel: Literal["trials", "ddp"] = "trials"
 
@@ -410,3 +354,30 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     space: dict[str, Parameter] = {}
     output_dir: str = Field(min_length=1)
+
+    def fixed_values(self, defaults: bool = False) -> dict[str, Any]:
+        """The values outside of the space, by the names of hyperparameters.
+
+        Args:
+            defaults: Include what the recipe leaves to the default of its section.
+        """
+        found: dict[str, Any] = {}
+        for section in (self.training, self.generation, self.lora):
+            if section is not None:
+                values = section.model_dump() if defaults else section.settings()
+                found |= {WORDS_OF_LORA_KEYS.get(key, key): value for key, value in values.items()}
+        return found
+
+    def possible_values(self, name: str) -> list[Any]:
+        """The values that a name can have in a run: both ends of a range, all choices, or one."""
+        if name in self.space:
+            return self.space[name].edges()
+        value = self.fixed_values(defaults=True).get(name)
+        return [default_values().get(name) if value is None else value]
+
+
+SECTIONS: dict[str, type[OpenSection]] = {
+    "training": TrainingSection,
+    "generation": GenerationSection,
+    "lora": LoraSection,
+}

@@ -14,13 +14,11 @@ import torch
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.config.idle import ACTS_ONLY
 from hpo_summarize.config.parameters import (
     DEPTHS,
     LORA_WORDS,
+    condition_of,
     default_values,
-    implied_condition,
-    lets_act,
     owner_of,
     split_by_owner,
 )
@@ -232,11 +230,11 @@ def _idle_in_decoding(trainer: SummarizationTrainer, recipe: Recipe) -> Iterator
     config = unwrap_peft_model(trainer.model).generation_config
     given = {**recipe.generation.settings(), **recipe.space}
     for name, value in recipe.generation.settings().items():
-        other = implied_condition(name)
-        if other is None or other in given or value in (None, default_values().get(name)):
+        needs = condition_of(name)
+        if needs is None or needs.name in given or value in (None, default_values().get(name)):
             continue
-        if not lets_act(name, getattr(config, other)):
-            yield Problem(f"generation.{name}", f"{ACTS_ONLY[other]} (value {value!r})")
+        if not needs.holds(getattr(config, needs.name)):
+            yield Problem(f"generation.{name}", f"{needs.advice} (value {value!r})")
 
 
 def _differ(

@@ -14,7 +14,6 @@ import optuna
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.parameters import owner_of
 from hpo_summarize.config.schema import Recipe
-from hpo_summarize.config.space_rules import outside
 from hpo_summarize.errors import Problem, RecipeError, RunStopped, StudyError, did_you_mean
 from hpo_summarize.redact import redact_url
 from hpo_summarize.reporting.outcome import (
@@ -86,7 +85,7 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
         if name not in recipe.space:
             rule = f"this recipe searches no such name (value {value!r})"
             yield Problem(name, f"{rule}{did_you_mean(name, recipe.space, _SAME_RECIPE)}")
-        elif message := outside(recipe.space[name], value):
+        elif message := recipe.space[name].outside(value):
             yield Problem(name, f"{message}; {_SAME_RECIPE}")
     known = {name: value for name, value in params.items() if name in space.parameters}
     acting = space.acting(known)

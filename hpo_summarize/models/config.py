@@ -15,13 +15,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hpo_summarize.config.parameters import DEPTHS, DROPOUTS
-from hpo_summarize.config.schema import (
-    CategoricalParameter,
-    DataSection,
-    GenerationSection,
-    ModelSection,
-    Parameter,
-)
+from hpo_summarize.config.schema import DataSection, GenerationSection, ModelSection
+from hpo_summarize.config.space import Parameter
 from hpo_summarize.errors import ModelError, did_you_mean
 
 # What torch.load says of a pickle that holds more than tensors.
@@ -224,6 +219,4 @@ def _check_length(limit: int | None, key: str, length: float) -> None:
 
 
 def _highest(parameter: Parameter) -> float:
-    if isinstance(parameter, CategoricalParameter):
-        return max(choice for choice in parameter.choices if isinstance(choice, int | float))
-    return parameter.high
+    return max(value for value in parameter.edges() if isinstance(value, int | float))

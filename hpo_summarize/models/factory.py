@@ -12,8 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hpo_summarize.config.fields import foreign_settings
-from hpo_summarize.config.parameters import DEPTHS, split_by_owner
+from hpo_summarize.config.parameters import DEPTHS, foreign_settings, split_by_owner
 from hpo_summarize.config.schema import ModelSection, Recipe
 from hpo_summarize.generation import put_values
 from hpo_summarize.models.config import (
