@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,15 +59,6 @@ IDLE = [
     ("lora.fan_in_fan_out=true", "follows from the model"),
     ("lora.loftq_config={loftq_bits: 4}", "only while init_lora_weights is loftq"),
 ]
-
-
-@pytest.mark.parametrize("section", ["model", "data"])
-def test_a_revision_of_what_is_no_repository_is_refused(section: str, tmp_path: Path) -> None:
-    settings = [f"{section}.name={tmp_path}", f"{section}.revision=main"]
-    with pytest.raises(RecipeError) as error:
-        load(BASE, *settings)
-    assert f"has the folder '{tmp_path}'" in messages(error)[f"{section}.revision"]
-    assert load(BASE, f"{section}.name=someone/something", settings[1])
 
 
 @pytest.mark.parametrize(("setting", "advice"), IDLE)

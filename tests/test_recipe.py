@@ -202,7 +202,7 @@ def test_a_section_of_another_type_is_refused_beside_all_others(value: str) -> N
         ("rouge.references", "men", "did you mean 'mean'"),
         ("search.n_trials", "0", "must be greater than or equal to 1, got 0"),
         ("search.objective", "rougel", "got 'rougel'; did you mean 'rougeL'"),
-        ("search.objective", "[rouge1, rouge1]", "a list of different ones"),
+        ("search.objective", "[rouge1, rouge1]", "every value must differ, and 'rouge1' is in"),
         ("search.study_name", "a b", "must match pattern .*, got 'a b'"),
         ("search.study_name", "0", "must be text .*, got 0"),
         ("output_dir", "''", "must have at least 1 character"),

@@ -102,9 +102,9 @@ def test_names_that_split_the_batch_or_say_the_warm_up_twice_are_refused() -> No
         "per_device_train_batch_size: {type: int, low: 1, high: 4}\n"
         f"warmup_ratio: {FLOAT}\nwarmup_steps: {FLOAT}"
     )
-    assert "stands beside batch_size" in found["space.gradient_accumulation_steps"]
+    assert "is given beside batch_size" in found["space.gradient_accumulation_steps"]
     assert "it changes no result" in found["space.per_device_train_batch_size"]
-    assert "stands beside warmup_ratio" in found["space.warmup_steps"]
+    assert "is given beside warmup_ratio" in found["space.warmup_steps"]
 
 
 @pytest.mark.parametrize(

@@ -452,10 +452,10 @@ WRONG = [
     ),
     (["--output_dir", "/proc/nothing"], "cannot be written"),
     (["--top", "2", "train.use_validation=true"], "leaves nothing to choose among trials"),
-    (["train.seeds=[1, 1]"], "a seed is given twice"),
+    (["train.seeds=[1, 1]"], "every value must differ, and 1 is in"),
     (
         ["train.seeds=[1, 2]", "train.use_validation=true"],
-        "nothing is left to choose among 2 seeds",
+        "leaves nothing to choose among 2 seeds",
     ),
     (["lora=null", "train.save_adapter=true"], "train.save_adapter: this recipe trains without"),
     (

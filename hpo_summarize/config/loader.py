@@ -74,8 +74,7 @@ def load_recipe(
         if search.get("study_name") is None:
             search["study_name"] = slug(path.stem)
     if debug:
-        problems += _not_in_debug(content)
-        content = _in_debug_folder(content)
+        problems += _separate(content)
     return parse_recipe(content, str(path), problems, needs_data)
 
 
@@ -117,19 +116,15 @@ def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:
     return shrunk
 
 
-def _not_in_debug(content: Mapping[str, Any]) -> list[Problem]:
+def _separate(content: dict[str, Any]) -> Iterator[Problem]:
+    """Gives a debug run a folder of its own; its study must not be in a storage of others."""
+    if isinstance(folder := content.get("output_dir"), str):
+        content["output_dir"] = f"{folder}/debug"
     search = content.get("search")
-    url = search.get("storage") if isinstance(search, Mapping) else None
-    if url is None:
-        return []
-    rule = "a debug run keeps its study in its own folder, apart from all others"
-    shown = redact_url(str(url))
-    return [Problem("search.storage", f"{rule}, got {shown!r}; leave it out, or leave out --debug")]
-
-
-def _in_debug_folder(content: Mapping[str, Any]) -> dict[str, Any]:
-    folder = content.get("output_dir")
-    return {**content, "output_dir": f"{folder}/debug"} if isinstance(folder, str) else {**content}
+    url = search.get("storage") if isinstance(search, dict) else None
+    if url is not None:
+        rule = f"a debug run keeps its study in its own folder, got {redact_url(str(url))!r}"
+        yield Problem("search.storage", f"{rule}; leave it out, or leave out --debug")
 
 
 def dump_recipe(recipe: Recipe, published: bool = False) -> str:
@@ -179,7 +174,7 @@ def _idle_defaults(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def last_part(value: Any) -> Any:
-    """A value with the last part in the place of each absolute path and of each folder in it."""
+    """A value in which each absolute path and each folder is replaced by its last part."""
     if isinstance(value, Mapping):
         return {key: last_part(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from hpo_summarize.config.schema import Recipe
 from hpo_summarize.config.space import PARAMETER_TYPES
 from hpo_summarize.errors import Problem, did_you_mean
 
 DEEPEST = 20  # Levels of mappings and lists in a recipe.
 TOO_DEEP = f"is nested more than {DEEPEST} levels deep; flatten it"
+_STAND_INS = {"model": {"name": "-"}, "output_dir": "-"}
+_ROUNDS = 10  # In which keys are taken out; each one can only uncover keys that depend on it.
 _LONGEST = 300  # Characters of a reason: some types have dozens of values.
 _TEXT = "text (put it in quotes if it looks like a number)"
 _MAPPING = "a mapping of keys to values"
@@ -77,6 +80,32 @@ def unusable_values(value: Any, key: str = "", depth: int = 0) -> Iterator[Probl
         yield Problem(key, f"must not be a {kind}, got {value!r}; put text that looks so in quotes")
 
 
+def remaining(content: Mapping[str, Any], refused: Iterable[str]) -> Recipe | None:
+    """What is left of a recipe without refused keys, so that rules can be applied to it."""
+    rest: Any = {key: value for key, value in content.items() if isinstance(key, str)}
+    for _ in range(_ROUNDS):
+        for key in refused:
+            taken = _take_out(rest, key.split("."))
+            rest = rest if taken is None else taken
+        try:
+            return Recipe.model_validate({**_STAND_INS, **rest})
+        except ValidationError as error:
+            refused = explain(error, {**_STAND_INS, **rest}, Recipe)
+    return None
+
+
+def _take_out(value: Any, path: Sequence[str]) -> Any:
+    """A mapping without a key; None where only the key that holds it can be taken out."""
+    if not isinstance(value, Mapping) or not path:
+        return None
+    found = [key for key in value if str(key) == path[0]]
+    if not found:
+        return value if path[1:] else None  # Taken out before; or a key that is missing.
+    inner = _take_out(value[found[0]], path[1:])
+    rest = {key: other for key, other in value.items() if key is not found[0]}
+    return rest if inner is None else {**rest, found[0]: inner}
+
+
 def _path(item: Any, content: Any) -> tuple[str, ...]:
     """The keys of the recipe in a pydantic location, without the tags of its unions."""
     loc: tuple[int | str, ...] = item["loc"]
@@ -98,6 +127,9 @@ def _message(
     items: Sequence[Any], path: tuple[str, ...], content: Any, model: type[BaseModel]
 ) -> str:
     kind, value = items[0]["type"], items[0]["input"]
+    for item in items:
+        if item["type"] == "value_error":
+            return str(item["ctx"]["error"])
     if kind == "missing":
         return "this key is required and is not given"
     if kind == "extra_forbidden":
@@ -108,8 +140,6 @@ def _message(
         return f"type must be float, int or categorical, got {given!r}"
     if kind == "invalid_key":
         return f"keys must be text, got {value!r}; put it in quotes"
-    if kind == "value_error":
-        return str(items[0]["ctx"]["error"])
     return _expected(items)
 
 

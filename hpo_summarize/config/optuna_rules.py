@@ -1,4 +1,4 @@
-"""Samplers and pruners of Optuna by short names, constructed when a recipe is loaded."""
+"""What Optuna would refuse: samplers and pruners, constructed by short names, and the storage."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any
 
+import sqlalchemy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from hpo_summarize.config.messages import explain
@@ -77,8 +78,9 @@ def optuna_class(kind: str, name: str) -> Any:
 
 
 def optuna_problems(recipe: Recipe) -> Iterator[Problem]:
-    """What Optuna does not know or refuses of the sampler and the pruner."""
+    """What Optuna does not know or refuses of the section `search`."""
     search = recipe.search
+    yield from _storage_problems(search.storage)
     yield from _object_problems("sampler", search.sampler, "search.sampler")
     if search.pruner is not None:
         yield from _object_problems("pruner", search.pruner, "search.pruner")
@@ -143,10 +145,10 @@ def _arguments(kind: str, name: str) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for key, parameter in inspect.signature(optuna_class(kind, name)).parameters.items():
         written = parameter.annotation
-        kind = _TYPES.get(written) if isinstance(written, str) else written
-        if kind is not None and key != "seed":  # The section has the seed.
+        values = _TYPES.get(written) if isinstance(written, str) else written
+        if values is not None and key != "seed":  # The section has the seed.
             default = ... if parameter.default is parameter.empty else parameter.default
-            fields[key] = (_BOUNDED.get(key, kind), default)
+            fields[key] = (_BOUNDED.get(key, values), default)
     if name == "patient":
         fields.pop("wrapped_pruner", None)
         fields["wrapped"] = (_Wrapped | None, None)
@@ -170,3 +172,31 @@ def _hyperband_problems(recipe: Recipe, pruner: PrunerSection) -> Iterator[Probl
             "max_resource (by default the epochs of the longest training) must be at least "
             f"min_resource (by default a third of them), got {most} and {least}; change one",
         )
+
+
+def _storage_problems(url: str | None) -> Iterator[Problem]:
+    """A URL that names no kind of storage, or one that is gone with the process."""
+    if url and not url.startswith("journal://") and (reason := _wrong_url(url)):
+        yield Problem(
+            "search.storage",
+            f"{reason}; write sqlite:///file.db, journal:///folder/file.log or "
+            "postgresql+psycopg://user@host/database",
+        )
+
+
+def _wrong_url(url: str) -> str | None:
+    """Says what is wrong without the URL itself: its password may stand anywhere in it."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+        backend = parsed.get_backend_name()
+        parsed.get_dialect()
+    except sqlalchemy.exc.NoSuchModuleError:
+        return f"there is no kind of database called '{parsed.drivername}'"
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return "this is no URL of a storage"
+    except ImportError:
+        return None  # The driver is not installed; opening the storage says how to get it.
+    in_memory = parsed.database in (None, "", ":memory:") or parsed.query.get("mode") == "memory"
+    if backend == "sqlite" and in_memory:
+        return "a database in memory ends with the process, and nothing could resume from there"
+    return None

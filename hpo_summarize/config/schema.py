@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hpo_summarize.config.parameters import (
     WORDS_OF_LORA_KEYS,
@@ -15,10 +15,10 @@ from hpo_summarize.config.parameters import (
     Seed,
     default_values,
 )
-from hpo_summarize.config.space import Parameter, Scalar
-from hpo_summarize.errors import did_you_mean
+from hpo_summarize.config.space import Parameter, Scalar, distinct
 
 Text = Annotated[str, Field(min_length=1)]
+Objective = Literal["rouge1", "rouge2", "rougeL"]
 Files = Text | Annotated[list[str], Field(min_length=1)]
 
 
@@ -29,7 +29,7 @@ class Section(BaseModel):
 
 
 class OpenSection(Section):
-    """A section that also takes every field of a Hugging Face class; `checks` looks at those."""
+    """A section that also takes every field of a Hugging Face class; `validation` checks those."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -63,10 +63,8 @@ class ModelSection(Section):
     def _one_origin(self) -> ModelSection:
         if (self.name is None) == (self.from_config is None):
             both = "both are set" if self.name is not None else "neither is set"
-            raise ValueError(
-                f"exactly one of name and from_config must be given and {both}; "
-                "set the other one to null"
-            )
+            rule = f"exactly one of name and from_config must be given and {both}"
+            raise ValueError(f"{rule}; set the other one to null")
         if self.from_config is not None and "model_type" not in self.from_config:
             raise ValueError("from_config needs model_type, for example 'bart' or 't5'")
         return self
@@ -93,22 +91,21 @@ class DataSection(Section):
             `hf://datasets/...`), glob, or list of them; with `name`, its split (default train).
         validation: Files or split of the validation rows, written as for `train`; null takes the
             validation split of `name`, or else `validation_fraction` of the training rows, seeded.
-        test: Files or split of the test rows, written as for `train`; never read by a search.
+        test: Files or split of the test rows; never read by a search.
         dialogue_column: Column of the dialogue; null: the usual names are looked for.
         summary_column: Column of the summary, or a list of columns with one reference each; null:
             the usual names are looked for.
         id_column: Column that tells rows apart; null: `fname` or `id`, or else the row number.
         encoding: Encoding of text files, by its Python name.
-        separator: Separator of CSV and TSV files, one character; null: comma and tab.
+        separator: Separator of CSV and TSV files; null: comma and tab.
         empty_rows: What is done about rows without a dialogue or a summary.
-        leaks: What is done about dialogues that stand in the training and in the validation split,
-            or in the test split of a final model.
+        leaks: What is done about training dialogues that are in the validation or test split, too.
         max_dialogue_tokens: Most tokens of a dialogue, with the up to two that a tokenizer adds;
             longer ones are cut at the end.
         max_summary_tokens: Most tokens of a training summary; longer ones are cut. References for
             ROUGE are not.
-        special_tokens: Words that are added to the vocabulary where missing, as whole tokens; not
-            where the tokenizer would then lose the spaces around them (sentencepiece).
+        special_tokens: Words added to the vocabulary as whole tokens; not where the tokenizer would
+            then lose the spaces around them (sentencepiece).
         max_rows: Number of rows, the first ones, that are kept of each split; null: all.
     """
 
@@ -138,9 +135,8 @@ class DataSection(Section):
         try:
             "a".encode(value)
         except LookupError:
-            raise ValueError(
-                f"there is no encoding {value!r}; common are utf-8, cp949 and utf-16"
-            ) from None
+            rule = f"there is no encoding {value!r}"
+            raise ValueError(f"{rule}; common are utf-8, cp949 and utf-16") from None
         return value
 
     @model_validator(mode="after")
@@ -189,35 +185,21 @@ class TrainSection(Section):
         use_validation: Train on the validation split, too. Nothing is left then to choose a model
             by, so there is one seed.
         save_adapter: Write the LoRA adapter beside the merged weights.
-        push_to_hub: Id of the repository on the Hub that gets the model, with the token in the
+        push_to_hub: Repository on the Hub that gets the model (`user/model`), with the token in the
             environment variable HF_TOKEN; null: none. A new repository is private.
     """
 
-    seeds: list[Seed] = Field(default=[42], min_length=1)
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)] = [42]
     use_validation: bool = False
     save_adapter: bool = False
     push_to_hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")] | None = None
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value):
-            raise ValueError(
-                f"a seed is given twice, and would train the same model: got {value!r}"
-            )
-        return value
-
     @model_validator(mode="after")
     def _choosable(self) -> TrainSection:
         if self.use_validation and len(self.seeds) > 1:
-            raise ValueError(
-                f"with use_validation nothing is left to choose among {len(self.seeds)} seeds by; "
-                "give one seed, or set use_validation to false"
-            )
+            rule = f"use_validation leaves nothing to choose among {len(self.seeds)} seeds by"
+            raise ValueError(f"{rule}; give one seed, or set use_validation to false")
         return self
-
-
-OBJECTIVES = ("rouge1", "rouge2", "rougeL")
 
 
 class SamplerSection(OpenSection):
@@ -278,11 +260,10 @@ class SearchSection(Section):
         staged: The second stage.
         storage: Storage URL; null: SQLite in the output folder.
         study_name: Name of the study in its storage; null: the name of the recipe file.
-        baselines: Known good values by name, each the values of one trial after trial 0; what one
-            of them leaves out is as in trial 0. The second stage of a staged search tries those of
-            the decoding on each of its models.
-        warm_start: Storage URL of an earlier study of the same recipe but for its space, whose
-            finished trials teach the new one; they do not count, and are never its best.
+        baselines: Known good values by name, each one trial after trial 0, whose values it takes
+            where it gives none. The second stage of a staged search tries those of the decoding.
+        warm_start: Storage URL of an earlier study of the same recipe but for its space; the
+            sampler learns from its finished trials, which do not count and are never the best.
         warm_start_study: Name of that study; null: the only one of its storage.
         keep_trials: Number of best trials whose weights are kept; a staged search keeps at least
             `staged.n_models`.
@@ -292,7 +273,9 @@ class SearchSection(Section):
 
     n_trials: Count = 50
     timeout: Positive | None = None
-    objective: str | list[str] = "rougeL"
+    objective: (
+        Objective | Annotated[list[Objective], Field(min_length=1), AfterValidator(distinct)]
+    ) = "rougeL"
     direction: Literal["maximize", "minimize"] = "maximize"
     sampler: SamplerSection = SamplerSection()
     pruner: PrunerSection | None = PrunerSection()
@@ -310,24 +293,11 @@ class SearchSection(Section):
     keep_trials: int = Field(default=1, ge=0)
     parallel: Literal["trials", "ddp"] = "trials"
 
-    @field_validator("objective")
-    @classmethod
-    def _known_objectives(cls, value: str | list[str]) -> str | list[str]:
-        names = [value] if isinstance(value, str) else value
-        wrong = [name for name in names if name not in OBJECTIVES]
-        if wrong or not names or len(set(names)) != len(names):
-            rule = f"must be one of {', '.join(OBJECTIVES)}, or a list of different ones"
-            nearest = did_you_mean(wrong[0], OBJECTIVES) if wrong else ""
-            raise ValueError(f"{rule}, got {value!r}{nearest}")
-        return value
-
     @model_validator(mode="after")
     def _study_of_storage(self) -> SearchSection:
         if self.warm_start_study is not None and self.warm_start is None:
-            raise ValueError(
-                f"warm_start_study names a study ({self.warm_start_study!r}), and warm_start, the "
-                "URL of its storage, is not set; set it, or remove warm_start_study"
-            )
+            rule = f"warm_start_study is {self.warm_start_study!r}, and warm_start is not set"
+            raise ValueError(f"{rule}; set it to the URL of the storage of that study")
         return self
 
     @property
@@ -361,12 +331,9 @@ class Recipe(Section):
         Args:
             defaults: Include what the recipe leaves to the default of its section.
         """
-        found: dict[str, Any] = {}
-        for section in (self.training, self.generation, self.lora):
-            if section is not None:
-                values = section.model_dump() if defaults else section.settings()
-                found |= {WORDS_OF_LORA_KEYS.get(key, key): value for key, value in values.items()}
-        return found
+        sections = [part for part in (self.training, self.generation, self.lora) if part]
+        parts = [part.model_dump() if defaults else part.settings() for part in sections]
+        return {WORDS_OF_LORA_KEYS.get(k, k): v for part in parts for k, v in part.items()}
 
     def possible_values(self, name: str) -> list[Any]:
         """The values that a name can have in a run: both ends of a range, all choices, or one."""

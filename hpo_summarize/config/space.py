@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import optuna
@@ -45,6 +45,14 @@ class Condition:
         """What to do about a setting where this never holds."""
         rule = f"it acts only while {self.text}, which never holds in this recipe"
         return f"{rule}; set or search {self.name}, or drop it"
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """The values, which differ as Optuna tells them apart: 1, 1.0 and true are equal."""
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"every value must differ, and {twice[0]!r} is in {values!r} twice")
+    return values
 
 
 class _Parameter(BaseModel):
@@ -147,16 +155,7 @@ class CategoricalParameter(_Parameter):
     """One of `choices`."""
 
     type: Literal["categorical"]
-    choices: list[Scalar] = Field(min_length=1)
-
-    @field_validator("choices")
-    @classmethod
-    def _distinct(cls, value: list[Scalar]) -> list[Scalar]:
-        # By their values, as Optuna tells them apart: 1, 1.0 and true are one choice.
-        twice = [choice for index, choice in enumerate(value) if choice in value[:index]]
-        if twice:
-            raise ValueError(f"every choice must differ, and {twice[0]!r} is in {value!r} twice")
-        return value
+    choices: Annotated[list[Scalar], Field(min_length=1), AfterValidator(distinct)]
 
     def edges(self) -> list[Any]:
         """All choices."""

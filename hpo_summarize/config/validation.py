@@ -7,21 +7,23 @@ only a class of Hugging Face can know is found by `dry_run`, before the first tr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
-import sqlalchemy
 from pydantic import ValidationError
 
-from hpo_summarize.config.messages import TOO_DEEP, explain, unusable_values, value_problem
+from hpo_summarize.config.messages import (
+    TOO_DEEP,
+    explain,
+    remaining,
+    unusable_values,
+    value_problem,
+)
 from hpo_summarize.config.optuna_rules import optuna_problems
 from hpo_summarize.config.parameters import (
     BY_METRIC,
     LEAVES_BASE,
     MODEL_NAMES,
-    OTHER_NAMES,
-    UNUSABLE,
     WORDS_OF_LORA_KEYS,
     condition_of,
     default_values,
@@ -31,6 +33,7 @@ from hpo_summarize.config.parameters import (
 )
 from hpo_summarize.config.schema import SECTIONS, Recipe
 from hpo_summarize.config.space import Condition, is_among, is_number
+from hpo_summarize.config.unusable import OTHER_NAMES, UNUSABLE
 from hpo_summarize.errors import Problem, did_you_mean
 
 # What a condition may name beside parameters of the space and fixed values.
@@ -40,8 +43,6 @@ CONFLICTS = (
     ("batch_size", "gradient_accumulation_steps", "batch_size is the whole optimizer step"),
     ("warmup_ratio", "warmup_steps", "both say how long the warm-up is"),
 )
-_STAND_INS = {"model": {"name": "-"}, "output_dir": "-"}
-_ROUNDS = 10  # In which keys are taken out; each one can only uncover keys that depend on it.
 
 
 def validate(
@@ -67,36 +68,10 @@ def validate(
     for problem in unusable:
         refused.setdefault(problem.key, problem.message)
     if recipe is None or refused:
-        recipe = _without(content, refused)
+        recipe = remaining(content, refused)
     unknown = {_name_of(key) for key in refused}
     found = [Problem(key, message) for key, message in refused.items()]
     return recipe, [*found, *(_rules(recipe, unknown, needs_data) if recipe else ())]
-
-
-def _without(content: Mapping[str, Any], refused: Iterable[str]) -> Recipe | None:
-    """What is left of a recipe without refused keys, so that the rules can be applied to it."""
-    rest: Any = {key: value for key, value in content.items() if isinstance(key, str)}
-    for _ in range(_ROUNDS):
-        for key in refused:
-            taken = _take_out(rest, key.split("."))
-            rest = rest if taken is None else taken
-        try:
-            return Recipe.model_validate({**_STAND_INS, **rest})
-        except ValidationError as error:
-            refused = explain(error, {**_STAND_INS, **rest}, Recipe)
-    return None
-
-
-def _take_out(value: Any, path: Sequence[str]) -> Any:
-    """A mapping without a key; None where only the key that holds it can be taken out."""
-    if not isinstance(value, Mapping) or not path:
-        return None
-    found = [key for key in value if str(key) == path[0]]
-    if not found:
-        return value if path[1:] else None  # Taken out before; or a key that is missing.
-    inner = _take_out(value[found[0]], path[1:])
-    rest = {key: other for key, other in value.items() if key is not found[0]}
-    return rest if inner is None else {**rest, found[0]: inner}
 
 
 def _name_of(key: str) -> str:
@@ -126,7 +101,6 @@ def _rules(recipe: Recipe, unknown: Set[str], needs_data: bool) -> Iterator[Prob
     yield from _schedule_problems(recipe, unknown)
     yield from length_problems(recipe)
     yield from optuna_problems(recipe)
-    yield from _storage_problems(recipe)
     yield from _batch_problems(recipe, unknown)
     yield from _adapter_problems(recipe, unknown)
     yield from _space_problems(recipe, unknown)
@@ -150,16 +124,6 @@ def _model_problems(recipe: Recipe) -> Iterator[Problem]:
     config = recipe.model.from_config
     if config is not None and (message := model_type_problem(config["model_type"])):
         yield Problem("model.from_config.model_type", message)
-    for key, section in (("model", recipe.model), ("data", recipe.data)):
-        if section.revision is None:
-            continue
-        if section.name is None or Path(section.name).expanduser().is_dir():
-            place = "no name" if section.name is None else f"the folder {section.name!r}"
-            yield Problem(
-                f"{key}.revision",
-                f"acts on a repository of the Hub, and this section has {place} "
-                f"(value {section.revision!r}); drop it",
-            )
 
 
 def model_type_problem(value: Any) -> str | None:
@@ -174,21 +138,18 @@ def model_type_problem(value: Any) -> str | None:
 
 def _fixed_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
     """Fixed values that a field cannot have, or that never act."""
-    fixed = recipe.fixed_values()
+    given = {*recipe.fixed_values(), *recipe.space}
     for section in SECTIONS:
         part = getattr(recipe, section)
         for key, value in part.settings().items() if part else ():
             name = WORDS_OF_LORA_KEYS.get(key, key) if section == "lora" else key
+            needs = _never_acts(name, recipe, unknown)
+            # The decoding of a checkpoint may have it; `dry_run` looks there.
+            left_open = section == "generation" and needs and needs.name not in given
             if message := _why_not_fixed(section, key, value):
                 yield Problem(f"{section}.{key}", message)
-            elif value is not None and value != default_values().get(name):
-                condition = _never_acts(name, recipe, unknown)
-                # A checkpoint has a decoding of its own, which `dry_run` looks at.
-                decided = section != "generation" or (
-                    condition and condition.name in {*fixed, *recipe.space}
-                )
-                if condition and decided:
-                    yield Problem(f"{section}.{key}", f"{condition.advice} (value {value!r})")
+            elif needs and not left_open and value not in (None, default_values().get(name)):
+                yield Problem(f"{section}.{key}", f"{needs.advice} (value {value!r})")
 
 
 def _why_not_fixed(section: str, key: str, value: Any) -> str | None:
@@ -251,27 +212,23 @@ def length_problems(recipe: Recipe, decided: int | None = None) -> Iterator[Prob
 
 def _batch_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
     """Two keys for one thing. `batch_size` has a default, which what splits it does not set."""
-    training, space = recipe.training.settings(), recipe.space
+    parts = {"training": recipe.training.settings(), "space": recipe.space}
+    given = {*parts["training"], *recipe.space, *unknown}
     for first, second, reason in CONFLICTS:
-        where = [
-            name for name, part in (("training", training), ("space", space)) if second in part
-        ]
-        if where and (first in training or first in space):
-            rule = f"stands beside {first}, and {reason}"
+        where = [name for name, part in parts.items() if second in part]
+        if where and first in given:
+            rule = f"is given beside {first}, and {reason}"
             yield Problem(f"{where[0]}.{second}", f"{rule}; keep one of the two")
-    given = bool({"batch_size"} & {*training, *space, *unknown})
     for key in ("gradient_accumulation_steps", "per_device_train_batch_size"):
-        if key in training and not given:
+        if key in parts["training"] and "batch_size" not in given:
             yield Problem(
                 f"training.{key}",
-                f"only splits batch_size, which is not given (value {training[key]!r}); set "
-                "training.batch_size, the examples of one optimizer step over all devices",
+                f"only splits batch_size, which is not given (value {parts['training'][key]!r}); "
+                "set training.batch_size, the examples of one optimizer step over all devices",
             )
-    if "per_device_train_batch_size" in space and given:
-        yield Problem(
-            "space.per_device_train_batch_size",
-            "only splits batch_size, so it changes no result; take it out of the space",
-        )
+    if "per_device_train_batch_size" in recipe.space and "batch_size" in given:
+        rule = "only splits batch_size, so it changes no result"
+        yield Problem("space.per_device_train_batch_size", f"{rule}; take it out of the space")
 
 
 def _adapter_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
@@ -286,35 +243,6 @@ def _adapter_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
         reason = f"an adapter with init_lora_weights {changing[0]!r} changes the weights below it"
     if recipe.train.save_adapter and reason and "lora" not in unknown:
         yield Problem("train.save_adapter", f"{reason} (value True); set it to false")
-
-
-def _storage_problems(recipe: Recipe) -> Iterator[Problem]:
-    """A URL that names no kind of storage, or one that is gone with the process."""
-    url = recipe.search.storage
-    if url and not url.startswith("journal://") and (reason := _wrong_url(url)):
-        yield Problem(
-            "search.storage",
-            f"{reason}; write sqlite:///file.db, journal:///folder/file.log or "
-            "postgresql+psycopg://user@host/database",
-        )
-
-
-def _wrong_url(url: str) -> str | None:
-    """Says what is wrong without the URL itself: its password may stand anywhere in it."""
-    try:
-        parsed = sqlalchemy.make_url(url)
-        backend = parsed.get_backend_name()
-        parsed.get_dialect()
-    except sqlalchemy.exc.NoSuchModuleError:
-        return f"there is no kind of database called '{parsed.drivername}'"
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return "this is no URL of a storage"
-    except ImportError:
-        return None  # The driver is not installed; opening the storage says how to get it.
-    in_memory = parsed.database in (None, "", ":memory:") or parsed.query.get("mode") == "memory"
-    if backend == "sqlite" and in_memory:
-        return "a database in memory ends with the process, and nothing could resume from there"
-    return None
 
 
 def _space_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
@@ -401,28 +329,20 @@ def _stage_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
     if recipe.search.decode != "staged":
         return
     decoding = {name for name in recipe.space if owner_of(name) == "generation"}
-    missing = None
+    missing = ""
     if not decoding:
-        missing = (
-            "decoding in a stage of its own, and the space has no parameter of it; add num_beams"
-        )
+        missing = "decoding in a stage of its own, and the space has none of it; add num_beams"
     elif decoding == recipe.space.keys():
-        missing = "the training first, and the space has no parameter of it; add learning_rate"
+        missing = "the training first, and the space has none of it; add learning_rate"
     if missing and not any(owner_of(name) or name == "space" for name in unknown):
-        yield Problem(
-            "search.decode", f"'staged' searches {missing}, for example, or set decode to joint"
-        )
+        rule = f"'staged' searches {missing}, for example"
+        yield Problem("search.decode", f"{rule}, or set decode to joint")
     for name, parameter in recipe.space.items():
         for other in parameter.when.keys() & recipe.space.keys():
             if (other in decoding) != (name in decoding):
-                yield Problem(
-                    f"space.{name}.when.{other}",
-                    f"with decode: staged, {name} and {other} are searched in different stages; "
-                    "drop the condition, or set decode to joint",
-                )
+                rule = f"with decode: staged, {name} and {other} are searched in different stages"
+                message = f"{rule}; drop the condition, or set decode to joint"
+                yield Problem(f"space.{name}.when.{other}", message)
     if recipe.training.settings().get("save_strategy") == "no":
-        yield Problem(
-            "training.save_strategy",
-            "with decode: staged, the second stage needs the weights of the first, got 'no'; set "
-            "it to epoch",
-        )
+        rule = "with decode: staged, the second stage needs the weights of the first, got 'no'"
+        yield Problem("training.save_strategy", f"{rule}; set it to epoch")
