@@ -188,6 +188,8 @@ GARBAGE: list[Any] = [
     *(None, True, 0, -1, 0.5, math.inf, math.nan, 10**30, -(10**400), "", "x", "한국어", "\0"),
     *("\ud800", [], [[1]], [None], {}, {"a": 1}, {1: 2}, {"type": "float"}, b"x", {1}, (1, 2)),
     *({"do_sample": True}, {"type": "categorical", "choices": [[1]]}, "int", [True, 1]),
+    *({"type": "int", "low": -(10**400), "high": 10**400}, {"a.b": 1}),
+    *({"type": "categorical", "choices": ["x", 3, None]}, {"name": "hyperband"}),
     datetime.date(2020, 1, 1),
 ]
 KEYS = ["typo", "type", "low", "step", "choices", "when", "name", 1, None, "", "temperature"]

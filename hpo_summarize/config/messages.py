@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from hpo_summarize.config.schema import Recipe
-from hpo_summarize.config.space import PARAMETER_TYPES
+from hpo_summarize.config.space import LARGEST, PARAMETER_TYPES
 from hpo_summarize.errors import Problem, did_you_mean
 
 DEEPEST = 20  # Levels of mappings and lists in a recipe.
@@ -73,7 +73,7 @@ def unusable_values(value: Any, key: str = "", depth: int = 0) -> Iterator[Probl
         if not math.isfinite(value):
             yield Problem(key, f"must be a finite number, got {value!r}")
     elif isinstance(value, int):
-        if abs(value) >= 2**63:  # Fits in no integer of NumPy, torch or a database.
+        if abs(value) > LARGEST:
             yield Problem(key, f"must be below 2 to the power of 63, got {value!r}")
     elif value is not None:
         kind = type(value).__name__

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from hpo_summarize.config.messages import explain
 from hpo_summarize.config.schema import PrunerSection, Recipe, SamplerSection
+from hpo_summarize.config.space import is_number
 from hpo_summarize.errors import Problem, did_you_mean
 
 SAMPLERS = {
@@ -161,7 +162,7 @@ def _hyperband_problems(recipe: Recipe, pruner: PrunerSection) -> Iterator[Probl
     given: Any = pruner.settings()
     if pruner.name == "patient" and isinstance(given.get("wrapped"), dict):
         given = given["wrapped"]
-    longest = max(recipe.possible_values("num_epochs"))
+    longest = max(filter(is_number, recipe.possible_values("num_epochs")), default=1)
     most = given.get("max_resource", math.ceil(longest))
     least = given.get("min_resource", math.ceil(longest * FIRST_SHARE))
     is_hyperband = given.get("name") == "hyperband" and isinstance(most, int)

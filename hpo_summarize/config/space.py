@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import optuna
 
 Scalar = bool | int | float | str | None
+LARGEST = 2**63 - 1  # Whole numbers above fit in no integer of NumPy, torch or a database.
 _TOLERANCE = 1e-8  # Optuna's own for steps.
 
 
@@ -142,8 +143,8 @@ class IntParameter(_Range):
     """A whole number from `low` to `high`, both included."""
 
     type: Literal["int"]
-    low: int
-    high: int
+    low: int = Field(ge=-LARGEST, le=LARGEST)
+    high: int = Field(ge=-LARGEST, le=LARGEST)
     step: int = Field(default=1, ge=1)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:

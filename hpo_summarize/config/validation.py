@@ -66,7 +66,7 @@ def validate(
     except ValidationError as error:
         refused = explain(error, content, Recipe)
     for problem in unusable:
-        refused.setdefault(problem.key, problem.message)
+        refused.setdefault(problem.key or "recipe", problem.message)
     if recipe is None or refused:
         recipe = remaining(content, refused)
     unknown = {_name_of(key) for key in refused}
@@ -276,7 +276,8 @@ def _space_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
 
 def _is_in(parameter: Any, value: Any) -> bool:
     nearest = parameter.nearest(value)
-    return nearest == value or (is_number(value) and math.isclose(nearest, value))
+    numbers = is_number(value) and is_number(nearest)
+    return math.isclose(nearest, value) if numbers else nearest == value
 
 
 def _without_lora(name: str, recipe: Recipe, unknown: Set[str]) -> bool:
