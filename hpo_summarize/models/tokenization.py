@@ -13,8 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from hpo_summarize.config.schema import DataSection
-from hpo_summarize.data.dialogues import Dialogues
-from hpo_summarize.data.rows import to_dialogues
+from hpo_summarize.data.dialogues import Dialogues, to_dialogues
 from hpo_summarize.data.sources import dataset_table
 from hpo_summarize.models.tokenizer import with_spaces
 from hpo_summarize.rouge import MEASURES, Rouge
