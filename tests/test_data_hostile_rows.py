@@ -146,7 +146,7 @@ def test_dialogues_in_both_splits_are_counted_or_refused(tmp_path: Path) -> None
 
 
 def test_a_data_set_that_is_nowhere_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no-such/set: there is no such folder, .*HF_TOKEN to a token"):
+    with pytest.raises(DataError, match="no-such/set: there is no such folder, .*HF_TOKEN"):
         load_splits(DataSection(name="no-such/set"))
     with pytest.raises(DataError, match="'./no such/folder' is neither a folder nor the id"):
         load_splits(DataSection(name="./no such/folder"))
