@@ -97,8 +97,8 @@ def _remember(secret: str) -> None:
 
     A short word may occur anywhere in a message, so it is hidden in a URL and behind its key only.
     """
-    parts = {secret, *secret.split("@"), *re.split("[@:/]", secret)}
-    for part in parts | {unquote(part) for part in parts}:
+    parts = [secret, *secret.split("@"), *re.split("[@:/]", secret)]
+    for part in [*parts, *map(unquote, parts)]:
         is_word = part.isalpha() or part.isdigit()
         if len(part) >= (12 if is_word else 6):
             _known.add(part)
