@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from hpo_summarize.rouge import Rouge
-from hpo_summarize.rouge.tokenizers import RememberingTokenizer
+from hpo_summarize.rouge.tokenizers import CachedTokenizer
 
 kiwipiepy = pytest.importorskip("kiwipiepy", reason="the extra 'korean' is not installed")
 
@@ -42,7 +42,7 @@ class Loaded:
     seconds: float  # Of the processor.
 
     @property
-    def tokenizer(self) -> RememberingTokenizer:
+    def tokenizer(self) -> CachedTokenizer:
         return self.metric._tokenizer
 
 
