@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from benchmarking.constant import best_constant
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
@@ -26,6 +25,9 @@ from hpo_summarize.data.splits import read_dialogues
 from hpo_summarize.models.factory import build_model
 from hpo_summarize.models.tokenizer import load_tokenizer
 from hpo_summarize.rouge import Rouge
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from benchmarking.winners import best_constant  # noqa: E402
 
 GAIN = 1.2
 
