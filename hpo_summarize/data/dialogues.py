@@ -126,24 +126,19 @@ def to_dialogues(
     texts = [_convert(table, name, _texts) for name in summaries]
     rows = [[text for cell in cells for text in cell] for cells in zip(*texts, strict=True)]
     references = [list(filter(str.strip, row)) for row in rows] or [[] for _ in dialogues]
-    partial = [
-        place
-        for place, found, row in zip(table.places, references, rows, strict=False)
-        if 0 < len(found) < len(row)
-    ]
-    if partial:
-        rule = f"{len(partial)} of {len(dialogues)} rows lack one of several summaries"
-        notes.append(f"{rule} ({listed(partial)}); the others are used")
+    notes += [*_partial_note(table, rows, references), *turns.notes()]
     data = Dialogues(
         dialogues,
         references,
         _identifiers(table, section),
-        (*table.notes, *(f"{table.name}: {note}" for note in [*notes, *turns.notes()])),
+        (*table.notes, *(f"{table.name}: {note}" for note in notes)),
     )
+    if keep_empty:
+        return data
     required = {dialogue: [bool(text.strip()) for text in dialogues]}
     if require_summaries:
         required[listed(summaries)] = list(map(bool, references))
-    return data if keep_empty else _without_empty(table, data, required, section)
+    return _without_empty(table, data, required, section)
 
 
 def _find_columns(
@@ -153,7 +148,7 @@ def _find_columns(
     dialogue = section.dialogue_column or _guess(table, _DIALOGUE)
     named = section.summary_column
     summaries = [named] if isinstance(named, str) else list(named or _guess_summaries(table))
-    if dialogue not in table.columns:
+    if dialogue is None or dialogue not in table.columns:
         raise _missing_column(table, "dialogue_column", dialogue, _DIALOGUE)
     if not require_summaries and not set(summaries) <= set(table.columns) - {dialogue}:
         summaries = []
@@ -175,7 +170,7 @@ def _find_columns(
 
 
 def _guess(table: Table, names: Sequence[str]) -> str | None:
-    known = {column.strip().lower(): column for column in reversed(table.columns)}
+    known = {column.strip().lower(): column for column in reversed(list(table.columns))}
     return next((known[name] for name in names if name in known), None)
 
 
@@ -227,6 +222,18 @@ def _convert(table: Table, column: str, convert: Callable[[Any], T]) -> list[T]:
     return found
 
 
+def _partial_note(
+    table: Table, rows: Sequence[list[str]], references: Sequence[list[str]]
+) -> list[str]:
+    """A note on the rows with only some of their summaries, or nothing."""
+    triples = zip(table.places, rows, references, strict=False)
+    partial = [place for place, row, found in triples if 0 < len(found) < len(row)]
+    if not partial:
+        return []
+    rule = f"{len(partial)} of {len(references)} rows lack one of several summaries"
+    return [f"{rule} ({listed(partial)}); the others are used"]
+
+
 def _texts(cell: Any) -> list[str]:
     return [_text(part) for part in (cell or [None] if isinstance(cell, list) else [cell])]
 
@@ -268,7 +275,7 @@ class _Turns:
         """One turn, which is a text, or an object with a text and perhaps a speaker."""
         if isinstance(turn, str):
             return turn
-        given = turn if isinstance(turn, Mapping) else {}
+        given: dict[str, Any] = turn if isinstance(turn, dict) else {}
         fields = {_plain(key): value for key, value in reversed(given.items())}
         texts = [name for name in _TEXT_FIELDS if isinstance(fields.get(name), str)]
         speakers = [name for name in _SPEAKER_FIELDS if _is_name(fields.get(name))]

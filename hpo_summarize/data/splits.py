@@ -27,12 +27,12 @@ def load_splits(section: DataSection) -> tuple[Dialogues, Dialogues]:
     Raises:
         DataError: The data cannot be used as they are.
     """
-    source: Source = section.train or "train"
+    sources = [section.train or "train"] if not isinstance(section.train, list) else section.train
     validation_source = section.validation
     if validation_source is None and section.name is not None:
-        splits = set(find_splits(section)) - set([source] if isinstance(source, str) else source)
+        splits = set(find_splits(section)).difference(sources)
         validation_source = next((name for name in _VALIDATION_SPLITS if name in splits), None)
-    train = _read_all(source, section)
+    train = _read_all(sources, section)
     if validation_source is None:
         train, validation = split(train, section.validation_fraction, section.seed)
     else:

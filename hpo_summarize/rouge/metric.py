@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from statistics import fmean
 from typing import Any
 
@@ -21,7 +21,7 @@ from hpo_summarize.rouge.tokenizers import (
 )
 
 MEASURES = ("rouge1", "rouge2", "rougeL")
-_OVER_REFERENCES = {"mean": fmean, "max": max}
+_OVER_REFERENCES: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "max": max}
 
 # One text, or several, a row.
 References = Sequence[str] | Sequence[Sequence[str]]
