@@ -71,10 +71,10 @@ class Found:
 def search_stock(job: Job) -> Found:
     """`Seq2SeqTrainer.hyperparameter_search` as the Hugging Face documentation shows it.
 
-    It searches the part of the space that it can: fields of `Seq2SeqTrainingArguments`. Its
-    faults are left as they are: a warm-up ratio is rounded down to 0 steps, and the pruner
-    compares trials at optimizer steps instead of epochs. Every model is loaded with a config of
-    its own, so that the key-value cache stays on.
+    It searches the fields of `Seq2SeqTrainingArguments` in the space. Its faults are left as they
+    are: a warm-up ratio is rounded down to 0 steps, and the pruner compares trials at optimizer
+    steps instead of epochs. Every model is loaded with a config of its own, so that the key-value
+    cache stays on.
     """
     start, space = str(job.recipe.model.name), stock_space(job.experiment)
     trainer = build_stock_trainer(

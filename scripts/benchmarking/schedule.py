@@ -1,4 +1,4 @@
-"""Starts what is missing of a benchmark, each search in a process of its own."""
+"""Runs the missing searches of a benchmark, each in a process of its own."""
 
 from __future__ import annotations
 
