@@ -18,8 +18,8 @@ from postgres import Server, running_server
 
 from hpo_summarize.config.schema import SearchSection
 from hpo_summarize.reporting.outcome import read_study
+from hpo_summarize.reporting.plots import copy_study
 from hpo_summarize.reporting.progress import SearchProgress
-from hpo_summarize.reporting.sanitized import copy_study
 from hpo_summarize.reporting.summary import describe_study, list_trials
 from hpo_summarize.study import heartbeats, recovery
 from hpo_summarize.study.heartbeats import GRACE_SECONDS, BeatingJournal, Watch

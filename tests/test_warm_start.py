@@ -16,7 +16,7 @@ from hpo_summarize import OptunaOptimizer
 from hpo_summarize.console import print_search_plan, print_search_result
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
 from hpo_summarize.reporting.outcome import read_study
-from hpo_summarize.reporting.sanitized import copy_study
+from hpo_summarize.reporting.plots import copy_study
 from hpo_summarize.study.run import run_study
 from hpo_summarize.study.storage import build_storage
 from hpo_summarize.study.trials import best_trials, finished_trials

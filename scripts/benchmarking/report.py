@@ -21,12 +21,17 @@ from benchmarking.winners import Winners
 
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.io import write_text
-from hpo_summarize.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, Plot
-from hpo_summarize.reporting.plots import build_page, fill, plot_html
+from hpo_summarize.reporting.page import Plot, build_page, fill, plot_html
 
 # Title, hint, table with its header, and notes.
 Section = tuple[str, str, list[list[str]], list[str]]
-_COLORS = {"stock": GREY, "train_once": ORANGE, "joint": BLUE, "staged": GREEN, "unpruned": PURPLE}
+_COLORS = {
+    "stock": "#697685",
+    "train_once": "#e08a1e",
+    "joint": "#2563a8",
+    "staged": "#3a8f5c",
+    "unpruned": "#7b4fa3",
+}
 _CLOCKS = {"wall": "seconds since the start of the search", "cpu": "CPU seconds"}
 _BODY = """<h1>{{ title }}</h1>
 <p class="hint">{{ machine }}</p>
@@ -132,7 +137,7 @@ def _write_page(recipe: Recipe, winners: Winners, sections: Sequence[Section]) -
 def _draw_curves(records: Sequence[Record], recipe: Recipe) -> Plot:
     """The best value so far over time, a line a run."""
     hint = "The best value so far of every search that is counted; each line is one seed."
-    plot = Plot("best_so_far", "Best value so far", hint, side_by_side=False, min_width=600)
+    plot = Plot("best_so_far", "Best value so far", hint)
     for clock, axis in _CLOCKS.items():
         figure, named = go.Figure(), set[str]()
         for record in records:
