@@ -113,7 +113,7 @@ def test_earlier_trials_teach_and_neither_count_nor_are_the_best(
     print_search_plan(new)
     print_search_result(new)
     shown = capsys.readouterr().out
-    assert f"earlier  12 of 12 trials of 'old' in {url(tmp_path)} teach this search" in shown
+    assert f"earlier  12 of 12 trials of 'old' in {url(tmp_path)} warm-start this search" in shown
     assert "study    new" in shown and "4 of 4 trials done" in shown
     assert f"trial {best.number}: rougeL {best.value:.4f}" in shown
 

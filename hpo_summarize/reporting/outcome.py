@@ -142,7 +142,9 @@ class Outcome:
         return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
     def why_no_result(self) -> str:
-        """How the trials ended of a study in which none has a finite value."""
+        """How the trials ended where none has a finite value; empty where there is a best one."""
+        if self.best:
+            return ""
         if not self.counts:
             return "The study has no trial yet."
         parts = ", ".join(f"{n} {s.label}" for s in Status if (n := self.counts[s]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import itertools
 import warnings
@@ -102,10 +103,8 @@ def _draw_each(
     hint: str,
     draw: Callable[..., go.Figure],
 ) -> Plot:
-    plot = Plot(name, title, hint, "" if outcome.best else outcome.why_no_result())
-    for objective, study in zip(outcome.objectives, singles, strict=True):
-        if not outcome.best:
-            break
+    plot = Plot(name, title, hint, outcome.why_no_result())
+    for objective, study in zip(outcome.objectives, singles, strict=True) if outcome.best else ():
         figure = draw(study, target_name=safe(objective))
         if figure.data:
             plot.add(objective if outcome.several else "", figure)
@@ -117,18 +116,19 @@ def _draw_each(
 def _draw_pareto_front(outcome: Outcome, study: optuna.Study) -> Plot:
     """Two objectives at a time: points in three dimensions cannot be read off a page."""
     hint = "Best trials: no other trial is better in one objective and as good in all others."
-    plot = Plot(
-        "pareto_front", "Pareto front", hint, "" if outcome.best else outcome.why_no_result()
-    )
+    plot = Plot("pareto_front", "Pareto front", hint, outcome.why_no_result())
     names = [safe(name) for name in outcome.objectives]
-    for one, other in itertools.combinations(range(len(names)), 2) if outcome.best else ():
-        figure = visualization.plot_pareto_front(
-            study,
-            targets=lambda trial, pair=(one, other): [trial.values[index] for index in pair],
-            target_names=[names[one], names[other]],
+    for pair in itertools.combinations(range(len(names)), 2) if outcome.best else ():
+        targets = functools.partial(_values_at, indices=pair)
+        pair_names = [names[index] for index in pair]
+        plot.add(
+            "", visualization.plot_pareto_front(study, targets=targets, target_names=pair_names)
         )
-        plot.add("", figure)
     return plot
+
+
+def _values_at(trial: FrozenTrial, indices: Sequence[int]) -> list[float]:
+    return [trial.values[index] for index in indices]
 
 
 def _draw_intermediate_values(outcome: Outcome, study: optuna.Study) -> Plot:

@@ -92,7 +92,8 @@ def describe_best(outcome: Outcome, decoding: Outcome | None = None) -> dict[str
         content |= {"n_decoding_trials": decoding.n_finished}
     if outcome.max_new_tokens is not None:
         content["max_new_tokens"] = outcome.max_new_tokens
-    return content if outcome.best else {**content, "message": outcome.why_no_result()}
+    message = outcome.why_no_result()
+    return {**content, "message": message} if message else content
 
 
 def _describe_single(outcome: Outcome) -> dict[str, Any]:
