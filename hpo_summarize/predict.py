@@ -24,7 +24,7 @@ from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
 from hpo_summarize.generation import Summaries
 from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
 from hpo_summarize.launch.processes import on_all, on_main
-from hpo_summarize.reporting.progress import PredictionProgress
+from hpo_summarize.reporting.progress import show_batches
 from hpo_summarize.summarizer import Summarizer, load_summarizer
 
 _CHUNK = 2**20  # Bytes read at once.
@@ -239,8 +239,7 @@ class Prediction:
         data, summarizer = self.rows[0], self.summarizer
         done = on_main(self._parts.read)
         batches = summarizer.batches(len(data))
-        progress = PredictionProgress(batches, summarizer.share(len(data)), set(done))
-        for number in progress:
+        for number in show_batches(batches, summarizer.share(len(data)), set(done)):
             self._parts.add(
                 number, summarizer.summarize([data.dialogues[r] for r in batches[number]])
             )
