@@ -90,11 +90,11 @@ def write_model(
     if isinstance(model, PeftModel):
         if save_adapter:
             model.save_pretrained(str(partial / ADAPTER))
-            # peft's model card is a form that nobody has filled in.
+            # peft's own model card is an empty template.
             (partial / ADAPTER / "README.md").unlink(missing_ok=True)
             _name_base(partial / ADAPTER / "adapter_config.json")
         model = merged(model)
-    model.config.use_cache = True  # Trainer.__init__ has written its own False there.
+    model.config.use_cache = True  # `Trainer.__init__` sets it to False.
     model.save_pretrained(partial)
     _with_limit(tokenizer, max_dialogue_tokens).save_pretrained(partial)
     _open_weights(partial)
@@ -112,10 +112,7 @@ def _name_base(path: Path) -> None:
 
 
 def _open_weights(folder: Path) -> None:
-    """Lets those read the weights who may read the other files.
-
-    safetensors 0.8 closes its files to everybody but their owner, whatever the umask says.
-    """
+    """Gives the weights the mode of the other files: safetensors 0.8 writes them with mode 600."""
     mode = (folder / "config.json").stat().st_mode
     for path in folder.rglob("*.safetensors"):
         path.chmod(mode)
@@ -124,8 +121,7 @@ def _open_weights(folder: Path) -> None:
 def _with_limit(tokenizer: PreTrainedTokenizerBase, limit: int) -> PreTrainedTokenizerBase:
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = limit
-    # KoBART's tokenizer gives token types, too, which no model here takes: `model.generate(
-    # **tokenizer(text))` would be refused.
+    # `generate(**tokenizer(text))` of BART refuses the token types of KoBART's tokenizer.
     names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     if tokenizer.is_fast:  # The settings of its last call would be saved.
@@ -137,7 +133,7 @@ def _with_limit(tokenizer: PreTrainedTokenizerBase, limit: int) -> PreTrainedTok
 def replace_folder(new: Path, folder: Path) -> None:
     """Puts the finished folder `new` in the place of `folder`, which may exist.
 
-    Killed in between, the old one is gone and the new one is still whole where it was.
+    If the process is killed in between, there is no `folder`, and `new` is complete where it was.
     """
     old = folder.with_name(f".{folder.name}.old")
     delete(old)
@@ -150,14 +146,14 @@ def replace_folder(new: Path, folder: Path) -> None:
 def make_repository(name: str) -> None:
     """Makes a private repository for a model, if there is none of that name.
 
-    Called before the training, so that a missing token does not come to light after it.
+    Called before the training, so that a missing token is an error there and not after it.
 
     Raises:
         ModelError: The Hub refuses, or cannot be reached.
     """
     try:
         HfApi().create_repo(name, private=True, exist_ok=True)
-        # For one that exists the line above is content with the right to read it.
+        # An existing repository may be one that this token can only read.
         HfApi().auth_check(name, write=True)
     except Exception as error:  # requests' and the Hub's own errors.
         raise ModelError(

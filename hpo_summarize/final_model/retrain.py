@@ -91,8 +91,8 @@ class Retraining:
     @property
     def notes(self) -> list[str]:
         """What a user should know of the trials and of the data, one sentence each."""
-        notes = [note for split in self.experiment.splits for note in split.notes]
-        return [*self._chosen[1], *notes, *self._test[1]]
+        splits = (*self.experiment.splits, self.test)
+        return [*self._chosen[1], *(note for split in splits for note in split.notes)]
 
     @property
     def trainings(self) -> list[Training]:
@@ -100,27 +100,21 @@ class Retraining:
         seeds = self.recipe.train.seeds
         return [Training(one, seed) for one in self.candidates for seed in seeds]
 
-    @property
-    def test(self) -> Dialogues | None:
-        """The rows of the test split that have summaries, if there are any."""
-        return self._test[0]
-
     @functools.cached_property
-    def _test(self) -> tuple[Dialogues | None, list[str]]:
-        """The rows that can be scored, and what a user should know of the split."""
+    def test(self) -> Dialogues:
+        """The rows of the test split that have summaries to score by, maybe none, with notes."""
         section = self.recipe.data
         if section.test is None:
-            return None, []
+            return Dialogues([], [], [])
         test = read_dialogues(section.test, section, require_summaries=False)
-        scored = [row for row, texts in enumerate(test.references) if texts]
+        scored = test.rows([row for row, texts in enumerate(test.references) if texts])
         if not scored:
             note = "the test split (data.test) has no summaries: there will be no test scores"
-            return None, [*test.notes, note]
-        missing, found = len(test) - len(scored), test.rows(scored)
-        notes = [*test.notes, *leak_notes(self.trained_on, found, "test", section)]
-        if missing:
-            notes.append(f"{missing} of {len(test)} test dialogues have no summary to score by")
-        return found, notes
+            return scored.with_notes(note)
+        if missing := len(test) - len(scored):
+            note = f"{missing} of {len(test)} test dialogues have no summary to score by"
+            scored = scored.with_notes(note)
+        return scored.with_notes(*leak_notes(self.trained_on, scored, "test", section))
 
     @functools.cached_property
     def trained_on(self) -> Dialogues:
@@ -184,23 +178,25 @@ class Retraining:
         """Does what is left to do of a training; its folder holds what has been done."""
         folder = self.output_dir / _WORK / training.name
         model, measured = folder / MODEL, folder / _MEASURED
-        on_main(lambda: _claim(folder, json.dumps(self._identity(training), indent=2, default=str)))
+        on_main(lambda: _claim(folder, self._identity(training)))
         if not on_main(model.is_dir):
+            on_main(lambda: measured.unlink(missing_ok=True))
             self._train(training, folder)
         if not on_main(measured.is_file):
             found = self._measure(folder)
             on_main(lambda: write_text(measured, json.dumps(found)))
         return Trained(training, model, **on_main(lambda: json.loads(measured.read_text("utf-8"))))
 
-    def _identity(self, training: Training) -> dict[str, Any]:
-        """All that decides the result of a training."""
-        return {
+    def _identity(self, training: Training) -> str:
+        """All that decides the result of a training, as JSON."""
+        content = {
             **fingerprint_of(self.experiment.decided_recipe, self._splits),
             "params": training.candidate.params,
             "epoch": training.candidate.epoch,
             "seed": training.seed,
             "train": self.recipe.train.model_dump(include={"use_validation", "save_adapter"}),
         }
+        return json.dumps(content, indent=2, sort_keys=True, default=str)
 
     def _train(self, training: Training, folder: Path) -> None:
         train, validation = self.trained_on, self.experiment.splits[1]
@@ -212,7 +208,7 @@ class Retraining:
     def _save(self, model: Any, folder: Path) -> None:
         """Writes the model, and what it gives for a few rows before its adapters are merged."""
         experiment, validation = self.experiment, self.experiment.splits[1]
-        few = experiment.tokenize(validation.rows(range(min(_COMPARED, len(validation)))))
+        few = experiment.tokenize(validation.head(_COMPARED))
         batch = first_rows(few, DataCollatorForSeq2Seq(experiment.tokenizer))
         if batch is not None:
             write_outputs(model, batch, folder / OUTPUTS)
@@ -245,7 +241,7 @@ class Retraining:
     def _splits(self) -> dict[str, Dialogues]:
         """The rows of each split by its name; without the test split where it has no summaries."""
         train, validation = self.experiment.splits
-        test = {} if self.test is None else {"test": self.test}
+        test = {"test": self.test} if self.test else {}
         return {"train": train, "validation": validation, **test}
 
     def _write(self, best: Trained, trained: list[Trained]) -> None:

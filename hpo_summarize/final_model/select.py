@@ -21,7 +21,7 @@ from hpo_summarize.study.fingerprint import check_result
 from hpo_summarize.study.location import find_study
 from hpo_summarize.study.storage import default_storage_url
 from hpo_summarize.study.trials import Candidate, candidates_of, first_of_each
-from hpo_summarize.study.user_attrs import DECODING_STUDY
+from hpo_summarize.study.user_attrs import DECODING_STUDY, MAX_NEW_TOKENS
 
 BEST_PARAMS = "best_params.json"
 
@@ -53,30 +53,39 @@ def choose_candidates(
     found = read_candidates(path, recipe.search.direction == "maximize")
     name = found[0].study_name
     url = recipe.search.storage or default_storage_url(_folder_of_study(recipe, path))
-    has_front = len(found[0].values) > 1
-    in_file = trial in [one.number for one in found] if trial is not None else top == 1 or has_front
-    if not in_file:
+    if not _are_in_file(found, top, trial):
         found = _read_study(_load_study(url, name), url, space)
-    if trial is not None:
-        found = [one for one in found if one.number == trial]
-        if not found:
-            raise StudyError(
-                f"trial {trial} is not complete in the study '{name}'; take one that "
-                "all_trials.csv shows as COMPLETE"
-            )
-    elif len(found) < top:
-        raise StudyError(
-            f"the {top} best trials are wanted, and the study '{name}' has {len(found)} to choose "
-            "from; lower --top, or search on"
-        )
-    else:
-        found = found[:top]
+    found = _pick(found, name, top, trial)
     for candidate in found:
         if problems := [*_problems(candidate, recipe, space)]:
             rule = "does not fit this recipe; use the recipe that the search ran with"
             raise RecipeError(problems, f"{path}, trial {candidate.number}, {rule}")
     experiment.adopt_length(found[0].max_new_tokens)
     return found, _compare_recipes(experiment, url, name)
+
+
+def _are_in_file(found: list[Candidate], top: int, trial: int | None) -> bool:
+    """Whether `best_params.json` is enough: it holds one trial, or the whole Pareto front."""
+    if trial is not None:
+        return trial in [candidate.number for candidate in found]
+    return top == 1 or len(found[0].values) > 1
+
+
+def _pick(found: list[Candidate], study: str, top: int, trial: int | None) -> list[Candidate]:
+    if trial is None:
+        if len(found) < top:
+            raise StudyError(
+                f"the {top} best trials are wanted, and the study '{study}' has {len(found)} to "
+                "choose from; lower --top, or search on"
+            )
+        return found[:top]
+    named = [candidate for candidate in found if candidate.number == trial]
+    if not named:
+        raise StudyError(
+            f"trial {trial} is not complete in the study '{study}'; take one that all_trials.csv "
+            "shows as COMPLETE"
+        )
+    return named
 
 
 def _folder_of_study(recipe: Recipe, path: Path) -> Path:
@@ -110,23 +119,24 @@ def read_candidates(path: Path, maximize: bool) -> list[Candidate]:
     Raises:
         StudyError: The file is not there, is damaged, or holds no result.
     """
+    sign = -1 if maximize else 1
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = [] if content.get("message") else [*_from_content(content)]
+        found.sort(key=lambda candidate: (sign * candidate.values[0], candidate.number))
     except FileNotFoundError:
         raise StudyError(
             f"there is no file {path}; run scripts/search.py with this recipe first, or give the "
             f"{BEST_PARAMS} of a search with --best_params"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StudyError(
             f"{path} is no {BEST_PARAMS} of a search ({type(error).__name__}: {error}); run "
             f"scripts/search.py again, which writes it anew, or name another {BEST_PARAMS}"
         ) from None
     if not found:
         raise StudyError(f"{path}: the search has no result yet. {content.get('message', '')}")
-    sign = -1 if maximize else 1
-    return first_of_each(sorted(found, key=lambda one: (sign * one.values[0], one.number)))
+    return first_of_each(found)
 
 
 def _from_content(content: dict[str, Any]) -> Iterator[Candidate]:
@@ -164,9 +174,9 @@ def _read_study(study: optuna.Study, url: str, space: SearchSpace) -> list[Candi
     decoded = candidates_of(_load_study(url, study.user_attrs[DECODING_STUDY]))
     if not decoded:
         return trained
-    first = {"study_name": study.study_name, "max_new_tokens": trained[0].max_new_tokens}
-    others = [_with_own_decoding(candidate, space) for candidate in trained]
-    return first_of_each([*(replace(one, **first) for one in decoded), *others])
+    length = study.user_attrs.get(MAX_NEW_TOKENS)  # Recorded in the first stage alone.
+    best = [replace(c, study_name=study.study_name, max_new_tokens=length) for c in decoded]
+    return first_of_each([*best, *(_with_own_decoding(c, space) for c in trained)])
 
 
 def _with_own_decoding(candidate: Candidate, space: SearchSpace) -> Candidate:

@@ -77,7 +77,7 @@ class Candidate:
         return cls(
             number=trial.user_attrs.get(TRAINED_TRIAL, trial.number),
             params=values_of(trial),
-            epoch=float(trial.user_attrs.get(BEST_EPOCH, 0)),
+            epoch=float(trial.user_attrs.get(BEST_EPOCH) or 0),
             values=tuple(trial.values),
             study_name=study.study_name,
             max_new_tokens=study.user_attrs.get(MAX_NEW_TOKENS),
@@ -101,8 +101,9 @@ class Candidate:
         if len(found) != 1:
             raise StudyError(
                 f"the search has kept no weights of trial {self.number}: {folder} holds "
-                f"{len(found)} checkpoints, not one; set search.keep_trials to 1 or more and "
-                "search again, or retrain it with scripts/train.py"
+                f"{len(found)} checkpoints, not one; run this where they are, or set "
+                "search.keep_trials to 1 or more and search again, or retrain the trial with "
+                "scripts/train.py"
             )
         return found[0]
 
