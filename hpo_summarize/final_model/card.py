@@ -25,7 +25,7 @@ from hpo_summarize.summarizer import SEED
 from hpo_summarize.training.arguments import eval_batch_size
 
 SCORES, CARD = "scores.json", "README.md"
-FILES = "files"  # In there: what is replaced by the next training, and nothing else is.
+FILES = "files"  # Its key for the files that the next training may replace.
 _PACKAGES = ("transformers", "torch", "peft", "optuna", "datasets", "rouge-score")
 
 

@@ -1,4 +1,4 @@
-"""From the results of a search to the final model."""
+"""From the results of a search to the final model: `Retraining`, and the steps of one training."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Retraining:
         best = best_of(trained, search.objectives[0], search.direction == "maximize")
         with stopping_at_storage_failure(folder):
             on_main(lambda: self._write(best, trained))
-        # Nobody waits for the main process: an upload may take longer than an exchange may.
+        # Not by `on_main`: an upload may take longer than the timeout of the group.
         if PartialState().is_main_process:
             if self.recipe.train.push_to_hub:
                 upload(folder, self.recipe.train.push_to_hub)
