@@ -26,6 +26,7 @@ from hpo_summarize.config.schema import Recipe
 from hpo_summarize.config.settings import possible_values
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.data.splits import load_splits
+from hpo_summarize.decoder import decode_texts
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.generation import set_decoding
 from hpo_summarize.models.config import (
@@ -302,8 +303,7 @@ class Experiment:
         Args:
             ids: Token ids of shape `(rows, tokens)`, padded at the end.
         """
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return decode_texts(self.tokenizer, ids)
 
     def score(self, summaries: Sequence[str], references: Sequence[list[str]]) -> dict[str, float]:
         """ROUGE F1 of summaries, 0 to 1, by name."""

@@ -26,7 +26,7 @@ from hpo_summarize.generation import IGNORED_LABEL, set_decoding
 from hpo_summarize.launch.processes import on_all
 from hpo_summarize.models.families import decoder_inputs, has_own_loss
 from hpo_summarize.models.outputs import OUTPUTS, difference_from, first_rows, write_outputs
-from hpo_summarize.training.evaluation import GeneratingTrainer
+from hpo_summarize.training.evaluation import GeneratingTrainer, with_padding_token
 from hpo_summarize.training.upstream_fixes import EncoderNoise
 
 
@@ -231,7 +231,7 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         def compute(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
             ids = prediction.predictions
             if self.args.predict_with_generate and isinstance(ids, np.ndarray):
-                prediction.predictions = self._with_padding_token(ids)
+                prediction.predictions = with_padding_token(self, ids)
             return on_all(lambda: compute_metrics(prediction, **kwargs))
 
         return compute
