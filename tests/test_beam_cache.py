@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import CLASSES, make_recipe
+from model_families import CLASSES, build_model, make_recipe
 from transformers import (
     AutoModelForSeq2SeqLM,
     BartForConditionalGeneration,
@@ -19,7 +19,6 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.generation import SharedCrossAttentionCache, beam_cache
-from hpo_summarize.models.factory import build_model
 
 DIALOGUES = [
     "#Person1#: Hello Mina, shall we meet at the park?",

@@ -12,13 +12,13 @@ import torch
 import transformers
 from conftest import make_rows
 from datasets import Dataset
+from model_families import make_recipe
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hpo_summarize import OptunaOptimizer
-from hpo_summarize.config.schema import DataSection
 from hpo_summarize.errors import HpoError, ModelError
 from hpo_summarize.models.config import check_lengths
-from hpo_summarize.models.families import has_own_loss
+from hpo_summarize.models.families import require_family
 from hpo_summarize.models.outputs import OUTPUTS
 
 BART = {
@@ -211,9 +211,9 @@ def test_encoder_and_decoder_of_led_have_limits_of_their_own(
     key: str, limit: int, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     config = tiny("LED", tokenizer).config
-    check_lengths(config, DataSection(**{**FITTING, key: limit}))
+    check_lengths(config, make_recipe("unused", data={**FITTING, key: limit}))
     with pytest.raises(ModelError, match=f"data.{key} is {limit + 1}, .* has {limit} positions"):
-        check_lengths(config, DataSection(**{**FITTING, key: limit + 1}))
+        check_lengths(config, make_recipe("unused", data={**FITTING, key: limit + 1}))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_loss_of_its_own_is_trained_with_and_counts_by_tokens(
 ) -> None:
     trainer = make(name, **changes).trainer
     model = trainer.model.eval()
-    assert has_own_loss(model)
+    assert require_family(model.config).has_own_loss(model)
     rows = [trainer.train_dataset[row] for row in range(4)]
     rows[0] = {**rows[0], "labels": rows[0]["labels"][:3]}
     parts = [trainer.data_collator([dict(row) for row in part]) for part in (rows[:1], rows[1:])]

@@ -11,7 +11,7 @@ import torch
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.io import write_text
-from hpo_summarize.models.families import decoder_inputs
+from hpo_summarize.models.families import require_family
 
 OUTPUTS = "outputs.json"  # Beside the weights of a checkpoint.
 _IGNORED_LABEL = -100
@@ -49,7 +49,7 @@ def label_log_probs(model: Any, batch: Batch) -> list[float]:
     inputs: dict[str, Any] = {key: value.to(device) for key, value in batch.items()}
     labels = inputs.pop("labels")
     if "decoder_input_ids" not in inputs:
-        inputs["decoder_input_ids"] = decoder_inputs(unwrap_peft_model(model), labels)
+        inputs["decoder_input_ids"] = _decoder_inputs(model, labels)
     inputs["use_cache"] = False  # As in training; T5Gemma's sliding window acts otherwise with it.
     # `Accelerator.prepare_model` puts mixed precision around the forward of a model in training. A
     # loaded model is without it, and would differ by the rounding of bfloat16.
@@ -87,8 +87,7 @@ def write_outputs(model: Any, batch: Batch, path: Path) -> None:
     """Records what a model says of a batch."""
     # The Trainer writes the tokenizer's special tokens into the config, where T5Gemma looks for the
     # first token of its decoder; a model that is loaded on its own reads others.
-    shifted = decoder_inputs(unwrap_peft_model(model), batch["labels"])
-    batch = {**batch, "decoder_input_ids": shifted}
+    batch = {**batch, "decoder_input_ids": _decoder_inputs(model, batch["labels"])}
     content = {
         "batch": {key: value.tolist() for key, value in batch.items()},
         "log_probs": label_log_probs(model, batch),
@@ -104,3 +103,8 @@ def difference_from(path: Path, model: Any) -> str | None:
     recorded = json.loads(path.read_text(encoding="utf-8"))
     batch = {key: torch.tensor(value) for key, value in recorded["batch"].items()}
     return difference(model, batch, recorded["log_probs"], recorded["device"])
+
+
+def _decoder_inputs(model: Any, labels: torch.Tensor) -> torch.Tensor:
+    base = unwrap_peft_model(model)
+    return require_family(base.config).decoder_inputs(base, labels)

@@ -27,6 +27,7 @@ from hpo_summarize.generation import (
     put_in_order,
     with_settings,
 )
+from hpo_summarize.models.families import family_of
 from hpo_summarize.training.upstream_fixes import SharingTrainer
 
 TEXTS = "texts"  # Key under which `compute_metrics` may return the decoded predictions.
@@ -148,7 +149,7 @@ class GeneratingTrainer(SharingTrainer):
         first = dataset[0] if len(dataset) else None  # type: ignore[index]
         return (
             args.predict_with_generate
-            and self.model.config.is_encoder_decoder
+            and family_of(self.model.config) is not None
             and not (args.batch_eval_metrics or "loss" in args.include_for_metrics)
             and args.eval_do_concat_batches
             and self.preprocess_logits_for_metrics is None
