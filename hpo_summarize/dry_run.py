@@ -8,11 +8,9 @@ what differs in its modules is trained as well, what differs in its kind of deco
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,28 +33,20 @@ from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import HpoError, ModelError, Problem, RecipeError
 from hpo_summarize.generation import IGNORED_LABEL, with_settings
 from hpo_summarize.models.families import require_family
-from hpo_summarize.models.lora import load_adapter, merged
-from hpo_summarize.models.outputs import difference, first_rows, label_log_probs
-from hpo_summarize.models.shared_base import is_as_configured, reloaded
+from hpo_summarize.models.outputs import check_gradients, check_saved, first_rows
+from hpo_summarize.models.shared_base import is_as_configured
 from hpo_summarize.search_space import SearchSpace, TrialSpec
 from hpo_summarize.training.arguments import with_values
 from hpo_summarize.training.trainer import SummarizationTrainer
 
 _STEPS = 100  # Of the schedules that are made; any number does.
-_NEW_TOKENS = 2
+_TOKENS, _NEW_TOKENS = 16, 2  # Read of each row, and generated.
 # Numbers that change how much a form of decoding does, and whose range is checked elsewhere.
 _AMOUNTS = {*LIMITS, "length_penalty"}
 # Training arguments that only some optimizers read, with two values that would differ.
 _READ_BY_SOME = {"adam_beta1": (0.5, 0.6), "adam_beta2": (0.5, 0.6), "adam_epsilon": (0.1, 0.2)}
 # Arguments of an optimizer from which nothing can be told about the others.
 _OF_PARAMETERS = {"params", "model", "optimizer_dict"}
-_NOISE = 0.02  # Standard deviation of what is added to adapters, most of which begin as zero.
-_SAME_LOSS = 1e-3  # Relative; both are sums of float32.
-# What peft puts on modules that are named one by one, in the names of parameters. Not ".lora_A":
-# `all-linear` takes modules, too, that are called with other inputs only (LED's global attention).
-_NEW_ROWS = ".token_adapter."
-_ON_NAMED = (".lora_embedding_", ".modules_to_save.", _NEW_ROWS)
-_OTHER_MODEL = "take a BART or T5 model, for example"
 
 Values = Mapping[str, Any]
 
@@ -73,37 +63,28 @@ def _reported(report: Callable[[str], HpoError]) -> Iterator[None]:
         raise report(f"{type(error).__name__}: {reason:.300}") from error
 
 
-@contextmanager
-def refusals(key: str, value: str = "") -> Iterator[None]:
-    """Turns what a library raises into an error of the recipe.
+def refusals(key: str, what: str = "the values given here are refused") -> AbstractContextManager:
+    """Turns what a library raises into a `RecipeError`.
 
     Args:
         key: Key of the setting in the recipe.
-        value: What is refused, where it is a single value.
-
-    Raises:
-        RecipeError: The library refused it; its own message is in it.
+        what: The start of the message.
     """
-    what = f"{value} is refused" if value else "the values given here are refused"
-    with _reported(
+    return _reported(
         lambda reason: RecipeError([Problem(key, f"{what} ({reason}); fix it or take it out")])
-    ):
-        yield
+    )
 
 
-@contextmanager
-def _tried(what: str, remedy: str = _OTHER_MODEL) -> Iterator[None]:
-    """Turns what a library raises into an error of the model: "`what` (its reason); `remedy`"."""
-    with _reported(lambda reason: ModelError(f"{what} ({reason}); {remedy}")):
-        yield
+def _tried(what: str) -> AbstractContextManager:
+    """Turns what a library raises into a `ModelError` that begins with `what`."""
+    remedy = "take a BART or T5 model, for example"
+    return _reported(lambda reason: ModelError(f"{what} ({reason}); {remedy}"))
 
 
 def try_arguments(
     recipe: Recipe, build: Callable[[], Seq2SeqTrainingArguments], space: SearchSpace
 ) -> None:
-    """Makes the fixed decoding, and the training arguments of trial 0 and of its variants.
-
-    Needs no model.
+    """Makes the fixed decoding, and the training arguments of all variants, without a model.
 
     Args:
         recipe: The recipe, whose fixed decoding is tried.
@@ -144,11 +125,7 @@ def try_settings(trainer: SummarizationTrainer, space: SearchSpace, recipe: Reci
     _try_structure(trainer, baseline)
     kinds: set[tuple] = set()
     model_type = unwrap_peft_model(trainer.model).config.model_type
-    with _reported(
-        lambda reason: RecipeError(
-            [Problem("generation", _cannot_generate.format(model_type, reason))]
-        )
-    ):
+    with refusals("generation", f"a '{model_type}' model cannot generate with the values here"):
         _try_decoding(trainer, baseline, kinds)
     _try_variants(
         space,
@@ -165,11 +142,6 @@ def try_settings(trainer: SummarizationTrainer, space: SearchSpace, recipe: Reci
     trainer.create_accelerator_and_postprocess()
 
 
-_cannot_generate = (
-    "a '{}' model cannot generate with the values given here ({}); fix them, or take another model"
-)
-
-
 def _try_variants(space: SearchSpace, attempts: Mapping[str, Callable[[Values], Any]]) -> None:
     """Tries all variants of trial 0, each by what its value changes.
 
@@ -182,7 +154,7 @@ def _try_variants(space: SearchSpace, attempts: Mapping[str, Callable[[Values], 
         if attempt is None or values == space.baseline():
             continue
         try:
-            with refusals(f"space.{name}", repr(value)):
+            with refusals(f"space.{name}", f"{value!r} is refused"):
                 attempt(values)
         except RecipeError as error:
             problems += error.problems
@@ -230,33 +202,30 @@ def _idle_in_optimizer(
     everything = [_with_training(trainer.args, v) for v in variants or [space.baseline()]]
     optimizers = " or ".join(sorted({str(args.optim.value) for args in everything}))
 
-    def acts(first: Values, second: Values) -> bool:
-        return any(_differ(trainer, args, first, second) for args in everything)
+    def is_idle(one: Values, other: Values) -> bool:
+        return not any(_differ(trainer, args, one, other) for args in everything)
 
     fixed = recipe.training.settings()
+    unread = f"the optimizer {optimizers} does not read it; take it out or change optim"
     options = [part for part in (fixed.get("optim_args") or "").replace(" ", "").split(",") if part]
     for option in options:
-        others = ",".join(other for other in options if other != option)
-        if not acts({"optim_args": ",".join(options)}, {"optim_args": others or None}):
+        rest = ",".join(other for other in options if other != option) or None
+        if is_idle({}, {"optim_args": rest}):
             message = f"{option!r} changes nothing in the optimizer {optimizers}"
             yield Problem("training.optim_args", f"{message}; correct its name or take it out")
     for name, (one, other) in _READ_BY_SOME.items():
         section = "space" if name in space.parameters else "training" if name in fixed else None
-        if section and not acts({name: one}, {name: other}):
-            message = f"the optimizer {optimizers} does not read it"
-            yield Problem(f"{section}.{name}", f"{message}; take it out or change optim")
-    if fixed.get("optim_target_modules") and not acts({}, {}):
-        message = f"only GaLore and APOLLO read it, and the optimizer is {optimizers}"
-        yield Problem("training.optim_target_modules", f"{message}; take it out or change optim")
+        if section and is_idle({name: one}, {name: other}):
+            yield Problem(f"{section}.{name}", unread)
+    if fixed.get("optim_target_modules") and is_idle({}, {}):
+        yield Problem("training.optim_target_modules", unread)
 
 
-def _differ(
-    trainer: SummarizationTrainer, args: Seq2SeqTrainingArguments, first: Values, second: Values
-) -> bool:
+def _differ(trainer: SummarizationTrainer, args: Seq2SeqTrainingArguments, *both: Values) -> bool:
     """Whether an optimizer gets other arguments; True where that cannot be told."""
     one, other = (
         trainer.get_optimizer_cls_and_kwargs(with_values(args, values), trainer.model)[1]
-        for values in (first, second)
+        for values in both
     )
     return bool(_OF_PARAMETERS & one.keys()) or one != other
 
@@ -265,13 +234,7 @@ def _differ(
 
 
 def _try_decoding(trainer: SummarizationTrainer, values: Values, kinds: set[tuple]) -> None:
-    """Makes the generation config of a trial, and generates two tokens where its kind is new.
-
-    Args:
-        trainer: Has the model and the rows.
-        values: Values of a trial.
-        kinds: The kinds that were tried already; changed in place.
-    """
+    """Makes the generation config of a trial, and generates where its kind is not in `kinds`."""
     model = unwrap_peft_model(trainer.model)
     decoding = TrialSpec.of(values).generation
     config = with_settings(model.generation_config, decoding)[0]
@@ -282,8 +245,10 @@ def _try_decoding(trainer: SummarizationTrainer, values: Values, kinds: set[tupl
         return
     config.max_length, config.max_new_tokens = None, _NEW_TOKENS
     config.min_length = config.min_new_tokens = None
-    batch = first_rows(trainer.eval_dataset, trainer.data_collator)
-    inputs = require_family(model.config).generation_inputs(batch or {})
+    batch = first_rows(trainer.eval_dataset, trainer.data_collator, _TOKENS)
+    if batch is None:
+        return
+    inputs = require_family(model.config).generation_inputs(batch)
     was_training = model.training
     model.eval()
     try:
@@ -316,8 +281,7 @@ def _build(trainer: SummarizationTrainer, values: Values) -> Any:
     torch.manual_seed(trainer.args.seed)  # Weights that no checkpoint holds are drawn.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = trainer.model_init(SimpleNamespace(params=dict(values)))
-    return model.to(trainer.args.device)
+        return trainer.model_init(SimpleNamespace(params=dict(values)))
 
 
 def _try_depth(trainer: SummarizationTrainer, values: Values) -> None:
@@ -335,136 +299,49 @@ def _try_depth(trainer: SummarizationTrainer, values: Values) -> None:
 def _try_structure(trainer: SummarizationTrainer, values: Values) -> None:
     """One training step on the first rows, and then what the end of a search does with the model.
 
-    The step has a loss and gradients, and no optimizer. The model is compared, by the probabilities
-    it gives to labels, with the one that would be loaded from its checkpoint; with LoRA also with
-    its adapter on a fresh base, and with the merged model.
-
-    Args:
-        trainer: Has the recipe's model, rows and arguments.
-        values: Values of a trial.
+    The step has a loss and gradients, and no optimizer.
 
     Raises:
         ModelError: The model cannot be trained, saved, loaded or merged.
     """
-    batch = first_rows(trainer.train_dataset, trainer.data_collator)
+    batch = first_rows(trainer.train_dataset, trainer.data_collator, _TOKENS)
     if batch is None:
         return
     own, args = trainer.model, trainer.args
+    name = f"model: a '{unwrap_peft_model(own).config.model_type}' model"
     with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
         own.to("cpu")  # One model at a time is on a device, as in training.
         try:
-            trainer.model = _build(trainer, values)
-            _train_one_step(trainer, batch)
-            _try_end(trainer, values, batch)
+            trainer.model = _build(trainer, values).to(args.device)
+            with _tried(f"{name} cannot be trained"):
+                loss = _train_one_step(trainer, batch)
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"{name} gives a training loss of {loss} on the first rows; take another "
+                    "checkpoint, or train in another precision"
+                )
+            check_gradients(trainer.model)
+            with _tried(f"{name} cannot be saved and loaded again"):
+                check_saved(trainer.model, batch, lambda: _build(trainer, values).to(args.device))
         finally:
             trainer.model = own.to(args.device)
 
 
-def _train_one_step(trainer: SummarizationTrainer, batch: Mapping[str, torch.Tensor]) -> None:
+def _train_one_step(trainer: SummarizationTrainer, batch: Mapping[str, torch.Tensor]) -> float:
     model, args = trainer.model, trainer.args
-    name = f"model: a '{unwrap_peft_model(model).config.model_type}' model"
-    inputs = {key: value.to(args.device) for key, value in batch.items()}
-    with _tried(f"{name} cannot be trained"):
-        _check_loss(trainer, name, inputs)
-        if args.activation_checkpointing:
-            model.activation_checkpointing_enable()
-        model.train()
-        with trainer.accelerator.autocast():
-            loss = trainer.compute_loss(
-                model, dict(inputs), num_items_in_batch=inputs["labels"].ne(IGNORED_LABEL).sum()
-            )
-        loss.backward()
-    if not math.isfinite(loss.item()):
-        raise ModelError(
-            f"{name} gives a training loss of {loss.item()} on the first rows; take another "
-            "checkpoint, or train in another precision"
-        )
-    _check_gradients(model)
-    model.zero_grad()
-
-
-def _check_loss(trainer: SummarizationTrainer, name: str, inputs: Mapping[str, Any]) -> None:
-    """Refuses a model whose forward measures another loss than the one that would be used."""
-    model, smoothing = trainer.model.eval(), trainer.args.label_smoothing_factor
     base = unwrap_peft_model(model)
-    family = require_family(base.config)
-    if family.has_own_loss(base):
-        if smoothing:
-            raise ModelError(
-                f"{name} is trained with a loss of its own, in which label smoothing has no part "
-                f"(value {smoothing}); take training.label_smoothing_factor out"
-            )
-        return
-    with torch.no_grad():
-        shifted = family.decoder_inputs(base, inputs["labels"])  # FSMT takes no labels alone.
-        outputs = model(**inputs, decoder_input_ids=shifted, use_cache=False)
-    theirs, logits = outputs.loss.item(), outputs.logits.flatten(0, 1).float()
-    ours = torch.nn.functional.cross_entropy(logits, inputs["labels"].flatten()).item()
-    if not math.isclose(theirs, ours, rel_tol=_SAME_LOSS, abs_tol=_SAME_LOSS):
+    if args.label_smoothing_factor and require_family(base.config).has_own_loss(base):
         raise ModelError(
-            f"{name} measures a loss of its own ({theirs:.4g}) that is not the cross entropy of "
-            f"its tokens ({ours:.4g}), and would be trained with the latter; {_OTHER_MODEL}"
+            f"model: a '{base.config.model_type}' model is trained with a loss of its own, in "
+            f"which label smoothing has no part (value {args.label_smoothing_factor}); take "
+            "training.label_smoothing_factor out"
         )
-
-
-def _check_gradients(model: Any) -> None:
-    """Refuses adapters on modules that the model does not call, such as `shared` of BART and T5."""
-    reached: dict[tuple[str, str], bool] = {}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and (mark := next((m for m in _ON_NAMED if m in name), None)):
-            key = mark, name.partition(mark)[0].rpartition(".")[2]
-            reached[key] = reached.get(key, False) or weight.grad is not None
-    for (mark, module), is_reached in reached.items():
-        if is_reached:
-            continue
-        if mark == _NEW_ROWS:
-            raise ModelError(
-                "lora: peft does not train the embeddings of added tokens in a "
-                f"'{unwrap_peft_model(model).config.model_type}' model (it puts them on "
-                f"'{module}', which the model does not call); leave the tokens that its tokenizer "
-                "lacks out of data.special_tokens, or train without LoRA"
-            )
-        raise ModelError(
-            f"lora: no output depends on what would be trained in '{module}', since the model does "
-            "not call it under that name; name the modules that it calls ('embed_tokens', "
-            "'lm_head'), or take it out: the embeddings of added tokens are trained in any case"
-        )
-
-
-def _try_end(trainer: SummarizationTrainer, values: Values, batch: Mapping[str, Any]) -> None:
-    model = trainer.model
-    if not isinstance(model, PeftModel):
-        _compare_reloaded(model, batch, label_log_probs(model, batch))
-        return
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(_NOISE * torch.randn_like(weight))
-    expected = label_log_probs(model, batch)
-    with tempfile.TemporaryDirectory() as folder:
-        with _tried("lora: the adapters cannot be saved and loaded", "check the keys of lora"):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model.to("cpu").save_pretrained(folder)
-            kept = _build(trainer, values)
-            load_adapter(kept, Path(folder))
-    _compare("lora: an adapter that is loaded on a fresh base", kept, batch, expected)
-    del kept
-    whole = merged(model.to(trainer.args.device))
-    _compare("lora: the model with its adapters merged", whole, batch, expected)
-    _compare_reloaded(whole, batch, expected)
-
-
-def _compare_reloaded(model: Any, batch: Mapping[str, Any], expected: list[float]) -> None:
-    name = f"model: a '{model.config.model_type}' model that is loaded again"
-    with _tried(f"{name} cannot be used"):
-        _compare(name, reloaded(model), batch, expected)
-
-
-def _compare(what: str, model: Any, batch: Mapping[str, Any], expected: list[float]) -> None:
-    if differs := difference(model, batch, expected):
-        raise ModelError(
-            f"{what} is not the one that was trained ({differs}), so that the score of a trial "
-            "would not be that of its model; check lora.target_modules, lora.modules_to_save and "
-            "the other keys of lora, or take another model"
-        )
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    inputs = {key: value.to(args.device) for key, value in batch.items()}
+    n_tokens = inputs["labels"].ne(IGNORED_LABEL).sum()
+    model.train()
+    with trainer.accelerator.autocast():
+        loss = trainer.compute_loss(model, inputs, num_items_in_batch=n_tokens)
+    loss.backward()
+    return loss.item()

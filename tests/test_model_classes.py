@@ -180,7 +180,12 @@ GROWN = "data.special_tokens: transformers cannot add tokens to a '{}' model"
     [
         ("FSMT", None, {"new": True}, GROWN.format("fsmt")),
         ("T5Gemma", LORA, {"new": True}, GROWN.format("t5gemma")),
-        ("Marian", LORA, {"new": True}, "does not train the embeddings of added tokens"),
+        (
+            "Marian",
+            LORA,
+            {"new": True},
+            "does not call .* so peft does not train the embeddings of added tokens",
+        ),
         ("ProphetNet", None, {"pad_token_id": 1}, "'prophetnet' model cannot generate"),
         (
             "ProphetNet",
@@ -188,15 +193,9 @@ GROWN = "data.special_tokens: transformers cannot add tokens to a '{}' model"
             {"training": {"label_smoothing_factor": 0.1}},
             "a loss of its own, in which label smoothing has no part .value 0.1",
         ),
-        ("PLBart", {**LORA, "modules_to_save": ["shared"]}, {}, "trained in 'shared'"),
-        ("PLBart", {**LORA, "target_modules": ["q_proj", "shared"]}, {}, "trained in 'shared'"),
+        ("PLBart", {**LORA, "modules_to_save": ["shared"]}, {}, "does not call 'shared'"),
+        ("PLBart", {**LORA, "target_modules": ["q_proj", "shared"]}, {}, "does not call 'shared'"),
         ("UMT5", {**LORA, "lora_bias": True}, {}, "cannot be merged into a 'umt5' model"),
-        (
-            "PLBart",
-            {**LORA, "modules_to_save": ["lm_head"], "ensure_weight_tying": True},
-            {},
-            "adapters cannot be put on|cannot be trained|not the one that was trained",
-        ),
     ],
 )
 def test_what_fails_in_every_trial_or_at_the_end_is_refused_before_the_first_one(

@@ -244,7 +244,6 @@ def test_a_merge_leaves_the_shared_weights_as_they_are(
     assert is_unchanged(base, before)
 
 
-
 # Through a whole search.
 
 
