@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from hpo_summarize import SummarizationTrainer
-from hpo_summarize.generation import most_new_tokens, plan_batches, put_in_order, with_settings
+from hpo_summarize.decoder import plan_batches, put_in_order
+from hpo_summarize.generation import most_new_tokens, with_settings
 from hpo_summarize.training.evaluation import draw_as_loader
 
 # Batches.

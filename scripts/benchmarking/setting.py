@@ -13,6 +13,7 @@ from hpo_summarize.config.loader import dump_recipe, load_recipe
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.models.factory import build_model
+from hpo_summarize.search_space import TrialSpec
 
 RECIPE, START = "recipe.yaml", "start"
 # Data, space and fixed values where no recipe is given, but for the files.
@@ -129,7 +130,7 @@ def texts_path(output_dir: Path, method: str, seed: int) -> Path:
 def _write_start(recipe: Recipe, folder: Path) -> None:
     experiment = Experiment(recipe)
     torch.manual_seed(0)
-    model = build_model(recipe, experiment.tokenizer, {})
+    model = build_model(recipe, experiment.tokenizer, TrialSpec.of({}))
     half = folder.with_name(f"{folder.name}.half")
     shutil.rmtree(half, ignore_errors=True)
     model.save_pretrained(str(half))
