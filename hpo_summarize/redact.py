@@ -42,7 +42,7 @@ def redact_url(text: str) -> str:
         text: A storage URL, or a text; keys in any case and URL-encoded or not.
 
     Returns:
-        The same text with `***` in the place of each secret.
+        The same text with `***` instead of each secret.
 
     Example:
         >>> redact_url("postgresql+psycopg://me:secret@db/studies?sslpassword=top&timeout=3")

@@ -77,7 +77,7 @@ def test_rows_with_more_or_fewer_cells_than_the_header_are_refused(tmp_path: Pat
 
 @pytest.mark.parametrize("content", ['a,"b\nc,d\n', 'a,"b"c\nd,e\n'])
 def test_a_quote_that_would_join_rows_is_refused(content: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the row at line 2 cannot be parsed .*written twice"):
+    with pytest.raises(DataError, match="the row at line 2 cannot be parsed .*a text twice"):
         read(tmp_path / "a.csv", "dialogue,summary\n" + content)
 
 

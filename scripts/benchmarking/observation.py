@@ -153,7 +153,7 @@ class Observation(TrainerCallback):
         ids = getattr(output, "sequences", output)
         config = kwargs.get("generation_config") or args[0].generation_config
         self.without_cache += not kwargs.get("use_cache", config.use_cache)
-        # Every row begins with the start token, which is not generated.
+        # Every row starts with the start token, which is not generated.
         self.n_tokens += int((ids != config.pad_token_id).sum()) - len(ids)
         return output
 
@@ -171,7 +171,7 @@ class Observation(TrainerCallback):
 
 @contextmanager
 def wrapped(owner: type, name: str, watch: Callable[..., Any]) -> Iterator[None]:
-    """Puts `watch(original, ...)` in the place of a method, and the original back afterwards."""
+    """Replaces a method by `watch(original, ...)`, and restores it afterwards."""
     original = getattr(owner, name)
 
     @functools.wraps(original)  # With its signature, which peft and accelerate look at.

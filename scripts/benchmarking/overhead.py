@@ -88,7 +88,7 @@ def measure_overhead(n_trials: int = 6, **shape: Any) -> dict[str, float]:
 
     Args:
         n_trials: At least 2; the last one is not measured.
-        **shape: Fields of the model's configuration in the place of BART-base's.
+        **shape: Fields of the model's configuration that replace those of BART-base.
 
     Returns:
         `parameters`, and the median over the trials of the seconds that are not the model's own:
