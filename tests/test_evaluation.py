@@ -347,6 +347,23 @@ def test_iterable_rows_are_evaluated(trainer_of: Any, uneven: Dataset) -> None:
     assert first == second
 
 
+class MakesLabels(DataCollatorForSeq2Seq):
+    """Takes the start of each dialogue for its summary."""
+
+    def __call__(self, features: Any, return_tensors: Any = None) -> Any:
+        rows = [{**feature, "labels": feature["input_ids"][:5]} for feature in features]
+        return super().__call__(rows, return_tensors)
+
+
+def test_labels_that_only_the_collator_makes_reach_the_metrics(
+    trainer_of: Any, uneven: Dataset
+) -> None:
+    trainer = trainer_of()
+    trainer.data_collator = MakesLabels(trainer.processing_class)
+    assert trainer.evaluate(uneven.remove_columns("labels"))["eval_rows"] == 13
+    assert trainer.seen[0].label_ids.shape[0] == 13
+
+
 def test_losses_are_given_to_metrics_that_ask_for_them(trainer_of: Any) -> None:
     trainer = trainer_of(include_for_metrics=["loss"])
     trainer.evaluate()

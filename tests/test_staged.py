@@ -122,23 +122,21 @@ def test_the_first_stage_trains_with_cheap_decoding_and_the_second_searches_the_
 def test_both_stages_share_one_engine_however_many_trials_there_are(
     make_optimizer: Make,
 ) -> None:
-    engines: dict[sqlalchemy.Engine, int] = {}
-    opened: list[int] = []
+    engines: set[sqlalchemy.Engine] = set()
 
     def note(connection: sqlalchemy.Connection, *_: Any) -> None:
-        engines.setdefault(connection.engine, len(engines))
+        engines.add(connection.engine)
 
     optimizer = make_optimizer(n_trials=2, n_decoding=3)
     optimizer.prepare()
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
     try:
-        written = optimizer._write_after_trial
-        optimizer._write_after_trial = lambda *given: (written(*given), opened.append(len(engines)))
         optimizer.optimize()
         optimizer.get_best_value()
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
-    assert opened == [1] * 5 and len(engines) == 1
+    assert len(engines) == 1
+    assert (len(optimizer.study.trials), len(second_study(optimizer).trials)) == (2, 3)
 
 
 def test_the_best_parameters_are_those_of_both_stages(finished: OptunaOptimizer) -> None:
