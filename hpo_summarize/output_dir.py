@@ -11,11 +11,20 @@ from filelock import FileLock
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.io import make_writable
 from hpo_summarize.launch.workers import Worker, launch_name
-from hpo_summarize.reporting.summary import DECODING_FOLDER, RESULT_FILES
+from hpo_summarize.reporting.summary import DECODING_FOLDER
 
 _MARK = ".debug-run"  # In folders of debug runs; holds the name of the last launch.
 _FOLDERS = ("trials", DECODING_FOLDER)
-_OWN_FILES = ("study.db", "study.db-wal", "study.db-shm", "recipe.yaml", *RESULT_FILES)
+_PAGES = (
+    *("optimization_history.html", "param_importances.html", "parallel_coordinate.html"),
+    *("slice.html", "intermediate_values.html", "timeline.html", "pareto_front.html"),
+)
+_FILES = (
+    *("best_params.json", "all_trials.csv", "decoding_trials.csv", "study_stats.json"),
+    *("report.html", *_PAGES, *(f"{DECODING_FOLDER}/{page}" for page in _PAGES)),
+    *("recipe.yaml", "study.db"),
+)
+_FILES_OF_SQLITE = ("study.db-wal", "study.db-shm")
 
 
 def prepare_folder(folder: Path, debug: bool) -> None:
@@ -30,7 +39,7 @@ def prepare_folder(folder: Path, debug: bool) -> None:
             reverse, or is to be a debug run's and holds files that no debug run has written.
     """
     make_writable(folder)
-    for name in (*RESULT_FILES, "recipe.yaml", "study.db", *_FOLDERS):
+    for name in (*_FILES, *_FOLDERS):
         if (path := folder / name).exists() and path.is_dir() != (name in _FOLDERS):
             found, wanted = ("file", "folder") if name in _FOLDERS else ("folder", "file")
             message = f"{path} is a {found}, and a {wanted} is to be written there; move it"
@@ -64,7 +73,7 @@ def clear_debug_folder(folder: Path, worker: Worker) -> None:
         launch = launch_name() if worker.count > 1 else ""
         if launch and mark.read_text(encoding="utf-8") == launch:
             return
-        for name in _OWN_FILES:
+        for name in (*_FILES, *_FILES_OF_SQLITE):
             (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # It does not exist, or holds other files.
             (folder / DECODING_FOLDER).rmdir()
