@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optuna
 from datasets import Dataset
 from optuna.trial import TrialState
@@ -18,7 +16,7 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.config.parameters import default_values
-from hpo_summarize.generation import with_settings
+from hpo_summarize.decoder import decoding_with
 from hpo_summarize.launch.processes import on_all, on_main
 from hpo_summarize.study.trials import counts
 from hpo_summarize.study.user_attrs import EPOCH_VALUE, SUMMARIES
@@ -113,46 +111,14 @@ class MeasuringTrainer(CorrectedSeq2SeqTrainer):
 
     @contextmanager
     def _looking_cheaply(self, cheap: EpochEvaluation) -> Iterator[None]:
-        own, self.eval_dataset = self.eval_dataset, cheap.dataset
-        metric = self._without_padding_index(cheap.compute_metrics)
+        own = self.eval_dataset, self.compute_metrics
+        self.eval_dataset = cheap.dataset
+        self.compute_metrics = self._without_padding_index(cheap.compute_metrics)
         try:
-            with self._decoding_with(cheap.generation, metric):
+            with decoding_with(self.model, cheap.generation):
                 yield
         finally:
-            self.eval_dataset = own
-
-    @contextmanager
-    def _decoding_with(self, generation: Mapping[str, Any], metric: Any) -> Iterator[None]:
-        base, own = unwrap_peft_model(self.model), self.compute_metrics
-        config = base.generation_config
-        base.generation_config = with_settings(config, generation)[0]
-        self.compute_metrics = metric
-        try:
-            yield
-        finally:
-            base.generation_config = config
-            self.compute_metrics = own
-
-    def summarise(
-        self, dataset: Dataset, generation: Mapping[str, Any], largest: int | None = None
-    ) -> np.ndarray:
-        """Token ids of shape `(rows, tokens)`, padded at the end, from the model as it is.
-
-        Args:
-            dataset: Rows as in the evaluation set.
-            generation: Fields of the generation config that take the place of the model's own.
-            largest: Rows of full length that fit on a device at once. Default: as many as the
-                arguments put on one.
-        """
-        own, self.args = self.args, copy.copy(self.args)  # New ones would begin a new accelerator.
-        if largest is not None:
-            self.args.per_device_eval_batch_size = largest
-        try:
-            with self._decoding_with(generation, metric=None):
-                ids = self.predict(dataset).predictions
-        finally:
-            self.args = own
-        return self._with_padding_token(ids)
+            self.eval_dataset, self.compute_metrics = own
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Keeps the checkpoint of the epoch with the best objective of a trial.
