@@ -241,8 +241,8 @@ def _print_texts(split: SplitFacts) -> None:
         )
     if (trip := split.round_trip) is not None:
         print(
-            f"  as tokens {trip.rows - trip.changed} of {trip.rows} references come back as they "
-            f"were, {trip.cut} are cut at {trip.limit} tokens; "
+            f"  as tokens {trip.rows - trip.changed} of {trip.rows} references are decoded "
+            f"unchanged, {trip.cut} are cut at {trip.limit} tokens; "
             f"a perfect model would score at most {trip.scores()}"
         )
         for before, after in trip.examples:

@@ -71,7 +71,8 @@ TEMPLATE = plotly.io.templates.merge_templates(
             "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
             "xaxis": _AXIS,
             "yaxis": _AXIS,
-        }
+        },
+        data={"scatter": [{"marker": {"size": 8}}]},
     ),
 )
 _CONFIG = {
