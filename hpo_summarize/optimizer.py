@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import as_recipe, dump_recipe, with_settings
 from hpo_summarize.config.schema import Recipe
-from hpo_summarize.dry_run.settings import refusals, try_arguments, try_settings
+from hpo_summarize.dry_run import refusals, try_arguments, try_settings
 from hpo_summarize.errors import HpoError, StudyMoved, UnwrittenResults, storage_failure
 from hpo_summarize.io import write_text
 from hpo_summarize.launch.processes import join_group, on_all, on_main

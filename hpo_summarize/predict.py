@@ -23,7 +23,7 @@ from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
 from hpo_summarize.generation import Summaries
 from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
 from hpo_summarize.launch.processes import on_all, on_main
-from hpo_summarize.reporting.progress import PredictionProgress
+from hpo_summarize.reporting.progress import show_batches
 from hpo_summarize.summarizer import Summarizer, load_summarizer
 
 BEST = "best"
@@ -164,7 +164,7 @@ class Prediction:
         batches, share = summarizer.batches(len(dialogues)), summarizer.share(len(dialogues))
         with stopping_at_storage_failure(self.output.parent):
             done = on_main(self._parts.read)
-            for number in PredictionProgress(batches, share, set(done)):
+            for number in show_batches(batches, share, set(done)):
                 texts = [dialogues[row] for row in batches[number]]
                 self._parts.add(number, summarizer.summarize(texts))
             PartialState().wait_for_everyone()

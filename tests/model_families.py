@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from transformers import (
 
 from hpo_summarize.config.loader import parse_recipe
 from hpo_summarize.config.schema import Recipe
+from hpo_summarize.models import factory
+from hpo_summarize.search_space import TrialSpec
 
 CLASSES: dict[str, Any] = {
     "bart": (BartConfig, BartForConditionalGeneration),
@@ -80,6 +83,13 @@ def make_recipe(model: Path | str | dict[str, Any], **sections: Any) -> Recipe:
         **sections,
     }
     return parse_recipe(content)
+
+
+def build_model(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any], base: Any = None
+) -> Any:
+    """The model of a trial with these values."""
+    return factory.build_model(recipe, tokenizer, TrialSpec.of(values), base)
 
 
 def batch(tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:

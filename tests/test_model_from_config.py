@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_families import batch, logits, make_recipe, save_checkpoint
+from model_families import batch, build_model, logits, make_recipe, save_checkpoint
 from transformers import (
     PreTrainedTokenizerBase,
 )
@@ -15,7 +15,6 @@ from transformers import (
 from hpo_summarize.config.schema import ModelSection
 from hpo_summarize.errors import ModelError
 from hpo_summarize.models.config import load_config, loading_options
-from hpo_summarize.models.factory import build_model
 from hpo_summarize.models.tokenizer import (
     add_tokens,
     load_tokenizer,

@@ -263,7 +263,7 @@ def test_the_test_split_is_scored_by_all_references_and_what_it_shares_with_trai
     done = run_well("train", *options)
     trained_on = set(pd.read_csv(recipe.parent / "train.csv")["dialogue"])
     shared = sum(row["dialogue"] in trained_on for row in rows)
-    assert f"{shared} of 4 test dialogues stand in the training split too" in done.stdout
+    assert f"{shared} of 4 test dialogues are in the training split, too" in done.stdout
     card = (out / "model" / "README.md").read_text()
     assert "of several references to a dialogue the mean counts" in card
     run_well("predict", *options)
@@ -276,7 +276,7 @@ def test_the_test_split_is_scored_by_all_references_and_what_it_shares_with_trai
         ]
         assert value == pytest.approx(mean(by_row), abs=1e-9) and 0.2 < value < 0.9
     refused = run_program("train", *options, "data.leaks=refuse")
-    assert refused.status == 2 and "test dialogues stand in the training split" in refused.stderr
+    assert refused.status == 2 and "test dialogues are in the training split" in refused.stderr
 
 
 def test_a_test_split_without_summaries_gives_a_model_without_test_scores(

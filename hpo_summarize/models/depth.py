@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Mapping
 
+import torch
 from torch.nn import Module, ModuleList
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -34,13 +37,39 @@ def with_depth(
 
 
 def _numbered_copies(layers: list[Module], config: PretrainedConfig) -> ModuleList:
-    # All modules of a model look into one and the same configuration.
+    # All modules of a model have one and the same configuration.
     copies = [copy.deepcopy(layer, {id(config): config}) for layer in layers]
     for number, layer in enumerate(copies):
         for module in layer.modules():
-            if hasattr(module, "layer_idx"):  # By which attention finds its key-value cache.
+            if hasattr(module, "layer_idx"):  # The place of attention in the key-value cache.
                 module.layer_idx = number  # type: ignore[assignment]
     return ModuleList(copies)
+
+
+def spread_weights(
+    weights: Mapping[str, torch.Tensor], config: PretrainedConfig, depth: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Weights by their names in a model of another depth; repeated layers share them.
+
+    Args:
+        weights: By their names in a model with the depth of `config`.
+        config: Gets the new depth.
+        depth: `encoder_layers` and `decoder_layers`, or one of them.
+    """
+    for key, wanted in depth.items():
+        chosen = spread_layers(getattr(config, key), wanted)
+        setattr(config, key, wanted)
+        layer = re.compile(rf"(.*\.{key.removesuffix('_layers')}\.layers\.)(\d+)(\..*)")
+        spread: dict[str, torch.Tensor] = {}
+        for name, tensor in weights.items():
+            if match := layer.fullmatch(name):
+                before, number, after = match.groups()
+                copies = [new for new, old in enumerate(chosen) if old == int(number)]
+                spread |= {f"{before}{new}{after}": tensor for new in copies}
+            else:
+                spread[name] = tensor
+        weights = spread
+    return dict(weights)
 
 
 def spread_layers(have: int, wanted: int) -> list[int]:

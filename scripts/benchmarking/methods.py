@@ -17,11 +17,11 @@ from transformers import AutoModelForSeq2SeqLM
 
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import parse_recipe
-from hpo_summarize.config.parameters import split_by_owner
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.generation import clear_idle_flags
 from hpo_summarize.models.factory import build_model
 from hpo_summarize.optimizer import OptunaOptimizer
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.storage import build_storage, default_storage_url
 
 # What a user of ours would add to the recipe: epochs ranked by greedy decoding of a part.
@@ -114,13 +114,13 @@ def search_train_once(job: Job) -> Found:
 
     def objective(trial: optuna.Trial) -> float:
         values = experiment.space.sample(trial)
-        parts = split_by_owner(values)
-        model = build_model(recipe, experiment.tokenizer, values)
-        model.generation_config.update(**parts["generation"])
+        spec = TrialSpec.of(values)
+        model = build_model(recipe, experiment.tokenizer, spec)
+        model.generation_config.update(**spec.generation)
         clear_idle_flags(model.generation_config)
         folder = job.folder / f"run-{trial.number}"
         trainer = build_stock_trainer(
-            experiment, folder, "no", parts["training"], model=model, callbacks=[job.observation]
+            experiment, folder, "no", spec.training, model=model, callbacks=[job.observation]
         )
         trainer.train()
         value = trainer.evaluate()[f"eval_{recipe.search.objectives[0]}"]
