@@ -244,7 +244,7 @@ class OptunaOptimizer:
     def _search_decoding(self, decoder: Decoder, start: float) -> None:
         search = self.recipe.search
         wait_for_running(self.study)
-        finalists = find_finalists(self.study, self.studies.folder_of, search.staged.n_models)
+        finalists = find_finalists(self.study, self.output_dir, search.staged.n_models)
         decoding = DecodingSearch(
             self.experiment,
             decoder,

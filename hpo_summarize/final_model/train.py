@@ -245,8 +245,8 @@ def spread(trained: Sequence[Trained]) -> dict[str, dict[str, dict[str, float]]]
     for split, measures in trained[0].scores.items():
         for name in measures:
             values = [one.scores[split][name] for one in trained]
-            spread = {"mean": fmean(values), "deviation": stdev(values)}
-            found.setdefault(split, {})[name] = spread
+            both = {"mean": fmean(values), "deviation": stdev(values)}
+            found.setdefault(split, {})[name] = both
     return found
 
 
