@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.trainer_utils import unwrap_peft_model
 
@@ -34,7 +33,6 @@ from hpo_summarize.errors import HpoError, ModelError, Problem, RecipeError
 from hpo_summarize.generation import IGNORED_LABEL, with_settings
 from hpo_summarize.models.families import require_family
 from hpo_summarize.models.outputs import check_gradients, check_saved, first_rows
-from hpo_summarize.models.shared_base import is_as_configured
 from hpo_summarize.search_space import SearchSpace, TrialSpec
 from hpo_summarize.training.arguments import with_values
 from hpo_summarize.training.trainer import SummarizationTrainer
@@ -133,7 +131,7 @@ def try_settings(trainer: SummarizationTrainer, space: SearchSpace, recipe: Reci
             "training": lambda values: _make_optimizer(trainer, values),
             "generation": lambda values: _try_decoding(trainer, values, kinds),
             "lora": lambda values: _try_structure(trainer, values),
-            "depth": lambda values: _try_depth(trainer, values),
+            "depth": lambda values: _build(trainer, values),
         },
     )
     problems = [*_idle_in_optimizer(trainer, space, recipe), *_idle_in_decoding(trainer, recipe)]
@@ -282,18 +280,6 @@ def _build(trainer: SummarizationTrainer, values: Values) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return trainer.model_init(SimpleNamespace(params=dict(values)))
-
-
-def _try_depth(trainer: SummarizationTrainer, values: Values) -> None:
-    """Makes a model of another depth, which must be the one that its configuration describes."""
-    with torch.random.fork_rng([]):
-        model = _build(trainer, values)
-    base = model.unload() if isinstance(model, PeftModel) else model
-    if not is_as_configured(base):
-        raise ModelError(
-            f"model: a '{base.config.model_type}' model of another depth cannot be loaded again; "
-            "take encoder_layers and decoder_layers out of the space"
-        )
 
 
 def _try_structure(trainer: SummarizationTrainer, values: Values) -> None:

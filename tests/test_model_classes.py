@@ -12,7 +12,7 @@ import torch
 import transformers
 from conftest import make_rows
 from datasets import Dataset
-from model_families import make_recipe
+from model_families import BART, T5, ids_of, make_recipe
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hpo_summarize import OptunaOptimizer
@@ -21,24 +21,6 @@ from hpo_summarize.models.config import check_lengths
 from hpo_summarize.models.families import require_family
 from hpo_summarize.models.outputs import OUTPUTS
 
-BART = {
-    "d_model": 16,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 64,
-}
-T5 = {
-    "d_model": 16,
-    "d_kv": 8,
-    "d_ff": 32,
-    "num_layers": 2,
-    "num_decoder_layers": 2,
-    "num_heads": 2,
-}
 GEMMA = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -89,14 +71,7 @@ Make = Callable[..., OptunaOptimizer]
 def tiny(name: str, tokenizer: PreTrainedTokenizerBase, **changes: Any) -> PreTrainedModel:
     """A random model of two layers a stack."""
     prefix, sizes = SIZES[name]
-    ids = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.eos_token_id,
-        "forced_eos_token_id": None,
-    }
+    ids: dict[str, Any] = {**ids_of(tokenizer), "forced_eos_token_id": None}
     if name == "FSMT":
         ids |= {"src_vocab_size": len(tokenizer), "tgt_vocab_size": len(tokenizer)}
         del ids["vocab_size"]
