@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.config.idle import length_problems
-from hpo_summarize.config.parameters import default_values, split_by_owner
+from hpo_summarize.config.parameters import default_values
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.config.settings import possible_values
 from hpo_summarize.data.dialogues import Dialogues
@@ -41,8 +41,9 @@ from hpo_summarize.models.shared_base import PretrainedBase
 from hpo_summarize.models.tokenization import from_dataset, label_texts, output_length, tokenize
 from hpo_summarize.models.tokenizer import keep_in_texts, load_tokenizer, train_tokenizer
 from hpo_summarize.rouge import Rouge
-from hpo_summarize.search_space import SearchSpace, build_space
+from hpo_summarize.search_space import SearchSpace, TrialSpec, build_space
 from hpo_summarize.training.arguments import build_arguments, largest_on_device, with_values
+from hpo_summarize.training.ddp import DecidedTrial, FollowedTrial
 from hpo_summarize.training.epoch_eval import EpochEvaluation
 from hpo_summarize.training.evaluation import TEXTS
 from hpo_summarize.training.trainer import SummarizationTrainer
@@ -206,12 +207,16 @@ class Experiment:
             train: Rows to train on.
             validation: Rows that every evaluation scores with ROUGE.
         """
+
+        def model_init(trial: DecidedTrial | FollowedTrial | None = None) -> Any:
+            return self._build_model(TrialSpec.of({}) if trial is None else trial.spec)
+
         args = build_arguments(self.recipe, output_dir)
-        return self._make_trainer(args, self._build_model, train, validation)
+        return self._make_trainer(args, model_init, train, validation)
 
     def build_trainer_for(
         self,
-        values: Mapping[str, Any],
+        spec: TrialSpec,
         args: Seq2SeqTrainingArguments,
         train: Dialogues,
         validation: Dialogues,
@@ -219,32 +224,31 @@ class Experiment:
         """A trainer of one training with values that are known; see `build_trainer`.
 
         Args:
-            values: Hyperparameters by name; what they change in training stands in `args`.
+            spec: The values; what they change in training stands in `args`.
             args: Training arguments, as `arguments_for` makes them.
             train: Rows to train on.
             validation: Rows that every evaluation scores with ROUGE.
         """
-        return self._make_trainer(args, lambda: self.build_model(values), train, validation)
+        return self._make_trainer(args, lambda: self.build_model(spec), train, validation)
 
-    def arguments_for(
-        self, values: Mapping[str, Any], output_dir: Path
-    ) -> Seq2SeqTrainingArguments:
+    def arguments_for(self, spec: TrialSpec, output_dir: Path) -> Seq2SeqTrainingArguments:
         """The recipe's training arguments with hyperparameters in the place of fixed values."""
         args = build_arguments(self.recipe, output_dir)
-        training = split_by_owner(values)["training"]
-        return with_values(args, training, args.world_size, largest_on_device(self.recipe))
+        return with_values(args, spec.training, args.world_size, largest_on_device(self.recipe))
 
     @property
     def seed(self) -> int:
         """The seed of every training of a search, with which its model is built."""
         return self.recipe.training.settings().get("seed", default_values()["seed"])
 
-    def build_model(self, values: Mapping[str, Any]) -> Any:
+    def build_model(self, spec: TrialSpec) -> Any:
         """A fresh model with these hyperparameters, those of decoding in its generation config."""
-        model = build_model(self.decided_recipe, self.tokenizer, values, self.base)
-        decoding = split_by_owner(values)["generation"]
-        set_decoding(unwrap_peft_model(model).generation_config, decoding)
+        model = self._build_model(spec)
+        set_decoding(unwrap_peft_model(model).generation_config, spec.generation)
         return model
+
+    def _build_model(self, spec: TrialSpec) -> Any:
+        return build_model(self.decided_recipe, self.tokenizer, spec.values, self.base)
 
     def _make_trainer(
         self,
@@ -315,7 +319,3 @@ class Experiment:
             return {**self.score(texts, split.references), TEXTS: texts}
 
         return compute_metrics
-
-    def _build_model(self, trial: Any = None) -> Any:
-        values: Mapping[str, Any] = {} if trial is None else trial.params
-        return build_model(self.decided_recipe, self.tokenizer, values, self.base)

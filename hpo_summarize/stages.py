@@ -39,8 +39,11 @@ from hpo_summarize.study.user_attrs import (
     TRAINED_TRIAL,
     VALUES,
 )
+from hpo_summarize.training.ddp import dismiss
 from hpo_summarize.training.devices import Sizes, halved, remember, remembered
+from hpo_summarize.training.epoch_eval import summarise
 from hpo_summarize.training.group_failure import Group, failure_of
+from hpo_summarize.training.runner import load_trial
 from hpo_summarize.training.trainer import SummarizationTrainer
 from hpo_summarize.training.trial import failure_reason, is_out_of_memory
 
@@ -151,9 +154,9 @@ class Decoder:
         except KeyboardInterrupt:
             raise  # They are interrupted, too, and listen no more.
         except Exception:
-            self._trainer.dismiss_group()
+            dismiss()
             raise
-        self._trainer.dismiss_group()
+        dismiss()
 
     @contextmanager
     def listening(self, study: optuna.Study) -> Iterator[None]:
@@ -203,12 +206,12 @@ class Decoder:
     def _decode(self, part: Part) -> Summaries:
         finalist, self._sizes = part.finalist, part.sizes
         if self._loaded != finalist.number:
-            on_all(lambda: self._trainer.load_trial(finalist.params, finalist.checkpoint))
+            on_all(lambda: load_trial(self._trainer, finalist.params, finalist.checkpoint))
             self._loaded = finalist.number
         fixed = self._experiment.decided_recipe.generation.model_dump()
         data = self._trainer.eval_dataset.select(part.rows)
         decoding = {"use_cache": True, **fixed, **part.values}
-        ids = self._trainer.summarise(data, decoding, self._sizes[1])
+        ids = summarise(self._trainer, data, decoding, self._sizes[1])
         return Summaries(self._experiment.decode(ids), self._trainer.n_cut)
 
 

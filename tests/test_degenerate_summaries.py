@@ -19,6 +19,7 @@ from hpo_summarize import OptunaOptimizer, SummarizationTrainer
 from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.generation import Summaries, count_cut, degenerate_note
 from hpo_summarize.study.user_attrs import BEST_EPOCH, EPOCH_VALUE, FAILURE, SUMMARIES
+from hpo_summarize.training import runner
 from hpo_summarize.training.epoch_eval import MIN_FULL
 from hpo_summarize.training.evaluation import TEXTS as TEXTS_KEY
 
@@ -151,25 +152,22 @@ def test_a_trial_that_is_pruned_before_it_wrote_anything_has_no_summaries(
 
 
 def test_a_trial_that_goes_on_knows_the_summaries_of_an_earlier_epoch(
-    parrot: Path, csv_path: Path, tmp_path: Path
+    parrot: Path, csv_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     optimizer = build(parrot, csv_path, tmp_path, epoch_eval={"samples": 5, "num_beams": 1})
-    trainer = optimizer.trainer
-    begin, epochs = trainer.callback_handler.on_epoch_begin, []
 
-    def interrupt_once(args: Any, state: Any, control: Any) -> Any:
-        epochs.append(state.epoch)
-        if len(epochs) == 2:
-            raise KeyboardInterrupt
-        return begin(args, state, control)
+    class Interrupt(TrainerCallback):
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.epoch == 1:
+                raise KeyboardInterrupt
 
-    trainer.callback_handler.on_epoch_begin = interrupt_once
+    optimizer.trainer.add_callback(Interrupt())
     with pytest.raises(KeyboardInterrupt):
         optimizer.optimize()
     # A constant summary scores the same after every epoch, so that the first one stays the best.
     again = build(parrot, csv_path, tmp_path, epoch_eval={"samples": 5, "num_beams": 1})
     again.prepare()
-    again.trainer._measure = lambda run: run.best_epoch()  # type: ignore[method-assign]
+    monkeypatch.setattr(runner, "full_score", lambda trainer, run: run.best_epoch())
     _, trial = again.optimize().trials
     assert trial.user_attrs[BEST_EPOCH] == 1
     assert trial.user_attrs[SUMMARIES]["n_rows"] == 5

@@ -14,8 +14,7 @@ import test_search_command
 import torch
 from datasets import Dataset
 
-from hpo_summarize import OptunaOptimizer
-from hpo_summarize.components import Experiment
+from hpo_summarize import OptunaOptimizer, components
 from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.console import print_search_plan
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
@@ -51,7 +50,7 @@ def test_a_storage_that_is_away_is_found_before_the_model_is_loaded(
     def refuse(*args: Any) -> None:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr(Experiment, "_build_model", refuse)
+    monkeypatch.setattr(components, "build_model", refuse)
     away = "postgresql+psycopg://me:canary@127.0.0.1:1/x"
     assert "cannot be used" in run_search(recipe, "--storage", away).stderr
 
@@ -60,7 +59,7 @@ def test_a_study_of_another_recipe_is_found_before_the_model_is_loaded(
     recipe: Path, run_search: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_search(recipe, "--n_trials", 1).status == 0
-    monkeypatch.setattr(Experiment, "_build_model", lambda *args: pytest.fail("it is loaded"))
+    monkeypatch.setattr(components, "build_model", lambda *args: pytest.fail("it is loaded"))
     refused = run_search(recipe, "training.weight_decay=0.1")
     assert refused.status == 2 and "training.weight_decay: was 0.0, now 0.1" in refused.stderr
 

@@ -22,13 +22,12 @@ from hpo_summarize.config.parameters import (
     implied_condition,
     lets_act,
     owner_of,
-    split_by_owner,
 )
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.dry_run.structure import tried, try_structure
 from hpo_summarize.errors import HpoError, Problem, RecipeError
 from hpo_summarize.generation import with_settings
-from hpo_summarize.search_space import SearchSpace
+from hpo_summarize.search_space import SearchSpace, TrialSpec
 from hpo_summarize.training.arguments import with_values
 from hpo_summarize.training.trainer import SummarizationTrainer
 
@@ -142,7 +141,7 @@ def _tried_as(name: str) -> str | None:
 
 
 def _with_training(args: Seq2SeqTrainingArguments, values: Values) -> Seq2SeqTrainingArguments:
-    return with_values(args, split_by_owner(values)["training"], args.world_size)
+    return with_values(args, TrialSpec.of(values).training, args.world_size)
 
 
 def _make_optimizer(trainer: SummarizationTrainer, values: Values) -> None:
@@ -182,7 +181,7 @@ def _try_generation(trainer: SummarizationTrainer, values: Values, recipe: Recip
 def _generate(trainer: SummarizationTrainer, values: Values) -> None:
     """Generates the start of two summaries with the decoding of a trial, which must be savable."""
     model = unwrap_peft_model(trainer.model)
-    decoding = split_by_owner(values)["generation"]
+    decoding = TrialSpec.of(values).generation
     config = with_settings(model.generation_config, decoding)[0]
     config.validate(strict=True)
     config.max_length, config.max_new_tokens = None, _NEW_TOKENS

@@ -20,8 +20,9 @@ from hpo_summarize.models.families import decoder_inputs, has_own_loss
 from hpo_summarize.models.lora import load_adapter, merged
 from hpo_summarize.models.outputs import difference, first_rows, label_log_probs
 from hpo_summarize.models.shared_base import reloaded, unshare
-from hpo_summarize.training.corrected import CorrectedSeq2SeqTrainer
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.training.ddp import FollowedTrial
+from hpo_summarize.training.trainer import SummarizationTrainer
 
 _NOISE = 0.02  # Standard deviation of what is added to adapters, most of which begin as zero.
 _SAME_LOSS = 1e-3  # Relative; both are sums of float32.
@@ -48,7 +49,7 @@ def tried(what: str, remedy: str = _OTHER_MODEL) -> Iterator[None]:
         raise ModelError(f"{what} ({type(error).__name__}: {reason:.300}); {remedy}") from error
 
 
-def try_structure(trainer: CorrectedSeq2SeqTrainer, values: Mapping[str, Any]) -> None:
+def try_structure(trainer: SummarizationTrainer, values: Mapping[str, Any]) -> None:
     """One training step on the first rows, and then what the end of a search does with the model.
 
     The step has a loss and gradients, and no optimizer. The model is compared, by what it says of
@@ -72,7 +73,7 @@ def try_structure(trainer: CorrectedSeq2SeqTrainer, values: Mapping[str, Any]) -
         torch.manual_seed(args.seed)  # Weights that no checkpoint holds are drawn.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return trainer.model_init(FollowedTrial(dict(values), 0)).to(args.device)
+            return trainer.model_init(FollowedTrial(TrialSpec.of(values))).to(args.device)
 
     with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
         own.to("cpu")  # One model at a time is on a device, as in training.
@@ -84,7 +85,7 @@ def try_structure(trainer: CorrectedSeq2SeqTrainer, values: Mapping[str, Any]) -
             trainer.model = own.to(args.device)
 
 
-def _train_one_step(trainer: CorrectedSeq2SeqTrainer, batch: Mapping[str, torch.Tensor]) -> None:
+def _train_one_step(trainer: SummarizationTrainer, batch: Mapping[str, torch.Tensor]) -> None:
     model, args = trainer.model, trainer.args
     name = f"model: a '{unwrap_peft_model(model).config.model_type}' model"
     inputs = {key: value.to(args.device) for key, value in batch.items()}
@@ -107,7 +108,7 @@ def _train_one_step(trainer: CorrectedSeq2SeqTrainer, batch: Mapping[str, torch.
     model.zero_grad()
 
 
-def _check_loss(trainer: CorrectedSeq2SeqTrainer, name: str, inputs: Mapping[str, Any]) -> None:
+def _check_loss(trainer: SummarizationTrainer, name: str, inputs: Mapping[str, Any]) -> None:
     """Refuses a model whose forward measures another loss than the one that would be used."""
     model = trainer.model.eval()
     base = unwrap_peft_model(model)

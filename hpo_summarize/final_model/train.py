@@ -24,6 +24,7 @@ from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import HpoError, stopping_at_storage_failure
 from hpo_summarize.final_model.select import Candidate
 from hpo_summarize.launch.processes import is_lost_peer, on_main
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.training.arguments import follows_metric, within_device
 from hpo_summarize.training.checkpoints import last_checkpoint
 from hpo_summarize.training.devices import halved, remember_in, remembered_in
@@ -169,7 +170,7 @@ class Training:
 
     def arguments(self, experiment: Experiment, folder: Path) -> Seq2SeqTrainingArguments:
         """Its training arguments: those of the trial, with a checkpoint after every epoch."""
-        args = experiment.arguments_for(self.candidate.params, folder)
+        args = experiment.arguments_for(TrialSpec.of(self.candidate.params), folder)
         fields = {"save_strategy": "epoch", "save_total_limit": 1, "save_only_model": False}
         return dataclasses.replace(args, seed=self.seed, load_best_model_at_end=False, **fields)
 
@@ -197,9 +198,8 @@ class Training:
         while True:
             sizes = on_main(lambda: remembered_in(folder.parent / FITTING))
             fitting = args if sizes is None else within_device(args, *sizes)
-            trainer = experiment.build_trainer_for(
-                self.candidate.params, fitting, train, validation
-            )
+            spec = TrialSpec.of(self.candidate.params)
+            trainer = experiment.build_trainer_for(spec, fitting, train, validation)
             if follows_metric(args):
                 trainer.epoch_evaluation = experiment.build_epoch_evaluation(
                     trainer.eval_dataset, validation, n_best=1

@@ -134,6 +134,20 @@ def within_device(args: Arguments, largest: int, largest_eval: int) -> Arguments
     )
 
 
+def leave_decoding(args: Seq2SeqTrainingArguments, decoding: Mapping[str, Any]) -> None:
+    """Takes out the arguments that would win over the decoding of a trial.
+
+    Args:
+        args: Training arguments of the trial, changed in place.
+        decoding: Fields of its generation config.
+    """
+    args.generation_config = None
+    if "num_beams" in decoding:
+        args.generation_num_beams = None
+    if decoding.keys() & {"max_length", "max_new_tokens"}:
+        args.generation_max_length = None
+
+
 def follows_metric(args: TrainingArguments) -> bool:
     """Whether the learning rate depends on the evaluations."""
     return args.lr_scheduler_type in BY_METRIC

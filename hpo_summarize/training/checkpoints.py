@@ -1,12 +1,31 @@
-"""The folders of trials: taken over after a crash, slimmed at the end, cleared when not needed."""
+"""The folders of trials: resumed after a crash, slimmed at the end, deleted when not needed."""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import optuna
+from optuna.trial import BaseTrial, FrozenTrial
+
+from hpo_summarize.errors import HpoError, RunStopped
+from hpo_summarize.io import (
+    claim,
+    discard,
+    first_taken,
+    folder_below,
+    is_taken,
+    mark_of,
+    taken_message,
+)
+from hpo_summarize.study.trials import best_trials, counts, values_of
+from hpo_summarize.study.user_attrs import CONTINUES, FOLDER
 
 _STATE = "trainer_state.json"
 # What only a training that goes on needs; the optimizer's state is twice the size of the weights.
@@ -17,6 +36,92 @@ _FOR_RESUMING = (
     "rng_state*.pth",
     "training_args.bin",
 )
+
+
+class TrialFolders:
+    """Where the trials of a search keep their checkpoints.
+
+    Args:
+        root: Folder that all of them are in.
+        hp_name: From a trial to the name of its folder. None: `run-N`.
+    """
+
+    def __init__(self, root: Path, hp_name: Callable[[Any], str] | None) -> None:
+        self.root, self.hp_name = root, hp_name
+
+    def of(self, trial: BaseTrial | FrozenTrial) -> Path:
+        """The folder of a trial.
+
+        Raises:
+            HpoError: `hp_name` gave one that is not inside of `root`.
+        """
+        if self.hp_name is None:
+            return self._of_number(trial.number)
+        if isinstance(trial, FrozenTrial):
+            trial = copy.copy(trial)
+            trial.params = values_of(trial)  # Which it has for `hp_name` while it runs, too.
+        return folder_below(self.root, self.hp_name(trial))
+
+    def _of_number(self, number: int) -> Path:
+        return folder_below(self.root, f"run-{number}")
+
+    def begin(self, trial: optuna.Trial, world_size: int) -> Path | None:
+        """Makes the folder of a trial; returns the checkpoint that an interrupted one has left.
+
+        Args:
+            trial: The trial.
+            world_size: Number of processes that are going to train it.
+
+        Raises:
+            RunStopped: It holds files that are not of this trial.
+        """
+        folder, left = self.of(trial), self._of_interrupted(trial)
+        mark = (mark_of(left) if left else None) or uuid.uuid4().hex
+        trial.set_user_attr(FOLDER, mark)
+        if left is None:
+            claim(folder, mark)
+            return None
+        if is_taken(folder) and folder != left:
+            raise RunStopped(taken_message(folder))
+        return take_over(left, folder, world_size)
+
+    def _of_interrupted(self, trial: optuna.Trial) -> Path | None:
+        """What the trial that this one continues has left, or the one before that.
+
+        A trial may be interrupted again before it could take over what there was.
+        """
+        trials = trial.study.get_trials(deepcopy=False)
+        number = trial.user_attrs.get(CONTINUES)
+        while number is not None:
+            folder = self.of(trials[number])
+            if mark_of(folder) == trials[number].user_attrs.get(FOLDER, ""):
+                return folder
+            number = trials[number].user_attrs.get(CONTINUES)
+        return None
+
+    def check(self, study: optuna.Study, n_trials: int) -> None:
+        """Refuses to begin where another search has kept the weights of its `run-N`.
+
+        Raises:
+            HpoError: A folder is taken. With `hp_name` that is known when there is the trial.
+        """
+        if self.hp_name is not None:
+            return
+        folders = [self._of_number(number) for number in range(n_trials)]
+        if taken := first_taken(folders, lambda: len(study.get_trials(deepcopy=False))):
+            raise HpoError(
+                f"{taken_message(taken)}. To go on with an earlier search pass its storage=..., "
+                "study_name=... and load_if_exists=True"
+            )
+
+    def keep_best(self, count: int, study: optuna.Study) -> None:
+        """Deletes the folders of all ended trials but those of the `count` best ones."""
+        # Listed first: a trial that another worker ends meanwhile may be the new best one.
+        ended = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
+        keep = {best.number for best in best_trials(study, count)}
+        for trial in ended:
+            if trial.number not in keep:
+                discard(self.of(trial), trial.user_attrs.get(FOLDER))
 
 
 def take_over(old: Path, new: Path, world_size: int) -> Path | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
-from transformers import EvalPrediction, GenerationConfig
+from transformers import EvalPrediction, GenerationConfig, Seq2SeqTrainer
 from transformers.trainer_utils import (
     EvalLoopOutput,
     denumpify_detensorize,
@@ -27,7 +27,6 @@ from hpo_summarize.generation import (
     put_in_order,
     with_settings,
 )
-from hpo_summarize.training.upstream_fixes import SharingTrainer
 
 TEXTS = "texts"  # Key under which `compute_metrics` may return the decoded predictions.
 _FROM_LABELS = ("decoder_input_ids", "decoder_attention_mask")
@@ -36,7 +35,7 @@ _FROM_LABELS = ("decoder_input_ids", "decoder_attention_mask")
 Arrays = dict[str, np.ndarray]
 
 
-class GeneratingTrainer(SharingTrainer):
+class GeneratingTrainer(Seq2SeqTrainer):
     """`Seq2SeqTrainer` whose evaluations with `predict_with_generate` waste no time.
 
     The texts are those of the parent's loop. Rows are decoded longest first, in batches of like
