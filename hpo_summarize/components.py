@@ -198,38 +198,38 @@ class Experiment:
         return tokenize(split, self.tokenizer, self.recipe.data)
 
     def build_trainer(
-        self, output_dir: Path, train: Dialogues, validation: Dialogues
-    ) -> SummarizationTrainer:
-        """A trainer that builds its model for a trial, or from the recipe's own values without one.
-
-        Args:
-            output_dir: Folder for its checkpoints.
-            train: Rows to train on.
-            validation: Rows that every evaluation scores with ROUGE.
-        """
-
-        def model_init(trial: DecidedTrial | FollowedTrial | None = None) -> Any:
-            return self._build_model(TrialSpec.of({}) if trial is None else trial.spec)
-
-        args = build_arguments(self.recipe, output_dir)
-        return self._make_trainer(args, model_init, train, validation)
-
-    def build_trainer_for(
         self,
-        spec: TrialSpec,
         args: Seq2SeqTrainingArguments,
         train: Dialogues,
         validation: Dialogues,
+        spec: TrialSpec | None = None,
     ) -> SummarizationTrainer:
-        """A trainer of one training with values that are known; see `build_trainer`.
+        """A trainer with the recipe's model, data and metric.
 
         Args:
-            spec: The values; what they change in training stands in `args`.
-            args: Training arguments, as `arguments_for` makes them.
+            args: Training arguments, of `build_arguments` or `arguments_for`.
             train: Rows to train on.
             validation: Rows that every evaluation scores with ROUGE.
+            spec: Values of the model. Default: those of a trial, or of the recipe without one.
         """
-        return self._make_trainer(args, lambda: self.build_model(spec), train, validation)
+
+        def model_init(trial: DecidedTrial | FollowedTrial | None = None) -> Any:
+            if spec is not None:
+                return self.build_model(spec)
+            return self._build_model(TrialSpec.of({}) if trial is None else trial.spec)
+
+        trainer = SummarizationTrainer(
+            args=args,
+            data_collator=DataCollatorForSeq2Seq(self.tokenizer),
+            train_dataset=self.tokenize(train),
+            eval_dataset=self.tokenize(validation),
+            processing_class=self.tokenizer,
+            model_init=model_init,
+            compute_metrics=self._metric_over(validation),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.largest_per_device = largest_on_device(self.recipe)
+        return trainer
 
     def arguments_for(self, spec: TrialSpec, output_dir: Path) -> Seq2SeqTrainingArguments:
         """The recipe's training arguments with hyperparameters in the place of fixed values."""
@@ -249,26 +249,6 @@ class Experiment:
 
     def _build_model(self, spec: TrialSpec) -> Any:
         return build_model(self.decided_recipe, self.tokenizer, spec.values, self.base)
-
-    def _make_trainer(
-        self,
-        args: Seq2SeqTrainingArguments,
-        model_init: Callable[..., Any],
-        train: Dialogues,
-        validation: Dialogues,
-    ) -> SummarizationTrainer:
-        trainer = SummarizationTrainer(
-            args=args,
-            data_collator=DataCollatorForSeq2Seq(self.tokenizer),
-            train_dataset=self.tokenize(train),
-            eval_dataset=self.tokenize(validation),
-            processing_class=self.tokenizer,
-            model_init=model_init,
-            compute_metrics=self._metric_over(validation),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.largest_per_device = largest_on_device(self.recipe)
-        return trainer
 
     @property
     def cheap_decoding(self) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class OptunaOptimizer:
     def trainer(self) -> SummarizationTrainer:
         """The trainer of all trials."""
         train, validation = self.experiment.splits
-        trainer = self.experiment.build_trainer(self.studies.folder, train, validation)
+        args = build_arguments(self.recipe, self.studies.folder)
+        trainer = self.experiment.build_trainer(args, train, validation)
         trainer.epoch_evaluation = self.experiment.build_epoch_evaluation(
             trainer.eval_dataset, validation, n_best=max(self.recipe.search.n_kept, 1)
         )

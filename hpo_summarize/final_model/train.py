@@ -199,7 +199,7 @@ class Training:
             sizes = on_main(lambda: remembered_in(folder.parent / FITTING))
             fitting = args if sizes is None else within_device(args, *sizes)
             spec = TrialSpec.of(self.candidate.params)
-            trainer = experiment.build_trainer_for(spec, fitting, train, validation)
+            trainer = experiment.build_trainer(fitting, train, validation, spec)
             if follows_metric(args):
                 trainer.epoch_evaluation = experiment.build_epoch_evaluation(
                     trainer.eval_dataset, validation, n_best=1
