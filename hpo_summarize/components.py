@@ -93,7 +93,7 @@ class Experiment:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a search space must know of the model."""
+        """Type and settings of the model, for the conditions of the space."""
         return model_facts(self.model_config)
 
     @functools.cached_property

@@ -28,7 +28,7 @@ from hpo_summarize.study.trials import best_trials, counts, values_of
 from hpo_summarize.study.user_attrs import CONTINUES, FOLDER
 
 _STATE = "trainer_state.json"
-# What only a training that goes on needs; the optimizer's state is twice the size of the weights.
+# Needed for resuming only; the optimizer's state is twice the size of the weights.
 _FOR_RESUMING = (
     "optimizer.*",
     "scheduler.pt",
@@ -66,7 +66,7 @@ class TrialFolders:
         return folder_below(self.root, f"run-{number}")
 
     def begin(self, trial: optuna.Trial, world_size: int) -> Path | None:
-        """Makes the folder of a trial; returns the checkpoint that an interrupted one has left.
+        """Makes the folder of a trial; returns the checkpoint to resume from, if there is one.
 
         Args:
             trial: The trial.
@@ -86,7 +86,7 @@ class TrialFolders:
         return take_over(left, folder, world_size)
 
     def _of_interrupted(self, trial: optuna.Trial) -> Path | None:
-        """What the trial that this one continues has left, or the one before that.
+        """The folder of the trial that this one continues, or of the one before that.
 
         A trial may be interrupted again before it could take over what there was.
         """
@@ -100,17 +100,17 @@ class TrialFolders:
         return None
 
     def check(self, study: optuna.Study, n_trials: int) -> None:
-        """Refuses to begin where another search has kept the weights of its `run-N`.
+        """Refuses folders in which another search has kept the weights of its `run-N`.
 
         Raises:
-            HpoError: A folder is taken. With `hp_name` that is known when there is the trial.
+            HpoError: A folder is taken. With `hp_name` that is checked before each trial.
         """
         if self.hp_name is not None:
             return
         folders = [self._of_number(number) for number in range(n_trials)]
         if taken := first_taken(folders, lambda: len(study.get_trials(deepcopy=False))):
             raise HpoError(
-                f"{taken_message(taken)}. To go on with an earlier search pass its storage=..., "
+                f"{taken_message(taken)}. To continue an earlier search pass its storage=..., "
                 "study_name=... and load_if_exists=True"
             )
 
@@ -125,11 +125,11 @@ class TrialFolders:
 
 
 def take_over(old: Path, new: Path, world_size: int) -> Path | None:
-    """Moves the folder of an interrupted trial and finds the checkpoint to go on from.
+    """Moves the folder of an interrupted trial and finds the checkpoint to resume from.
 
     Args:
         old: Folder of the interrupted trial; may be missing.
-        new: Folder of the trial that goes on with it; must not exist, or be the same one.
+        new: Folder of the trial that continues it; must not exist, or be the same one.
         world_size: Number of processes that are going to train it.
 
     Returns:
@@ -145,10 +145,10 @@ def take_over(old: Path, new: Path, world_size: int) -> Path | None:
 
 
 def last_checkpoint(folder: Path, world_size: int) -> Path | None:
-    """The newest checkpoint from which a training can go on as if nothing had happened.
+    """The newest checkpoint from which a training is resumed with the same result.
 
-    Without its optimizer's state, or the random numbers of one process, the Trainer would go on,
-    too, and come to another value. Checkpoints that lack a part are deleted: the Trainer would
+    Without its optimizer's state, or the random numbers of one process, the Trainer would resume,
+    too, and give another value. Checkpoints that lack a part are deleted: the Trainer would
     count them among those to keep.
 
     Args:
@@ -209,7 +209,7 @@ def slim(folder: Path, best: str | None) -> None:
     keep = folder / Path(best).name if best else (checkpoints[-1] if checkpoints else None)
     for checkpoint in checkpoints:
         if checkpoint != keep:
-            # First: whatever is left of it, if this process is killed here, is not whole.
+            # First: if this process is killed here, the rest is not taken for a whole checkpoint.
             (checkpoint / _STATE).unlink(missing_ok=True)
             shutil.rmtree(checkpoint)
     if keep is not None:

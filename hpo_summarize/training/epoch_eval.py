@@ -27,7 +27,7 @@ from hpo_summarize.training.trial import Epoch, TrialBeaten, TrialFailed, TrialR
 if TYPE_CHECKING:
     from hpo_summarize.training.trainer import SummarizationTrainer
 
-# Before so many trials were measured in full, nobody knows how far the two values lie apart.
+# With fewer trials measured in full, the distance of the two values cannot be estimated.
 MIN_FULL = 5
 # Of a normal distribution 0.13% lie more than this many standard deviations above the mean.
 SPREADS = 3.0

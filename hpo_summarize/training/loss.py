@@ -51,7 +51,7 @@ def with_decoder_inputs(base: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_finite(accelerator: Accelerator, loss: torch.Tensor) -> None:
-    """Ends a trial at the first loss that is not a number; nothing after it would be one.
+    """Fails a trial whose loss is not finite; no later one would be.
 
     Raises:
         TrialFailed: It is not finite on one of the processes.

@@ -25,7 +25,7 @@ from hpo_summarize.models.families import has_own_loss
 from hpo_summarize.study.trials import best_trials, require_complete, values_of
 from hpo_summarize.training import loss as losses
 from hpo_summarize.training import upstream_fixes as fixes
-from hpo_summarize.training.arguments import leave_decoding
+from hpo_summarize.training.arguments import drop_decoding
 from hpo_summarize.training.epoch_eval import EpochEvaluation, evaluating
 from hpo_summarize.training.evaluation import GeneratingTrainer
 from hpo_summarize.training.planning import HpSpace, open_study
@@ -39,7 +39,7 @@ class SummarizationTrainer(GeneratingTrainer):
     Takes the arguments of `Seq2SeqTrainer`. The loss of an encoder-decoder model is the mean over
     all tokens of an optimizer step, whatever the number of accumulated batches and processes; the
     key-value cache is on in generation; predictions reach `compute_metrics` without -100;
-    evaluation keeps the order of the data set; a new model is built when the old one is gone.
+    evaluation keeps the order of the data set; a new model is built when the old one is freed.
     `upstream_fixes` says why; `GeneratingTrainer` says how texts are generated.
 
     Attributes:
@@ -130,7 +130,7 @@ class SummarizationTrainer(GeneratingTrainer):
             self._smooths_eval_loss = own
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Ends a trial at the first loss that is not a number; nothing after it would be one."""
+        """Fails a trial at the first loss that is not finite."""
         loss = super().training_step(*args, **kwargs)
         if self._run is not None:
             losses.check_finite(self.accelerator, loss)
@@ -310,15 +310,15 @@ class SummarizationTrainer(GeneratingTrainer):
         """A fresh trainer for one trial, with the data, functions and callbacks of this one.
 
         A copy keeps the attributes of a subclass, whose `__init__` may take other arguments, and
-        everything that a training reads or changes is made anew by our own. That seeds and builds
-        the model; `train` continues with both, as there is no `model_init` any more.
+        our own makes anew everything that a training reads or changes. It sets the seed and builds
+        the model; `train` would do both again, and does not without a `model_init`.
         """
         trainer = copy.copy(self)
         for name in fixes.CACHED:
             trainer.__dict__.pop(name, None)
         decoding = {**self.trial_decoding, **run.plan.spec.generation}
         trainer._decoding = {**fixes.decoding_of(self.args), **decoding}
-        leave_decoding(args, decoding)
+        drop_decoding(args, decoding)
         SummarizationTrainer.__init__(
             trainer,
             args=args,
@@ -334,7 +334,7 @@ class SummarizationTrainer(GeneratingTrainer):
         trainer.model_init = None
         # `Trainer.__init__` writes the argument of that name, False, into the model's config.
         trainer.model.config.use_cache = trainer._uses_cache
-        # It makes the accelerator before the model, whose activation checkpointing that must know.
+        # It creates the accelerator before the model, of which DDP has to know some settings.
         trainer.create_accelerator_and_postprocess()
         trainer.callback_handler.callbacks = list(self.callback_handler.callbacks)
         trainer._run, trainer.summaries = run, None

@@ -1,4 +1,4 @@
-"""A trial: what every process knows of it beforehand, its epochs so far, and how it may end."""
+"""A trial: its plan, its epochs so far, and how it ends."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """What every process of a group must know of a trial that they train together.
+    """All that is decided before a trial runs; broadcast to every process that trains it.
 
     Attributes:
         number: Number of the trial.
@@ -86,7 +86,7 @@ class TrialRun:
 
     Attributes:
         trial: Optuna's trial; on the main process alone one of a study.
-        plan: What is known of it beforehand.
+        plan: What was decided before.
         compute_objective: From the metrics of an evaluation to the objective, or several.
         epochs: The evaluations so far.
     """
@@ -157,7 +157,7 @@ class TrialEnd:
 
 
 class TrialFailed(Exception):
-    """A trial cannot go on, for a reason that lies in its values."""
+    """A trial has failed for a reason that lies in its values."""
 
 
 class TrialBeaten(optuna.TrialPruned):

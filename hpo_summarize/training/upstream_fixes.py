@@ -27,7 +27,7 @@ from hpo_summarize.models.outputs import OUTPUTS, difference_from, first_rows, w
 if TYPE_CHECKING:
     from hpo_summarize.training.evaluation import GeneratingTrainer
 
-# What evaluations leave in a trainer, and `__init__` does not make anew.
+# Attributes that evaluations set in a trainer, and `__init__` does not.
 CACHED = ("_eval_dataloaders", "_rows_of_loader", "model_preparation_time")
 
 
@@ -87,7 +87,7 @@ def release(trainer: Trainer) -> None:
 
 
 def hold(trainer: Trainer, model: Any) -> None:
-    """Gives a trainer a model and nothing else of a training."""
+    """Gives a trainer a model, and drops its optimizer and schedule."""
     trainer.model = trainer.model_wrapped = model
     # An evaluation outside of a training sets it, and it would be a metric of all later ones.
     trainer.__dict__.pop("model_preparation_time", None)
@@ -175,7 +175,7 @@ def decodable_predictions(trainer: GeneratingTrainer) -> Iterator[None]:
     """Replaces the -100 in the predictions that `compute_metrics` is given.
 
     trainer.py, `evaluation_loop`: batches of unequal width are padded with -100, at which
-    `batch_decode` overflows. Every process computes the metrics, and goes on only where all could.
+    `batch_decode` overflows. Every process computes the metrics, and all continue or none.
     Delete when row 19 passes on the stock class.
     """
     own = trainer.compute_metrics
