@@ -21,8 +21,8 @@ from hpo_summarize.config.parameters import default_values
 from hpo_summarize.generation import with_settings
 from hpo_summarize.launch.processes import on_main
 from hpo_summarize.study.trials import counts
-from hpo_summarize.study.user_attrs import EPOCH_VALUE
-from hpo_summarize.training.trial import Epoch, TrialBeaten, TrialFailed, TrialRun, as_value
+from hpo_summarize.study.user_attrs import BEATEN, EPOCH_VALUE
+from hpo_summarize.training.trial import Epoch, TrialFailed, TrialRun, as_value
 
 if TYPE_CHECKING:
     from hpo_summarize.training.trainer import SummarizationTrainer
@@ -155,7 +155,7 @@ def full_score(trainer: SummarizationTrainer, run: TrialRun) -> Epoch:
     """The best epoch of a trained trial, with the value of the trial.
 
     Raises:
-        TrialBeaten: It cannot be among the best and is not measured in full.
+        optuna.TrialPruned: It cannot be among the best and is not measured in full.
         TrialFailed: The value is not a finite number.
     """
     best, cheap = run.best_epoch(), trainer.epoch_evaluation
@@ -167,7 +167,8 @@ def full_score(trainer: SummarizationTrainer, run: TrialRun) -> Epoch:
         trial: Any = run.trial  # On the main process, the only one that asks, one of a study.
         reason = on_main(lambda: why_beaten(trial.study, best.first, cheap.n_best))
         if reason is not None:
-            raise TrialBeaten(reason)
+            run.note(BEATEN, reason)
+            raise optuna.TrialPruned(reason)
     best = _load_epoch(trainer, run, best)
     value = as_value(run.objective(trainer.evaluate()))
     run.record_summaries(trainer.summaries)

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial
 from transformers import Seq2SeqTrainer, set_seed
-from transformers.trainer_utils import (
-    IntervalStrategy,
-    default_compute_objective,
-)
+from transformers.trainer_utils import IntervalStrategy, default_compute_objective
 
 from hpo_summarize.config.parameters import owner_of
 from hpo_summarize.errors import HpoError, RunStopped, stopping_at_storage_failure
@@ -24,14 +21,7 @@ from hpo_summarize.io import claim, mark_of
 from hpo_summarize.launch.processes import on_all, tell
 from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.run import StudyCallback, TrialError, run_study
-from hpo_summarize.study.user_attrs import (
-    BEATEN,
-    BEST_EPOCH,
-    EPOCH_VALUE,
-    FAILURE,
-    FOLDER,
-    VALUES,
-)
+from hpo_summarize.study.user_attrs import BEST_EPOCH, EPOCH_VALUE, FAILURE, FOLDER, VALUES
 from hpo_summarize.training.arguments import with_values, within_device
 from hpo_summarize.training.callbacks import OptunaPruningCallback
 from hpo_summarize.training.checkpoints import TrialFolders, last_checkpoint, slim
@@ -42,7 +32,6 @@ from hpo_summarize.training.group_failure import Group, failure_of
 from hpo_summarize.training.planning import HpSpace, check_space, default_space, plan_trial, spec_of
 from hpo_summarize.training.trial import (
     Objective,
-    TrialBeaten,
     TrialEnd,
     TrialFailed,
     TrialPlan,
@@ -145,8 +134,6 @@ class TrialRunner:
             return end.best.value
         if end.failed:
             trial.set_user_attr(FAILURE, end.message)
-        if end.beaten:
-            trial.set_user_attr(BEATEN, end.message)
         if plan.n_objectives > 1:
             raise TrialError(end.message)
         raise optuna.TrialPruned(end.message)
@@ -197,7 +184,7 @@ class TrialRunner:
                 sizes = args.per_device_train_batch_size, args.per_device_eval_batch_size
                 return self._train_once(trial, plan, args)
         except optuna.TrialPruned as pruned:
-            return TrialEnd(message=str(pruned), beaten=isinstance(pruned, TrialBeaten))
+            return TrialEnd(message=str(pruned))
         except Exception as error:
             smaller = halved(sizes) if sizes and is_out_of_memory(error) else None
             return self._failed(trial, plan, error, smaller)

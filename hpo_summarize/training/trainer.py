@@ -65,7 +65,6 @@ class SummarizationTrainer(GeneratingTrainer):
     _decoding: Mapping[str, Any] | None = None
     _uses_token_mean = False
     _smooths_eval_loss = True
-    _uses_cache: bool | None = None
 
     def __init__(
         self,
@@ -90,11 +89,11 @@ class SummarizationTrainer(GeneratingTrainer):
 
     def call_model_init(self, trial: optuna.trial.BaseTrial | None = None) -> PreTrainedModel:
         """Drops the old model before the new one is built, and sets up the new one's decoding."""
-        fixes.release(self)
+        if self.model is not None:  # Else a trial has been released, or `__init__` is building.
+            fixes.release(self)
         model = super().call_model_init(trial)
         given = fixes.decoding_of(self.args) if self._decoding is None else self._decoding
         fixes.put_decoding(model, given)
-        self._uses_cache = getattr(model.config, "use_cache", None)
         return model
 
     # The loss.
@@ -319,6 +318,7 @@ class SummarizationTrainer(GeneratingTrainer):
         decoding = {**self.trial_decoding, **run.plan.spec.generation}
         trainer._decoding = {**fixes.decoding_of(self.args), **decoding}
         drop_decoding(args, decoding)
+        args.use_cache = True  # `Trainer.__init__` writes it into the config, which is saved.
         SummarizationTrainer.__init__(
             trainer,
             args=args,
@@ -332,8 +332,6 @@ class SummarizationTrainer(GeneratingTrainer):
             preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
         )
         trainer.model_init = None
-        # `Trainer.__init__` writes the argument of that name, False, into the model's config.
-        trainer.model.config.use_cache = trainer._uses_cache
         # It creates the accelerator before the model, of which DDP has to know some settings.
         trainer.create_accelerator_and_postprocess()
         trainer.callback_handler.callbacks = list(self.callback_handler.callbacks)

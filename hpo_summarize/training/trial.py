@@ -116,8 +116,13 @@ class TrialRun:
 
     def record_summaries(self, summaries: Mapping[str, Any] | None) -> None:
         """Writes to the trial what the texts of its value are like."""
-        if isinstance(self.trial, optuna.Trial) and summaries is not None:
-            self.trial.set_user_attr(SUMMARIES, summaries)
+        if summaries is not None:
+            self.note(SUMMARIES, summaries)
+
+    def note(self, name: str, value: Any) -> None:
+        """Sets a user attribute of the trial, on the main process."""
+        if isinstance(self.trial, optuna.Trial):
+            self.trial.set_user_attr(name, value)
 
     def best_epoch(self) -> Epoch:
         """The evaluation with the best objective; with several objectives, the best in the first.
@@ -145,23 +150,17 @@ class TrialEnd:
         best: The best epoch of a trial that is complete.
         message: Why a trial is not complete; empty for one that is.
         failed: Whether it ended in an error, and was not pruned.
-        beaten: Whether it was trained to its end, and could not be among the best.
         smaller: Per-device batches to try next, where memory ran out and there are smaller ones.
     """
 
     best: Epoch | None = None
     message: str = ""
     failed: bool = False
-    beaten: bool = False
     smaller: Sizes | None = None
 
 
 class TrialFailed(Exception):
     """A trial has failed for a reason that lies in its values."""
-
-
-class TrialBeaten(optuna.TrialPruned):
-    """A trial was trained to its end, and cannot be among the best."""
 
 
 def as_value(value: float | Sequence[float]) -> Value:
