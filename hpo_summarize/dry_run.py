@@ -279,7 +279,7 @@ def _build(trainer: SummarizationTrainer, values: Values) -> Any:
     torch.manual_seed(trainer.args.seed)  # Weights that no checkpoint holds are drawn.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return trainer.model_init(SimpleNamespace(params=dict(values)))
+        return trainer.model_init(SimpleNamespace(spec=TrialSpec.of(values)))
 
 
 def _try_structure(trainer: SummarizationTrainer, values: Values) -> None:
