@@ -1,20 +1,20 @@
-"""Decoding: generation configs, length-bucketed batches, the key-value cache, generated texts."""
+"""Generation configs, and counts of what was generated."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from hpo_summarize.config.parameters import BEAMS_ONLY, SAMPLING_ONLY
 
+IGNORED_LABEL = -100  # Of a position that counts neither in the loss nor in a text.
 _NEW_TOKENS_BY_DEFAULT = 20  # Of `generate`, where neither limit is set.
 
 # Shares of the rows. With no more distinct summaries than this, a model hardly reads the dialogue:
@@ -65,13 +65,13 @@ def count_in_words(description: Mapping[str, Any]) -> str:
 
 
 def degenerate_note(description: Mapping[str, Any] | None) -> str | None:
-    """Says what is wrong with summaries as a whole, whatever they score; None if nothing is.
+    """A note on degenerate summaries, whatever they score; None if they are fine.
 
-    Named are summaries that are all empty, all equal, or nearly so (`FEW_DISTINCT`), and ones that
-    mostly end at the length limit (`MANY_CUT`).
+    They are degenerate if all are empty, if all or nearly all are equal (`FEW_DISTINCT`), or if
+    most end at the length limit (`MANY_CUT`).
 
     Args:
-        description: What `Summaries.describe` returned; None where nothing is known.
+        description: From `Summaries.describe`; None where there is none.
     """
     if description is None:
         return None
@@ -99,31 +99,31 @@ def summaries_in_words(description: Mapping[str, Any] | None) -> list[str]:
 
 
 def count_cut(ids: np.ndarray, config: GenerationConfig) -> int:
-    """Number of rows that ended at the length limit instead of at an end token.
+    """Number of rows that ended at the length limit and not at an end token.
 
     Args:
         ids: Output of `generate` of an encoder-decoder, of shape `(rows, tokens)`: the start token
             and the generated ones, padded at the end.
         config: What they were generated with.
     """
-    generated = ids[:, 1:]  # BART and Pegasus start with what is their end token, too, or padding.
+    generated = ids[:, 1:]  # The start token of BART is its end token, too.
     end_tokens = [] if config.eos_token_id is None else config.eos_token_id
     ends = np.isin(generated, end_tokens)
     cut = ~ends.any(axis=1)
     if config.forced_eos_token_id is not None and generated.shape[1] >= most_new_tokens(config):
-        # BART's checkpoints put an end token on the last place whatever the model wants.
+        # BART's checkpoints force an end token at the limit.
         cut |= ends.argmax(axis=1) >= most_new_tokens(config) - 1
     return int(cut.sum())
 
 
 def clear_idle_flags(config: GenerationConfig, values: Mapping[str, Any] | None = None) -> None:
-    """Takes out flags that cannot act: with one of them set, no checkpoint can be saved.
+    """Clears flags that cannot act, which `save_pretrained` refuses.
 
     `facebook/bart-base` has `early_stopping` for its 4 beams, and a trial may run with 1.
 
     Args:
         config: Changed in place.
-        values: Values that will take the place of those in `config`.
+        values: Values that will replace those in `config`.
     """
     values = values or {}
     if not values.get("do_sample", config.do_sample):
@@ -137,15 +137,15 @@ def clear_idle_flags(config: GenerationConfig, values: Mapping[str, Any] | None 
 def with_settings(
     config: GenerationConfig, settings: Mapping[str, Any]
 ) -> tuple[GenerationConfig, dict[str, Any]]:
-    """A generation config with arguments of `generate` in the place of its own values.
+    """A copy of a generation config, updated with arguments of `generate`.
 
     Args:
         config: A model's own; left as it is.
-        settings: Values by name; None stands for the model's own. `max_length` alone takes the
-            place of the model's `max_new_tokens`, beside which `generate` would pass over it.
+        settings: Values by name; None: the model's own. `max_length` alone replaces the model's
+            `max_new_tokens`, beside which `generate` ignores it.
 
     Returns:
-        The new config, and those of `settings` that are no part of one.
+        The copy, and those of `settings` that are no fields of it.
 
     Raises:
         ValueError: See `put_values`.
@@ -163,15 +163,15 @@ def with_settings(
 def put_values(
     config: GenerationConfig, values: Mapping[str, Any], later: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Puts values in the place of those in `config`, which keeps none that contradicts them.
+    """Updates a generation config, and clears what contradicts the new values.
 
     Of the two names of a limit the one in `values` counts. A least length of `config` that is above
-    the most tokens in `values` goes with a warning; `generate` would write only texts that are cut.
+    the most tokens in `values` is dropped with a warning: every text would be cut.
 
     Args:
         config: Changed in place.
         values: Values by name.
-        later: Values that will take the place of those in `config`.
+        later: Values that will replace those in `config`.
 
     Returns:
         Those of `values` that are no fields of a generation config.
@@ -214,7 +214,7 @@ def most_new_tokens(config: GenerationConfig) -> int:
 
 
 def set_decoding(config: GenerationConfig, values: Mapping[str, Any]) -> None:
-    """Puts decoding values in the place of those in `config`, with the cache on by default.
+    """`put_values` with the KV cache on by default.
 
     `Trainer.__init__` writes `use_cache=False` into the model's config, from where it gets into the
     generation config of every model that is built from the same config object.
@@ -228,100 +228,3 @@ def set_decoding(config: GenerationConfig, values: Mapping[str, Any]) -> None:
     """
     config.use_cache = True
     put_values(config, values)
-
-
-IGNORED_LABEL = -100  # Of a position that counts neither in the loss nor in a text.
-
-
-def plan_batches(
-    lengths: Sequence[int], largest: int, new_tokens: int, process: int = 0, processes: int = 1
-) -> list[list[int]]:
-    """Batches of like length for one process, the longest first.
-
-    A batch holds as many rows as fit into the memory of `largest` rows of the greatest length,
-    where a row takes memory for its own tokens, padded to the longest of its batch, and for those
-    that are generated. (The number of beams multiplies all of it and makes no difference.) What
-    runs out of memory does so at once, with the first batch.
-
-    The rows are dealt out by length, so that every process gets as much to do as the others.
-
-    Args:
-        lengths: Length of each row, in tokens.
-        largest: Rows of the greatest length that a device takes at once.
-        new_tokens: Most tokens that are generated for a row.
-        process: Number of this process.
-        processes: How many there are.
-
-    Returns:
-        Positions in `lengths`; over all processes, every one of them exactly once.
-
-    >>> plan_batches([10, 30, 20, 10, 10], largest=2, new_tokens=10)
-    [[1, 2], [0, 3, 4]]
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    budget = largest * (max(lengths, default=0) + new_tokens)
-    batches: list[list[int]] = []
-    for row in order[process::processes]:
-        if not batches or (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + new_tokens) > budget:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
-
-
-def put_in_order(
-    parts: Iterable[tuple[Sequence[int], np.ndarray]], count: int, padding: int
-) -> np.ndarray:
-    """Outputs of batches as one array, each row in its place.
-
-    Args:
-        parts: Positions of the rows of a batch, and its array of shape `(rows, tokens)`.
-        count: Rows of all batches together.
-        padding: Token id that fills the shorter rows at their end.
-
-    Returns:
-        Shape `(count, tokens of the longest)`.
-    """
-    parts = list(parts)
-    width = max(array.shape[1] for _, array in parts)
-    whole = np.full((count, width), padding, dtype=parts[0][1].dtype)
-    for rows, array in parts:
-        whole[list(rows), : array.shape[1]] = array
-    return whole
-
-
-class SharedCrossAttentionCache(EncoderDecoderCache):
-    """The usual cache of an encoder-decoder, whose cross-attention part stays where it is.
-
-    Beam search puts the cache in a new order after every token. All beams of an example look at
-    the same encoded dialogue, and a beam is never moved to another example, so that the
-    cross-attention part is the same in any order. It is the larger part by far: transformers 5.23
-    copies it with every token all the same, which took 70% of the time at 8 beams.
-    """
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Reorders the self-attention cache by `beam_idx`, of shape `(rows * beams,)`."""
-        self.self_attention_cache.reorder_cache(beam_idx)
-
-
-def beam_cache(model: PreTrainedModel, config: GenerationConfig) -> EncoderDecoderCache | None:
-    """An empty cache for one call of `model.generate(past_key_values=...)`.
-
-    Args:
-        model: Without a wrapper of peft.
-        config: What `generate` will follow.
-
-    Returns:
-        None where `generate` has to make its own one: without beams nothing is reordered, and
-        another kind of cache or a model's own way of reordering it are left as they are.
-    """
-    if (
-        not model.config.is_encoder_decoder
-        or (config.num_beams or 1) == 1
-        or config.use_cache is False
-        or config.cache_implementation is not None  # `generate` takes no cache beside it.
-        or hasattr(model, "_reorder_cache")
-        or not model._supports_default_dynamic_cache()
-    ):
-        return None
-    decoder = model.config.get_text_config(decoder=True)
-    return SharedCrossAttentionCache(DynamicCache(config=decoder), DynamicCache(config=decoder))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,25 @@ from hpo_summarize.config.schema import Recipe
 from hpo_summarize.data.dialogues import Dialogues, listed
 from hpo_summarize.data.splits import read_every_row
 from hpo_summarize.errors import DataError, HpoError, stopping_at_storage_failure
-from hpo_summarize.final_model.kept import find_kept, load_kept
+from hpo_summarize.final_model.kept import load_kept
 from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
 from hpo_summarize.generation import Summaries
 from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
 from hpo_summarize.launch.processes import on_all, on_main
-from hpo_summarize.reporting.progress import PredictionProgress
+from hpo_summarize.reporting.progress import show_batches
 from hpo_summarize.summarizer import Summarizer, load_summarizer
 
+BEST = "best"
+MODEL = "model"  # Name of the final model's folder in the output folder.
+_ID_COLUMN = "fname"  # In a submission; the data's own name for it where it has one.
 _CHUNK = 2**20  # Bytes read at once.
 
 
 class Parts:
-    """A folder with finished batches, each run and each process with a file of its own.
+    """A folder with finished batches, one file for each run and process.
 
-    A line is one batch, `{"batch": 3, "summaries": [...], "n_cut": 0}`. The last line of a process
-    that was killed may be half of one; nothing is ever appended to it, and it is passed over.
+    A line is one batch, `{"batch": 3, "summaries": [...], "n_cut": 0}`. A process that was killed
+    may have left half a line at the end of its file, which is skipped; nothing is appended to it.
 
     Args:
         folder: Folder beside the output; made by `claim`.
@@ -67,43 +69,18 @@ class Parts:
                     part = json.loads(line)
                     found[part["batch"]] = Summaries(part["summaries"], part["n_cut"])
                 except (ValueError, KeyError):
-                    continue  # Half a line, what is behind the last one, or of an older version.
+                    continue  # Half a line, what follows the last one, or of an older version.
         return found
 
     def add(self, batch: int, summaries: Summaries) -> None:
         """Adds a finished batch; it is in the file when this returns."""
         part = {"batch": batch, "summaries": summaries.texts, "n_cut": summaries.n_cut}
-        line = json.dumps(part)
         with self._own.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+            file.write(f"{json.dumps(part)}\n")
 
     def remove(self) -> None:
         """Deletes the folder."""
         discard(self.folder, mark_of(self.folder))
-
-
-def digest_of_files(folder: Path) -> str:
-    """A digest of the names and the contents of all files in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0")
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def digest_of_texts(texts: Iterable[str]) -> str:
-    """A digest of texts in their order."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode("utf-8") + b"\0")
-    return digest.hexdigest()
-
-
-BEST = "best"
-MODEL = "model"  # Name of the final model's folder in the output folder.
-_ID_COLUMN = "fname"  # In a submission; the data's own name for it where it has one.
 
 
 class Prediction:
@@ -118,12 +95,19 @@ class Prediction:
         output: CSV file for the summaries. Default: `predictions.csv` in the output folder.
 
     Attributes:
+        summarizer: The model, once `prepare` has loaded it.
+        folder: Where its weights are from.
         description: What the summaries of the rows with a dialogue are like (`Summaries.describe`),
             on the main process after `run`.
 
-    The text of a summary is written as it is, also where it begins with a character that a
-    spreadsheet takes for a formula: it is scored by its text, and a quotation mark would count.
+    A summary is written as it is, even if a spreadsheet would read it as a formula: it is scored by
+    its text, and a quotation mark would count.
     """
+
+    summarizer: Summarizer
+    folder: Path
+    _data: Dialogues
+    _id_column: str
 
     def __init__(
         self,
@@ -132,50 +116,12 @@ class Prediction:
         source: str | None = None,
         output: str | None = None,
     ) -> None:
-        self.recipe = recipe
-        self.experiment = Experiment(recipe)
+        self.recipe, self.experiment = recipe, Experiment(recipe)
         self._model, self._source = model, source
-        self._notes: list[str] = []  # On the model.
         self.description: dict[str, Any] | None = None
-        folder = Path(recipe.output_dir)
-        self.output = Path(output) if output else folder / "predictions.csv"
+        self.output = Path(output) if output else Path(recipe.output_dir) / "predictions.csv"
         self.scores_path = self.output.with_suffix(".scores.json")
         self._parts = Parts(self.output.with_name(f".{self.output.name}.parts"))
-
-    @functools.cached_property
-    def rows(self) -> tuple[Dialogues, str | None]:
-        """The dialogues, and the name of the column that tells them apart."""
-        section = self.recipe.data
-        if self._source is not None:
-            return read_every_row(Path(self._source), section)
-        if section.test is None:
-            raise DataError(
-                "there is nothing to summarise: the recipe names no test split (data.test) and "
-                "no file was given; name one with --input"
-            )
-        return read_every_row(section.test, section)
-
-    @functools.cached_property
-    def _loaded(self) -> tuple[Summarizer, Path]:
-        """The model and the folder that its weights are from."""
-        output_dir = Path(self.recipe.output_dir)
-        if self._model != BEST:
-            folder = Path(self._model) if self._model else output_dir / MODEL
-            return load_summarizer(folder, self.recipe), folder
-        (candidate,), notes = choose_candidates(self.experiment, output_dir / BEST_PARAMS)
-        self._notes += notes
-        folder = find_kept(output_dir, candidate)
-        return load_kept(self.experiment, candidate), folder
-
-    @property
-    def summarizer(self) -> Summarizer:
-        """The model that summarises."""
-        return self._loaded[0]
-
-    @property
-    def folder(self) -> Path:
-        """Where the weights are from."""
-        return self._loaded[1]
 
     def prepare(self) -> list[str]:
         """Reads the data, loads the model, and finds what an interrupted run has finished.
@@ -186,11 +132,10 @@ class Prediction:
         Raises:
             HpoError: Something is wrong; nothing has been summarised yet.
         """
-        self._refuse_to_replace_input()
+        self._check_output()
         on_main(lambda: make_writable(self.output.parent, "output"))
-        on_all(self._load)
-        data = self.rows[0]
-        notes = [*self._notes, *data.notes]
+        notes = on_all(self._load)
+        data = self._data
         empty = [f"row {n}" for n, text in enumerate(data.dialogues, 1) if not text.strip()]
         if empty:
             notes.append(
@@ -204,23 +149,6 @@ class Prediction:
             )
         return notes
 
-    def _refuse_to_replace_input(self) -> None:
-        section = self.recipe.data
-        given = [self._source, section.train, section.validation, section.test]
-        files = [name for one in given for name in ([one] if isinstance(one, str) else one or ())]
-        if self.output.exists() and any(
-            Path(name).is_file() and self.output.samefile(name) for name in files
-        ):
-            raise DataError(
-                f"--output names a file of the data ({self.output}), which would be overwritten; "
-                "name another file"
-            )
-
-    def _load(self) -> None:
-        _ = self.rows, self.summarizer
-        if any(self.rows[0].references):
-            _ = self.experiment.rouge
-
     def run(self) -> dict[str, Any] | None:
         """Summarises what is not finished yet, and writes the files.
 
@@ -232,43 +160,74 @@ class Prediction:
         Raises:
             HpoError: A batch of another process is missing in the end.
         """
+        dialogues, summarizer = self._data.dialogues, self.summarizer
+        batches, share = summarizer.batches(len(dialogues)), summarizer.share(len(dialogues))
         with stopping_at_storage_failure(self.output.parent):
-            return self._run()
+            done = on_main(self._parts.read)
+            for number in show_batches(batches, share, set(done)):
+                texts = [dialogues[row] for row in batches[number]]
+                self._parts.add(number, summarizer.summarize(texts))
+            PartialState().wait_for_everyone()
+            return on_main(lambda: self._finish(len(batches)))
 
-    def _run(self) -> dict[str, Any] | None:
-        data, summarizer = self.rows[0], self.summarizer
-        done = on_main(self._parts.read)
-        batches = summarizer.batches(len(data))
-        progress = PredictionProgress(batches, summarizer.share(len(data)), set(done))
-        for number in progress:
-            self._parts.add(
-                number, summarizer.summarize([data.dialogues[r] for r in batches[number]])
+    def _check_output(self) -> None:
+        section = self.recipe.data
+        given = [self._source, section.train, section.validation, section.test]
+        files = [name for one in given for name in ([one] if isinstance(one, str) else one or ())]
+        if self.output.exists() and any(
+            Path(name).is_file() and self.output.samefile(name) for name in files
+        ):
+            raise DataError(
+                f"--output names a file of the data ({self.output}), which would be overwritten; "
+                "name another file"
             )
-        PartialState().wait_for_everyone()
-        return on_main(lambda: self._finish(len(batches)))
+
+    def _load(self) -> list[str]:
+        """Reads the data and loads the model; returns notes on both."""
+        section, output_dir = self.recipe.data, Path(self.recipe.output_dir)
+        source = section.test if self._source is None else Path(self._source)
+        if source is None:
+            raise DataError(
+                "there is nothing to summarise: the recipe names no test split (data.test) and "
+                "no file was given; name one with --input"
+            )
+        self._data, id_column = read_every_row(source, section)
+        self._id_column = id_column or _ID_COLUMN
+        notes: list[str] = []
+        if self._model == BEST:
+            (best,), notes = choose_candidates(self.experiment, output_dir / BEST_PARAMS)
+            self.folder = best.checkpoint(output_dir)
+            self.summarizer = load_kept(self.experiment, best)
+        else:
+            self.folder = Path(self._model) if self._model else output_dir / MODEL
+            self.summarizer = load_summarizer(self.folder, self.recipe)
+        if any(self._data.references):
+            _ = self.experiment.rouge  # Its package may be missing.
+        return [*notes, *self._data.notes]
 
     def _identity(self) -> dict[str, Any]:
-        data, summarizer = self.rows[0], self.summarizer
+        """All that decides what is written."""
+        texts = "".join(f"{text}\0" for text in self._data.dialogues)
         return {
             "model": digest_of_files(self.folder),
             # The rest of a model whose adapter alone was kept.
             "base": self.recipe.model.model_dump() if self._model == BEST else None,
-            "dialogues": digest_of_texts(data.dialogues),
-            "decoding": summarizer.describe_decoding(),
-            "max_dialogue_tokens": summarizer.max_dialogue_tokens,
-            "batch_size": summarizer.batch_size,
+            "dialogues": hashlib.sha256(texts.encode("utf-8")).hexdigest(),
+            "decoding": self.summarizer.describe_decoding(),
+            "max_dialogue_tokens": self.summarizer.max_dialogue_tokens,
+            "batch_size": self.summarizer.batch_size,
         }
 
     def _finish(self, n_batches: int) -> dict[str, Any] | None:
         found = self._parts.read()
-        if missing := sorted(set(range(n_batches)) - found.keys()):
+        if missing := set(range(n_batches)) - found.keys():
             raise HpoError(
                 f"{len(missing)} of {n_batches} batches are missing in {self._parts.folder}; all "
                 "processes must write into one folder; run the same command again"
             )
         summaries = sum((found[number] for number in range(n_batches)), Summaries([], 0))
-        dialogues = self.rows[0].dialogues
-        own = [text for text, row in zip(summaries.texts, dialogues, strict=True) if row.strip()]
+        rows = zip(summaries.texts, self._data.dialogues, strict=True)
+        own = [text for text, dialogue in rows if dialogue.strip()]
         self.description = Summaries(own, summaries.n_cut).describe()
         scores = self._score(summaries.texts)
         write_text(self.output, self._table(summaries.texts))
@@ -279,21 +238,31 @@ class Prediction:
         return scores
 
     def _score(self, summaries: list[str]) -> dict[str, Any] | None:
-        references = self.rows[0].references
+        references = self._data.references
         scored = [row for row, texts in enumerate(references) if texts]
         if not scored:
             return None
         scores = self.experiment.score(
             [summaries[row] for row in scored], [references[row] for row in scored]
         )
-        rouge = self.experiment.rouge
-        counted = {"rouge_tokenizer": rouge.tokenizer_name, "rouge_lowercase": True}
-        return {**scores, "n_rows": len(scored), **counted, "summaries": self.description}
+        tokenizer = self.experiment.rouge.tokenizer_name
+        counted = {"n_rows": len(scored), "rouge_tokenizer": tokenizer, "rouge_lowercase": True}
+        return {**scores, **counted, "summaries": self.description}
 
     def _table(self, summaries: list[str]) -> str:
-        data, name = self.rows
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([name or _ID_COLUMN, "summary"])
-        writer.writerows(zip(data.ids, summaries, strict=True))
+        writer.writerow([self._id_column, "summary"])
+        writer.writerows(zip(self._data.ids, summaries, strict=True))
         return text.getvalue()
+
+
+def digest_of_files(folder: Path) -> str:
+    """A digest of the names and the contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0")
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -11,24 +11,21 @@ from __future__ import annotations
 import functools
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 
 from hpo_summarize.components import Experiment
-from hpo_summarize.data.dialogues import Dialogues
-from hpo_summarize.errors import HpoError, StudyError, stopping_at_storage_failure
+from hpo_summarize.errors import HpoError, stopping_at_storage_failure
 from hpo_summarize.generation import Summaries
 from hpo_summarize.launch.processes import hear, on_all, tell
 from hpo_summarize.search_space import SearchSpace, build_space
 from hpo_summarize.study.run import StudyCallback, TrialError, open_study, run_study
-from hpo_summarize.study.trials import best_trials, values_of
+from hpo_summarize.study.trials import Candidate, best_trials
 from hpo_summarize.study.user_attrs import (
     BEST_EPOCH,
     FAILURE,
@@ -39,32 +36,22 @@ from hpo_summarize.study.user_attrs import (
     TRAINED_TRIAL,
     VALUES,
 )
+from hpo_summarize.training.ddp import dismiss
 from hpo_summarize.training.devices import Sizes, halved, remember, remembered
 from hpo_summarize.training.group_failure import Group, failure_of
+from hpo_summarize.training.runner import load_trial
 from hpo_summarize.training.trainer import SummarizationTrainer
 from hpo_summarize.training.trial import failure_reason, is_out_of_memory
 
-
-@dataclass(frozen=True)
-class Finalist:
-    """A trained model of the first stage.
-
-    Attributes:
-        number: Of its trial.
-        params: Its hyperparameters by name.
-        epoch: The epoch that its weights are of.
-        checkpoint: Folder with the weights.
-    """
-
-    number: int
-    params: dict[str, Any]
-    epoch: float
-    checkpoint: Path
+# A trial decodes the rows in so many parts, and asks the pruner after each; a part has at least so
+# many blocks, since the test says little about fewer.
+_N_PARTS = 8
+_MIN_BLOCKS = 8
+_MAX_BLOCKS = 50  # Each is a write to the storage, of some 5 to 10 ms.
+_P_THRESHOLD = 0.1  # Optuna's default: a trial is worse with this probability of an error.
 
 
-def find_finalists(
-    study: optuna.Study, folder_of: Callable[[FrozenTrial], Path], count: int
-) -> list[Finalist]:
+def find_finalists(study: optuna.Study, output_dir: Path, count: int) -> list[Candidate]:
     """The best trials of the first stage with their weights, at most `count`, best first.
 
     Raises:
@@ -72,152 +59,123 @@ def find_finalists(
             search other models.
     """
     sign = 1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
-    best = sorted(
-        best_trials(study, count), key=lambda trial: (-sign * trial.values[0], trial.number)
-    )
-    found, missing = [], []
-    for trial in best[:count]:
-        checkpoints = sorted(folder_of(trial).glob("checkpoint-*"))
-        if len(checkpoints) == 1:
-            epoch = trial.user_attrs[BEST_EPOCH]
-            found.append(Finalist(trial.number, values_of(trial), epoch, checkpoints[0]))
-        else:
-            missing.append(str(trial.number))
-    if missing:
-        raise StudyError(
-            "decoding cannot be searched: the weights of the best trials (missing: "
-            f"{', '.join(missing)}) are not all in {folder_of(best[0]).parent}; run this where "
-            "they are, or give all machines one folder"
-        )
-    return found
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows that are decoded in one go.
-
-    Attributes:
-        number: Number of the trial that they are decoded for.
-        finalist: The model.
-        values: What was sampled for its decoding.
-        rows: Positions in the validation split.
-        sizes: Per-device batch sizes, of which the second one counts here.
-    """
-
-    number: int
-    finalist: Finalist
-    values: Mapping[str, Any]
-    rows: Sequence[int]
-    sizes: Sizes
+    best = sorted(best_trials(study, count), key=lambda one: (-sign * one.values[0], one.number))
+    finalists = [Candidate.of(trial, study) for trial in best[:count]]
+    for finalist in finalists:
+        finalist.checkpoint(output_dir)
+    return finalists
 
 
 class Decoder:
-    """Decodes the validation split with one finalist after the other.
+    """Decodes rows of the validation split with one finalist after the other.
 
     In a group the main process calls `decode`, and the others `follow` it.
 
     Args:
         experiment: The parts of the recipe.
-        trainer: Has the trials of the first stage, and decodes.
+        trainer: Has trained the first stage, and decodes.
     """
 
     def __init__(self, experiment: Experiment, trainer: SummarizationTrainer) -> None:
-        self._experiment, self._trainer = experiment, trainer
+        args = trainer.args
+        self._experiment, self._trainer, self._rank = experiment, trainer, args.process_index
+        self._sizes: Sizes = args.per_device_train_batch_size, args.per_device_eval_batch_size
         self._loaded: int | None = None
-        self._sizes = self.own_sizes
+        self._study: optuna.Study | None = None
         self._group: Group | None = None
-
-    @property
-    def own_sizes(self) -> Sizes:
-        """The per-device batch sizes of the recipe."""
-        args = self._trainer.args
-        return args.per_device_train_batch_size, args.per_device_eval_batch_size
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether one process decodes by itself."""
-        return self._trainer.args.world_size == 1
-
-    # On the main process.
 
     @contextmanager
     def leading(self) -> Iterator[None]:
-        """Lets the processes that `follow` go when the main one has nothing more to decode.
-
-        They wait from the end of the first stage on, also where it has failed.
-        """
+        """Ends the waiting of the processes that `follow`, also where the first stage fails."""
         try:
             yield
         except KeyboardInterrupt:
-            raise  # They are interrupted, too, and listen no more.
+            raise  # They are interrupted, too.
         except Exception:
-            self._trainer.dismiss_group()
+            dismiss()
             raise
-        self._trainer.dismiss_group()
+        dismiss()
 
     @contextmanager
-    def listening(self, study: optuna.Study) -> Iterator[None]:
-        """Meanwhile the failure of another process ends the trial of `study` that runs."""
-        if not self.is_alone:
-            self._group = Group(self._trainer.args.process_index, study)
-        with self._group.listening() if self._group else nullcontext():
+    def running(self, study: optuna.Study) -> Iterator[None]:
+        """Decodes for the trials of `study`, where the batch sizes that fit are remembered.
+
+        The failure of another process ends the running trial.
+        """
+        self._study, self._sizes = study, remembered(study) or self._sizes
+        if self._trainer.args.world_size == 1:
+            yield
+            return
+        self._group = Group(self._rank, study)
+        with self._group.listening():
             yield
 
-    def decode(self, part: Part) -> Summaries:
-        """The summaries of the rows, in their order, decoded by all processes."""
-        tell(part)
-        return self._decode(part)
+    def decode(
+        self, number: int, finalist: Candidate, values: Mapping[str, Any], rows: Sequence[int]
+    ) -> Summaries:
+        """The summaries of some rows, decoded by all processes.
 
-    def smaller(self, error: Exception) -> Sizes | None:
-        """The per-device batches to try after an error; None if it is not for want of memory."""
-        return halved(self._sizes) if is_out_of_memory(error) else None
+        Out of memory, one process tries half as many rows at once; a group ends its launch.
+
+        Args:
+            number: Number of the trial.
+            finalist: The model.
+            values: What was sampled for its decoding.
+            rows: Positions in the validation split.
+        """
+        tell((number, finalist, values, rows, self._sizes))
+        try:
+            return self._decode(finalist, values, rows)
+        except Exception as error:
+            smaller = self._smaller(error)
+            if self._study is None or self._group is not None or smaller is None:
+                raise
+            remember(self._study, smaller)
+            self._sizes = smaller
+        return self.decode(number, finalist, values, rows)
+
+    def follow(self) -> None:
+        """Decodes with the main process of the group, until it has no more trials."""
+        self._group, number = Group(self._rank), 0
+        while True:
+            with self._group.leaving_when_broken(number):
+                message = hear()
+            if message is None:
+                return
+            number, finalist, values, rows, self._sizes = message
+            try:
+                self._decode(finalist, values, rows)
+            except Exception as error:
+                self.fail(number, error)
 
     def fail(self, number: int, error: Exception) -> None:
-        """Drops the model, and ends this process where the others do not know of its error.
+        """Drops the model; ends this process if the others of its group do not have the error.
 
         Args:
             number: Number of the trial.
             error: What happened.
         """
         if self._group is not None and not (isinstance(error, HpoError) and error.shared):
-            rank = self._trainer.args.process_index
-            self._group.leave(failure_of(rank, number, error, self.smaller(error)), error)
+            failure = failure_of(self._rank, number, error, self._smaller(error))
+            self._group.leave(failure, error)
         self._loaded = None
 
-    # On the others.
-
-    def follow(self) -> None:
-        """Decodes with the main process of the group, until it has no more trials."""
-        self._group, number = Group(self._trainer.args.process_index), 0
-        while True:
-            with self._group.leaving_when_broken(number):
-                part = hear()
-            if part is None:
-                return
-            number = part.number
-            try:
-                self._decode(part)
-            except Exception as error:
-                self.fail(number, error)
-
-    def _decode(self, part: Part) -> Summaries:
-        finalist, self._sizes = part.finalist, part.sizes
+    def _decode(
+        self, finalist: Candidate, values: Mapping[str, Any], rows: Sequence[int]
+    ) -> Summaries:
+        trainer = self._trainer
         if self._loaded != finalist.number:
-            on_all(lambda: self._trainer.load_trial(finalist.params, finalist.checkpoint))
+            folder = Path(self._experiment.recipe.output_dir)
+            on_all(lambda: load_trial(trainer, finalist.params, finalist.checkpoint(folder)))
             self._loaded = finalist.number
+        trainer.args.per_device_eval_batch_size = self._sizes[1]
         fixed = self._experiment.decided_recipe.generation.model_dump()
-        data = self._trainer.eval_dataset.select(part.rows)
-        decoding = {"use_cache": True, **fixed, **part.values}
-        ids = self._trainer.summarise(data, decoding, self._sizes[1])
-        return Summaries(self._experiment.decode(ids), self._trainer.n_cut)
+        data = trainer.eval_dataset.select(rows).remove_columns("labels")
+        ids = trainer.predict(data, **{"use_cache": True, **fixed, **values}).predictions
+        return Summaries(self._experiment.decode(ids), trainer.n_cut)
 
-
-# A trial decodes the rows in so many parts, with a look at the pruner after each; a part has at
-# least so many blocks, since the test says little about fewer.
-_N_PARTS = 8
-_MIN_BLOCKS = 8
-_MAX_BLOCKS = 50  # Each is a write to the storage, of some 5 to 10 ms.
-_P_THRESHOLD = 0.1  # Optuna's default: a trial is worse with this probability of an error.
+    def _smaller(self, error: Exception) -> Sizes | None:
+        return halved(self._sizes) if is_out_of_memory(error) else None
 
 
 class DecodingSearch:
@@ -237,18 +195,18 @@ class DecodingSearch:
         self,
         experiment: Experiment,
         decoder: Decoder,
-        finalists: Sequence[Finalist],
+        finalists: Sequence[Candidate],
         first: optuna.Study,
         storage: str,
         worker: int = 0,
     ) -> None:
-        self.recipe = experiment.recipe
+        self.recipe, self._validation = experiment.recipe, experiment.splits[1]
         self.finalists = {finalist.number: finalist for finalist in finalists}
         numbers = "-".join(str(number) for number in sorted(self.finalists))
         self.study_name = f"{first.study_name}.decoding.{numbers}"
         self._experiment, self._decoder = experiment, decoder
         self._storage, self._opened, self._worker = storage, first._storage, worker
-        self._folder = finalists[0].checkpoint.parents[1]
+        self._folder = finalists[0].checkpoint(Path(self.recipe.output_dir)).parents[1]
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -287,7 +245,7 @@ class DecodingSearch:
             callbacks: Called after each trial, as in `Study.optimize`.
         """
         n_trials = self.recipe.search.staged.n_trials
-        with self._decoder.listening(self.study):
+        with self._decoder.running(self.study):
             run_study(self.study, self.objective, n_trials, timeout, callbacks, folder=self._folder)
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
@@ -297,12 +255,15 @@ class DecodingSearch:
             optuna.TrialPruned: It is worse than the best one, or failed (its attribute `failure`
                 holds the reason).
         """
-        finalist, values = self._sample(trial)
+        number, *others = numbers = sorted(self.finalists)
+        if others:
+            number = trial.suggest_categorical(TRAINED_TRIAL, numbers)
+        finalist, values = self.finalists[number], self.space.sample(trial)
         trial.set_user_attr(TRAINED_TRIAL, finalist.number)
         trial.set_user_attr(BEST_EPOCH, finalist.epoch)
         trial.set_user_attr(VALUES, {**finalist.params, **values})
         try:
-            with stopping_at_storage_failure(finalist.checkpoint):
+            with stopping_at_storage_failure(self._folder):
                 return self._evaluate(trial, finalist, values)
         except optuna.TrialPruned:
             raise
@@ -314,65 +275,32 @@ class DecodingSearch:
                 raise TrialError(reason) from None
             raise optuna.TrialPruned(reason) from None
 
-    def _sample(self, trial: optuna.Trial) -> tuple[Finalist, dict[str, Any]]:
-        numbers = sorted(self.finalists)
-        number = numbers[0]
-        if len(numbers) > 1:
-            number = trial.suggest_categorical(TRAINED_TRIAL, numbers)
-        return self.finalists[number], self.space.sample(trial)
-
     def _evaluate(
-        self, trial: optuna.Trial, finalist: Finalist, values: Mapping[str, Any]
+        self, trial: optuna.Trial, finalist: Candidate, values: Mapping[str, Any]
     ) -> float | tuple[float, ...]:
-        names, n_rows = self.recipe.search.objectives, len(self._validation)
-        blocks = shuffled_blocks(n_rows, self.recipe.data.seed)
+        names, references = self.recipe.search.objectives, self._validation.references
+        blocks = shuffled_blocks(len(references), self.recipe.data.seed)
         size = max(-(-len(blocks) // _N_PARTS), _MIN_BLOCKS)
-        scores: list[dict[str, float]] = []
+        scores: dict[int, dict[str, float]] = {}  # By row.
         summaries = Summaries([], 0)
         for start in range(0, len(blocks), size):
             part = blocks[start : start + size]
             rows = [row for block in part for row in block]
-            decoded = self._decode(trial.number, finalist, values, rows)
+            decoded = self._decoder.decode(trial.number, finalist, values, rows)
             summaries += decoded
-            new = self._score(decoded.texts, part)
-            scores += [score for block in new for score in block]
+            new = self._experiment.rouge.score_rows(decoded.texts, [references[n] for n in rows])
+            scores.update(zip(rows, new, strict=True))
             if len(names) > 1:
                 continue
-            for place, block in enumerate(new, start):
-                trial.report(fmean(score[names[0]] for score in block), place)
-            if len(scores) < n_rows and trial.should_prune():
+            for place, block in enumerate(part, start):
+                trial.report(fmean(scores[row][names[0]] for row in block), place)
+            if len(scores) < len(references) and trial.should_prune():
                 trial.set_user_attr(N_DECODED, len(scores))
                 trial.set_user_attr(SUMMARIES, summaries.describe())
                 raise optuna.TrialPruned(f"worse than the best after {len(scores)} dialogues")
         trial.set_user_attr(SUMMARIES, summaries.describe())
-        means = tuple(fmean(score[name] for score in scores) for name in names)
+        means = tuple(fmean(row[name] for row in scores.values()) for name in names)
         return means if len(means) > 1 else means[0]
-
-    def _score(
-        self, summaries: Sequence[str], blocks: Sequence[Sequence[int]]
-    ) -> list[list[dict[str, float]]]:
-        """ROUGE of every row of some blocks."""
-        references = [self._validation.references[row] for block in blocks for row in block]
-        scores = iter(self._experiment.rouge.score_rows(summaries, references))
-        return [[next(scores) for _ in block] for block in blocks]
-
-    def _decode(
-        self, number: int, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
-    ) -> Summaries:
-        """Out of memory, one process tries half as many rows at once; a group ends its launch."""
-        sizes = remembered(self.study) or self._decoder.own_sizes
-        try:
-            return self._decoder.decode(Part(number, finalist, values, rows, sizes))
-        except Exception as error:
-            smaller = self._decoder.smaller(error)
-            if smaller is None or not self._decoder.is_alone:
-                raise
-            remember(self.study, smaller)
-        return self._decode(number, finalist, values, rows)
-
-    @property
-    def _validation(self) -> Dialogues:
-        return self._experiment.splits[1]
 
 
 def shuffled_blocks(n_rows: int, seed: int) -> list[list[int]]:

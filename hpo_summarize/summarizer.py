@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -19,12 +20,13 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.config.schema import Recipe
+from hpo_summarize.decoder import decode_texts, generate, own_random_numbers
 from hpo_summarize.errors import HpoError, ModelError
 from hpo_summarize.generation import Summaries, count_cut
 from hpo_summarize.training.arguments import eval_batch_size
 
-SEED = 42  # Set before each batch, so that sampled summaries are the same in every run.
-# A tokenizer without a limit of its own says a number with thirty zeros.
+SEED = 42  # Of each batch, so that sampled summaries are the same in every run.
+# A tokenizer without a limit of its own has 10**30 as `model_max_length`.
 _NO_LIMIT = 10**6
 
 
@@ -32,9 +34,9 @@ _NO_LIMIT = 10**6
 class Summarizer:
     """Turns dialogues into summaries, always the same ones.
 
-    The rows are cut into batches by their numbers, and the random numbers begin anew with each
-    batch. So the summaries do not depend on how many processes share the rows, on where a run was
-    interrupted, or on what was summarised before.
+    The batches are rows in their order, and the random numbers begin anew with each of them. So the
+    summaries do not depend on how many processes share the rows, on where a run was interrupted, or
+    on what was summarised before.
 
     Attributes:
         model: The model, with its decoding in its generation config.
@@ -50,15 +52,13 @@ class Summarizer:
 
     def batches(self, count: int) -> list[range]:
         """The numbers of the rows of each batch, for `count` rows."""
-        return [
-            range(start, min(start + self.batch_size, count))
-            for start in range(0, count, self.batch_size)
-        ]
+        rows = range(count)
+        return [rows[start : start + self.batch_size] for start in rows[:: self.batch_size]]
 
-    def share(self, count: int) -> list[int]:
+    def share(self, count: int) -> range:
         """The numbers of the batches of this process."""
         state = PartialState()
-        return list(range(len(self.batches(count))))[state.process_index :: state.num_processes]
+        return range(len(self.batches(count)))[state.process_index :: state.num_processes]
 
     def summarize(self, dialogues: Sequence[str]) -> Summaries:
         """The summaries of one batch; that of an empty dialogue is empty.
@@ -66,34 +66,30 @@ class Summarizer:
         Raises:
             HpoError: The device has not enough memory for a batch of this size.
         """
-        texts = [text for text in dialogues if text.strip()]
-        found = self._generate(texts) if texts else Summaries([], 0)
-        summaries = iter(found.texts)
-        whole = [next(summaries) if text.strip() else "" for text in dialogues]
-        return Summaries(whole, found.n_cut)
+        rows = [row for row, text in enumerate(dialogues) if text.strip()]
+        summaries = [""] * len(dialogues)
+        if not rows:
+            return Summaries(summaries, 0)
+        ids = self._generate([dialogues[row] for row in rows])
+        for row, text in zip(rows, decode_texts(self.tokenizer, ids), strict=True):
+            summaries[row] = text
+        config = unwrap_peft_model(self.model).generation_config
+        return Summaries(summaries, count_cut(ids, config))
 
-    def _generate(self, dialogues: list[str]) -> Summaries:
-        inputs = self.tokenizer(
-            dialogues,
-            max_length=self.max_dialogue_tokens,
-            truncation=True,
-            padding=True,
-            return_tensors="pt",
-        ).to(PartialState().device)
-        torch.manual_seed(SEED)
+    def _generate(self, dialogues: list[str]) -> np.ndarray:
+        limit, device = self.max_dialogue_tokens, PartialState().device
+        batch = self.tokenizer(
+            dialogues, max_length=limit, truncation=True, padding=True, return_tensors="pt"
+        ).to(device)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         try:
-            with torch.no_grad():
-                ids = self.model.generate(
-                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-                )
+            with own_random_numbers(device, SEED):
+                return generate(self.model, inputs).cpu().numpy()
         except (torch.OutOfMemoryError, MemoryError):
             raise HpoError(
                 f"the memory of the device is too small for {self.batch_size} dialogues at once; "
                 "set training.per_device_eval_batch_size to fewer"
             ) from None
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        config = unwrap_peft_model(self.model).generation_config
-        return Summaries([text.strip() for text in texts], count_cut(ids.cpu().numpy(), config))
 
     def describe_decoding(self) -> str:
         """The generation settings that differ from the library's defaults, in one line."""
@@ -152,14 +148,10 @@ def make_summarizer(
 
 def summarize_all(summarizer: Summarizer, dialogues: Sequence[str]) -> Summaries:
     """The summary of every dialogue, on every process, each of which does its share."""
-    own = list(_summarize_share(summarizer, dialogues))
-    found = dict(gather_object(own))
-    return sum((found[number] for number in sorted(found)), Summaries([], 0))
-
-
-def _summarize_share(
-    summarizer: Summarizer, dialogues: Sequence[str]
-) -> Iterator[tuple[int, Summaries]]:
     batches = summarizer.batches(len(dialogues))
-    for number in summarizer.share(len(dialogues)):
-        yield number, summarizer.summarize([dialogues[row] for row in batches[number]])
+    own = [
+        (number, summarizer.summarize([dialogues[row] for row in batches[number]]))
+        for number in summarizer.share(len(dialogues))
+    ]
+    found = dict(gather_object(own))
+    return sum((found[number] for number in range(len(batches))), Summaries([], 0))

@@ -80,12 +80,17 @@ class CountingTrainer(SummarizationTrainer):
     decoded = 0
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        self.decoded = 0
-        return super().evaluate(*args, **kwargs)
+        self.decoded, generate = 0, self.model.generate
 
-    def _generate(self, inputs: Any, *args: Any) -> Any:
-        self.decoded += len(inputs["input_ids"])
-        return super()._generate(inputs, *args)
+        def counted(input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+            self.decoded += len(input_ids)
+            return generate(input_ids=input_ids, **options)
+
+        self.model.generate = counted
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            del self.model.generate
 
 
 class LateSaver(SummarizationTrainer):

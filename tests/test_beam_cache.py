@@ -1,4 +1,4 @@
-"""Beam search that leaves the cross-attention cache in place writes the same token ids."""
+"""Beam search without reordering of the cross-attention cache gives the same token ids."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import CLASSES, make_recipe
+from model_families import CLASSES, build_model, make_recipe
 from transformers import (
     AutoModelForSeq2SeqLM,
     BartForConditionalGeneration,
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.generation import SharedCrossAttentionCache, beam_cache
-from hpo_summarize.models.factory import build_model
+from hpo_summarize import SummarizationTrainer, decoder
+from hpo_summarize.decoder import SharedCrossAttentionCache, beam_cache, decoding_with
+from hpo_summarize.summarizer import make_summarizer
 
 DIALOGUES = [
     "#Person1#: Hello Mina, shall we meet at the park?",
@@ -28,14 +28,25 @@ DIALOGUES = [
 ]
 
 
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The caches that the decoder has made."""
+    made: list[Any] = []
+
+    def noted(*args: Any) -> Any:
+        made.append(beam_cache(*args))
+        return made[-1]
+
+    monkeypatch.setattr("hpo_summarize.decoder.beam_cache", noted)
+    return made
+
+
 def generate(model: Any, tokenizer: PreTrainedTokenizerBase, ours: bool, **settings: Any) -> Any:
-    config = GenerationConfig(max_new_tokens=16, use_cache=True, **settings)
-    base = unwrap_peft_model(model)
-    config.update(**base.generation_config.to_dict(), defaults_only=True)
-    cache = {"past_key_values": beam_cache(base, config)} if ours else {}
-    inputs = tokenizer(DIALOGUES, padding=True, return_tensors="pt")
+    given = {"max_new_tokens": 16, "use_cache": True, **settings}
+    inputs = dict(tokenizer(DIALOGUES, padding=True, return_tensors="pt"))
     torch.manual_seed(0)
-    return model.eval().generate(**inputs, generation_config=config, **cache), cache
+    with decoding_with(model.eval(), given):
+        return decoder.generate(model, inputs) if ours else model.generate(**inputs)
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
@@ -45,33 +56,48 @@ def test_the_token_ids_are_those_of_transformers(
     family: str,
     folders: dict[str, Path],
     tokenizer: PreTrainedTokenizerBase,
+    caches: list[Any],
 ) -> None:
     model = build_model(make_recipe(folders[family], lora=lora), tokenizer, {})
     for beams, sample in itertools.product((1, 2, 4, 8), (False, True)):
         settings = {"num_beams": beams, "do_sample": sample, "length_penalty": 0.6}
-        ours, held = generate(model, tokenizer, ours=True, **settings)
-        theirs, _ = generate(model, tokenizer, ours=False, **settings)
+        ours, theirs = (generate(model, tokenizer, who, **settings) for who in (True, False))
         assert ours.tolist() == theirs.tolist(), settings
-        if beams > 1:  # The cache was filled, and not put aside for another one.
-            assert held["past_key_values"].cross_attention_cache.get_seq_length() > 0
+        if beams > 1:  # The cache was filled, and not replaced by another one.
+            assert caches[-1].cross_attention_cache.get_seq_length() > 0
+
+
+def test_evaluations_and_predictions_decode_with_the_cache(
+    make_trainer: Any,
+    folders: dict[str, Path],
+    tokenizer: PreTrainedTokenizerBase,
+    caches: list[Any],
+) -> None:
+    recipe = make_recipe(folders["bart"], generation={"max_new_tokens": 12, "num_beams": 2})
+    model = build_model(recipe, tokenizer, {})
+    make_trainer(SummarizationTrainer, {"model": model}, predict_with_generate=True).evaluate()
+    evaluated = len(caches)
+    make_summarizer(model, tokenizer, 64, recipe).summarize(DIALOGUES)
+    assert len(caches) > evaluated > 0
+    assert all(cache.cross_attention_cache.get_seq_length() > 0 for cache in caches)
 
 
 def test_beams_do_differ_so_that_a_wrong_order_would_show(
     folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_model(make_recipe(folders["bart"]), tokenizer, {})
-    right, _ = generate(model, tokenizer, ours=True, num_beams=4)
+    right = generate(model, tokenizer, ours=True, num_beams=4)
     monkeypatch.setattr(SharedCrossAttentionCache, "reorder_cache", lambda self, index: None)
-    wrong, _ = generate(model, tokenizer, ours=True, num_beams=4)
+    wrong = generate(model, tokenizer, ours=True, num_beams=4)
     assert right.tolist() != wrong.tolist()
 
 
 def test_only_the_self_attention_is_put_in_a_new_order(
-    folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase
+    folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase, caches: list[Any]
 ) -> None:
     model = build_model(make_recipe(folders["bart"]), tokenizer, {})
-    _, held = generate(model, tokenizer, ours=True, num_beams=2)
-    cache = held["past_key_values"]
+    generate(model, tokenizer, ours=True, num_beams=2)
+    (cache,) = caches
     crossed = cache.cross_attention_cache.layers[0].keys
     own = cache.self_attention_cache.layers[0].keys
     order = torch.tensor([1, 0, 3, 2, 5, 4])
@@ -114,9 +140,9 @@ def test_nothing_of_it_is_saved(
 ) -> None:
     model = build_model(make_recipe(folders["t5"]), tokenizer, {})
     before = (model.config.to_dict(), model.generation_config.to_dict())
-    ids, _ = generate(model, tokenizer, ours=True, num_beams=4)
+    ids = generate(model, tokenizer, ours=True, num_beams=4)
     assert (model.config.to_dict(), model.generation_config.to_dict()) == before
     model.save_pretrained(tmp_path)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    theirs, _ = generate(again, tokenizer, ours=False, num_beams=4)
+    theirs = generate(again, tokenizer, ours=False, num_beams=4)
     assert ids.tolist() == theirs.tolist()

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from hpo_summarize import SummarizationTrainer
-from hpo_summarize.generation import most_new_tokens, plan_batches, put_in_order, with_settings
+from hpo_summarize.decoder import plan_batches, put_in_order
+from hpo_summarize.generation import most_new_tokens, with_settings
 from hpo_summarize.training.evaluation import draw_as_loader
 
 # Batches.
@@ -344,6 +345,23 @@ def test_iterable_rows_are_evaluated(trainer_of: Any, uneven: Dataset) -> None:
     pad = trainer.processing_class.pad_token_id
     first, second = (stripped(seen.predictions, pad) for seen in trainer.seen)
     assert first == second
+
+
+class MakesLabels(DataCollatorForSeq2Seq):
+    """Takes the start of each dialogue for its summary."""
+
+    def __call__(self, features: Any, return_tensors: Any = None) -> Any:
+        rows = [{**feature, "labels": feature["input_ids"][:5]} for feature in features]
+        return super().__call__(rows, return_tensors)
+
+
+def test_labels_that_only_the_collator_makes_reach_the_metrics(
+    trainer_of: Any, uneven: Dataset
+) -> None:
+    trainer = trainer_of()
+    trainer.data_collator = MakesLabels(trainer.processing_class)
+    assert trainer.evaluate(uneven.remove_columns("labels"))["eval_rows"] == 13
+    assert trainer.seen[0].label_ids.shape[0] == 13
 
 
 def test_losses_are_given_to_metrics_that_ask_for_them(trainer_of: Any) -> None:

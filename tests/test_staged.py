@@ -27,11 +27,12 @@ from hpo_summarize.console import print_training_plan
 from hpo_summarize.errors import RecipeError, StudyError
 from hpo_summarize.final_model.kept import load_kept
 from hpo_summarize.final_model.retrain import Retraining
-from hpo_summarize.final_model.select import BEST_PARAMS, find_candidates
-from hpo_summarize.stages import DecodingSearch, shuffled_blocks
+from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
+from hpo_summarize.stages import Decoder, DecodingSearch, shuffled_blocks
 from hpo_summarize.study.storage import build_storage
 from hpo_summarize.study.user_attrs import BEST_EPOCH, N_DECODED, SUMMARIES, TRAINED_TRIAL, VALUES
 from hpo_summarize.summarizer import Summarizer, summarize_all
+from hpo_summarize.training.runner import load_trial
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-3, "high": 3e-2, "log": True},
@@ -122,23 +123,21 @@ def test_the_first_stage_trains_with_cheap_decoding_and_the_second_searches_the_
 def test_both_stages_share_one_engine_however_many_trials_there_are(
     make_optimizer: Make,
 ) -> None:
-    engines: dict[sqlalchemy.Engine, int] = {}
-    opened: list[int] = []
+    engines: set[sqlalchemy.Engine] = set()
 
     def note(connection: sqlalchemy.Connection, *_: Any) -> None:
-        engines.setdefault(connection.engine, len(engines))
+        engines.add(connection.engine)
 
     optimizer = make_optimizer(n_trials=2, n_decoding=3)
     optimizer.prepare()
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
     try:
-        written = optimizer._write_after_trial
-        optimizer._write_after_trial = lambda *given: (written(*given), opened.append(len(engines)))
         optimizer.optimize()
         optimizer.get_best_value()
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
-    assert opened == [1] * 5 and len(engines) == 1
+    assert len(engines) == 1
+    assert (len(optimizer.study.trials), len(second_study(optimizer).trials)) == (2, 3)
 
 
 def test_the_best_parameters_are_those_of_both_stages(finished: OptunaOptimizer) -> None:
@@ -161,10 +160,11 @@ def test_a_value_of_the_second_stage_is_that_of_the_kept_weights(finished: Optun
     trained = finished.study.trials[best.user_attrs[TRAINED_TRIAL]]
     folder = finished.output_dir / "trials" / "s" / f"trial-{trained.number}"
     (checkpoint,) = folder.glob("checkpoint-*")
-    finished.trainer.load_trial(trained.params, checkpoint)
+    load_trial(finished.trainer, trained.params, checkpoint)
     decoding = {k: v for k, v in best.params.items() if k != TRAINED_TRIAL}
-    data = finished.trainer.eval_dataset
-    summaries = finished.experiment.decode(finished.trainer.summarise(data, decoding))
+    rows = finished.trainer.eval_dataset.remove_columns("labels")
+    ids = finished.trainer.predict(rows, **decoding).predictions
+    summaries = finished.experiment.decode(ids)
     references = finished.experiment.splits[1].references
     scores = finished.experiment.score(summaries, references)
     assert best.value == pytest.approx(scores["rougeL"], abs=1e-12)
@@ -271,9 +271,7 @@ def test_the_second_stage_decodes_as_the_final_model_does(
     optimizer.optimize()
     one, four = second_study(optimizer).trials
     assert (one.params["num_beams"], four.params["num_beams"]) == (1, 4)
-    candidate = find_candidates(
-        optimizer.recipe, optimizer.experiment.whole_space, optimizer.output_dir / BEST_PARAMS
-    )[0]
+    (candidate,), _ = choose_candidates(optimizer.experiment, optimizer.output_dir / BEST_PARAMS)
     for trial in (one, four):
         decoded = replace(candidate, params={**candidate.params, **trial.params})
         assert value_of(load_kept(optimizer.experiment, decoded), optimizer) == trial.value
@@ -299,9 +297,7 @@ def test_random_weights_below_an_adapter_are_those_that_it_was_trained_on(
     keeper = Keeper()
     optimizer.trainer.add_callback(keeper)
     optimizer.optimize()
-    candidate = find_candidates(
-        optimizer.recipe, optimizer.experiment.whole_space, optimizer.output_dir / BEST_PARAMS
-    )[0]
+    (candidate,), _ = choose_candidates(optimizer.experiment, optimizer.output_dir / BEST_PARAMS)
     kept = load_kept(OptunaOptimizer(optimizer.recipe).experiment, candidate).model
     for model in (optimizer.trainer.model, kept):
         loaded = below_adapters(model)
@@ -447,7 +443,9 @@ def test_weights_that_are_not_here_are_said_to_be_missing(make_optimizer: Make) 
     optimizer = make_optimizer(n_trials=1)
     optimizer.prepare()
     optimizer.study.tell(optimizer.study.ask(), 0.5)
-    with pytest.raises(StudyError, match=r"the best trials \(missing: 0\) are not all in"):
+    with pytest.raises(
+        StudyError, match="has kept no weights of trial 0: .* run this where they are"
+    ):
         optimizer.optimize()
 
 
@@ -458,7 +456,7 @@ def test_the_weights_of_one_of_the_best_are_not_left_out_where_they_are_missing(
     optimizer.optimize()
     shutil.rmtree(optimizer.output_dir / "trials" / "s" / "trial-1")
     again = make_optimizer(n_trials=2, n_decoding=2)
-    with pytest.raises(StudyError, match=r"\(missing: 1\) are not all in"):
+    with pytest.raises(StudyError, match="has kept no weights of trial 1: "):
         again.optimize()
 
 
@@ -472,25 +470,30 @@ def test_a_final_model_is_not_made_before_the_second_stage_has_a_result(
     monkeypatch.setattr(DecodingSearch, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         optimizer.optimize()
-    recipe, space = optimizer.recipe, optimizer.experiment.whole_space
     with pytest.raises(RecipeError, match="num_beams: the second stage, .* has finished no trial"):
-        find_candidates(recipe, space, optimizer.output_dir / "best_params.json")
+        choose_candidates(optimizer.experiment, optimizer.output_dir / BEST_PARAMS)
 
 
 def test_the_second_stage_out_of_memory_takes_fewer_rows_at_once(
     make_optimizer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     optimizer = make_optimizer(n_trials=1, n_decoding=2, pruner=None)
-    generate, rows = BartForConditionalGeneration.generate, []
+    generate, decode, rows = BartForConditionalGeneration.generate, Decoder.decode, []
+    stage: list[Any] = []
+
+    def decode_in_second_stage(*args: Any) -> Any:
+        stage.append(args)
+        return decode(*args)
 
     def narrow(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        if optimizer.trainer._run is None:  # No training is going on.
+        if stage:
             rows.append(len(input_ids))
             if len(input_ids) > 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
         return generate(model, input_ids=input_ids, **kwargs)
 
     monkeypatch.setattr(BartForConditionalGeneration, "generate", narrow)
+    monkeypatch.setattr(Decoder, "decode", decode_in_second_stage)
     optimizer.optimize()
     second = second_study(optimizer)
     assert [trial.state.name for trial in second.trials] == ["COMPLETE"] * 2

@@ -96,8 +96,9 @@ def parse_recipe(
     content = dict(_require_mapping(content, source))
     if isinstance(space := content.get("space"), Mapping):
         content["space"] = {name: given for name, given in space.items() if given is not None}
-    remember_secrets(content)
     recipe, found = validate(content, needs_data)
+    if not any(problem.message == TOO_DEEP for problem in found):
+        remember_secrets(content)
     if problems or found or recipe is None:
         raise RecipeError([*problems, *found], source)
     return recipe

@@ -71,6 +71,7 @@ _UNUSABLE = (
         "constraints diversity_penalty dola_layers force_words_ids num_beam_groups penalty_alpha",
         "transformers runs this form of decoding only with code from the Hub; drop it",
     ),
+    ("ensure_weight_tying", "tied layers are untied before they get an adapter; drop it"),
     ("max_time", "summaries would depend on the speed of the machine; set max_new_tokens"),
     (
         """auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision

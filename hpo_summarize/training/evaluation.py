@@ -1,75 +1,56 @@
-"""Evaluation with generated text: each row decoded once, in batches of like length."""
+"""Evaluation with generated texts: each row decoded once, in length-bucketed batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
-from transformers import EvalPrediction, GenerationConfig
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import EvalPrediction, Seq2SeqTrainer
 from transformers.trainer_utils import (
     EvalLoopOutput,
     denumpify_detensorize,
     unwrap_peft_model,
 )
 
-from hpo_summarize.generation import (
-    IGNORED_LABEL,
-    Summaries,
-    beam_cache,
-    count_cut,
-    most_new_tokens,
+from hpo_summarize.decoder import (
+    decoding_with,
+    generate,
+    own_random_numbers,
     plan_batches,
     put_in_order,
-    with_settings,
 )
-from hpo_summarize.training.upstream_fixes import SharingTrainer
+from hpo_summarize.generation import IGNORED_LABEL, Summaries, count_cut, most_new_tokens
+from hpo_summarize.models.families import family_of, require_family
 
 TEXTS = "texts"  # Key under which `compute_metrics` may return the decoded predictions.
-_FROM_LABELS = ("decoder_input_ids", "decoder_attention_mask")
-
-# The arrays of one batch by name: "predictions", "labels", "inputs".
-Arrays = dict[str, np.ndarray]
 
 
-class GeneratingTrainer(SharingTrainer):
-    """`Seq2SeqTrainer` whose evaluations with `predict_with_generate` waste no time.
+class GeneratingTrainer(Seq2SeqTrainer):
+    """`Seq2SeqTrainer` with faster evaluations where `predict_with_generate` is on.
 
-    The texts are those of the parent's loop. Rows are decoded longest first, in batches of like
-    length (`plan_batches`), the cross-attention cache stays in its place (`beam_cache`), several
-    processes share the rows and each row has one prediction, and the loss, for which the parent
-    runs the decoder a second time, is measured only where somebody reads it: `eval_loss` is left
-    out where `metric_for_best_model` names a metric that is not a loss. A last batch that is not
-    full counts by its rows in it, where the parent counts it as a full one. After an evaluation a
-    training goes on with the random numbers that it has with the parent.
+    The texts are those of the parent's loop, and so are the random numbers of a training after it.
+    Rows are decoded in length-bucketed batches (`plan_batches`) with a cheaper KV cache
+    (`beam_cache`), and several processes share them. `eval_loss`, for which the parent runs the
+    decoder a second time, is left out where `metric_for_best_model` names a metric that is not a
+    loss; a last batch that is not full counts by its rows in it. Sampled texts (`do_sample`) are
+    those of `args.seed`, at every evaluation of the same model. See `can_bucket` for what goes
+    through the parent's loop.
 
-    Predictions end in the padding token and are as wide as the longest one. Sampled texts
-    (`do_sample`) are drawn with random numbers of their own, by `args.seed`: they are others than
-    the parent's, the same ones at every evaluation of the same model, and no part of the training.
-
-    Where `compute_metrics` returns the decoded predictions under `texts`, next to its numbers, they
-    are described in `summaries` and are no metric.
-
-    What the parent's loop alone can do goes through it: iterable data sets, a `prediction_step` of
-    a subclass, `batch_eval_metrics`, `preprocess_logits_for_metrics`, losses in
-    `include_for_metrics`, `eval_do_concat_batches=False`, DeepSpeed and FSDP.
+    Predictions end in the padding token and are as wide as the longest one. Where
+    `compute_metrics` returns them as text under `texts`, they are described in `summaries`.
 
     Attributes:
         n_cut: Rows of the last evaluation that ended at the length limit.
         summaries: `Summaries.describe` of the last evaluation; None where it gave no texts.
     """
 
-    model: Any
-    eval_dataset: Any
-    compute_metrics: Any
-    control: Any
     n_cut: int = 0
     summaries: dict[str, Any] | None = None
-    _rows_of_loader: Any = None
 
     def evaluation_loop(
         self,
@@ -80,184 +61,156 @@ class GeneratingTrainer(SharingTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Generates for every row of `dataloader.dataset`; returns what the parent's loop does."""
-        output = self._evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        loop = partial(
+            super().evaluation_loop,
+            description=description,
+            ignore_keys=ignore_keys,
+            metric_key_prefix=metric_key_prefix,
         )
-        self._describe(output, metric_key_prefix)
-        return output
-
-    def _describe(self, output: EvalLoopOutput, prefix: str) -> None:
-        """Takes the texts out of the metrics of an evaluation, and counts what they are like."""
-        texts, ids = (output.metrics or {}).pop(f"{prefix}_{TEXTS}", None), output.predictions
-        self.n_cut, self.summaries = 0, None
-        if self.args.predict_with_generate and isinstance(ids, np.ndarray) and ids.ndim == 2:
-            with self._decoding_of_evaluation() as (config, _):
-                self.n_cut = count_cut(self._with_padding_token(ids), config)
-        if texts is not None:
-            self.summaries = Summaries(texts, self.n_cut).describe()
-
-    def _evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None,
-        ignore_keys: list[str] | None,
-        metric_key_prefix: str,
-    ) -> EvalLoopOutput:
-        # The parent keeps the rows that were repeated to give every process as many as the others:
-        # 5 examples became 8 predictions on 2 processes.
-        self.gather_function = self.accelerator.gather_for_metrics
-        rest = (ignore_keys, metric_key_prefix)
-        if prediction_loss_only is None:
-            prediction_loss_only = self.args.prediction_loss_only
-        if prediction_loss_only or not self._can_share_out(dataloader):
-            return super().evaluation_loop(dataloader, description, prediction_loss_only, *rest)
-        # The parent makes the model ready and measures the loss, of no rows where nobody reads it.
-        rows: Any = dataloader if self._loss_is_read(dataloader) else []
-        draw_as_loader()
-        with _own_random_numbers(self.args.device, self.args.seed):
-            measured = super().evaluation_loop(rows, description, True, *rest).metrics
-            found = self._generate_all(dataloader)
-        labels = found.get("labels")
-        metrics = {}
-        if self.compute_metrics is not None and labels is not None:
-            inputs = found.get("inputs")
-            metrics = self.compute_metrics(EvalPrediction(found["predictions"], labels, inputs))
-        metrics = _with_prefix(denumpify_detensorize(metrics), metric_key_prefix)
-        predictions = found["predictions"]
-        return EvalLoopOutput(predictions, labels, {**metrics, **measured}, len(predictions))
+        return run_evaluation(self, loop, dataloader, prediction_loss_only, metric_key_prefix)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """A loader of the evaluation set as it is now.
-
-        With `dataloader_persistent_workers` the parent keeps the first one, whatever is asked for.
-        """
-        wanted = self.eval_dataset if eval_dataset is None else eval_dataset
-        if wanted is not self._rows_of_loader:
-            self._rows_of_loader = wanted
-            old = list(self.__dict__.pop("_eval_dataloaders", {}).values())
-            others = [one for one in self.accelerator._dataloaders if one not in old]
-            self.accelerator._dataloaders = others  # It would keep the processes of the old ones.
+        """A loader of the rows that are asked for."""
+        drop_eval_loaders(self)
         return super().get_eval_dataloader(eval_dataset)
 
-    def _can_share_out(self, dataloader: Any) -> bool:
-        """Whether the rows can be read in another order, and nothing asks for the parent's."""
-        args, dataset = self.args, dataloader.dataset
-        if not isinstance(dataset, Sized) or isinstance(dataset, IterableDataset):
-            return False
-        first = dataset[0] if len(dataset) else None  # type: ignore[index]
-        return (
-            args.predict_with_generate
-            and self.model.config.is_encoder_decoder
-            and not (args.batch_eval_metrics or "loss" in args.include_for_metrics)
-            and args.eval_do_concat_batches
-            and self.preprocess_logits_for_metrics is None
-            and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-            and type(self).prediction_step is GeneratingTrainer.prediction_step
-            and isinstance(_sampler_of(dataloader), SequentialSampler)
-            and isinstance(first, Mapping)
-            and "input_ids" in first
-        )
 
-    def _loss_is_read(self, dataloader: Any) -> bool:
-        """Whether the best model, a scheduler, early stopping or an objective may ask for it."""
-        metric = self.args.metric_for_best_model
-        return "labels" in dataloader.dataset[0] and (metric is None or metric.endswith("loss"))
+def run_evaluation(
+    trainer: Any,
+    parent_loop: Callable[..., EvalLoopOutput],
+    dataloader: DataLoader,
+    loss_only: bool | None,
+    prefix: str,
+) -> EvalLoopOutput:
+    """The evaluation loop of a `GeneratingTrainer`, whose `n_cut` and `summaries` it sets.
 
-    def _generate_all(self, dataloader: Any) -> dict[str, np.ndarray]:
-        """The outputs of all rows, in the order of the data set, on every process."""
-        args, dataset = self.args, dataloader.dataset
-        lengths = [len(dataset[row]["input_ids"]) for row in range(len(dataset))]
-        with self._decoding_of_evaluation() as (config, others):
-            batches = plan_batches(
-                lengths,
-                args.per_device_eval_batch_size,
-                most_new_tokens(config),
-                args.process_index,
-                args.world_size,
-            )
-            loader: DataLoader = DataLoader(
-                dataset,
-                batch_sampler=batches,
-                collate_fn=dataloader.collate_fn,
-                num_workers=args.dataloader_num_workers,
-                pin_memory=args.dataloader_pin_memory,
-            )
-            self.callback_handler.eval_dataloader = loader
-            parts = [
-                (rows, self._generate(inputs, config, others))
-                for rows, inputs in zip(batches, loader, strict=True)
-            ]
-        if args.world_size > 1:
-            parts = gather_object(parts)
-        return self._in_order(parts, len(dataset))
-
-    @contextmanager
-    def _decoding_of_evaluation(self) -> Iterator[tuple[GenerationConfig, dict[str, Any]]]:
-        """Gives the model the arguments of `evaluate` as its own decoding for a while.
-
-        As arguments of `generate` they would stand beside settings of the model that cannot act
-        with them, such as the length penalty of its beams beside `num_beams=1`.
-        """
-        base = unwrap_peft_model(self.model)
-        own = base.generation_config
-        config, others = with_settings(own, getattr(self, "_gen_kwargs", {}))
-        base.generation_config = config
-        try:
-            yield config, others
-        finally:
-            base.generation_config = own
-
-    def _generate(
-        self, inputs: dict[str, Any], config: GenerationConfig, others: dict[str, Any]
-    ) -> Arrays:
-        """Decodes one batch; `others` are arguments of `generate` that are no settings."""
-        inputs = dict(self._prepare_inputs(inputs))
-        labels, prefix = inputs.pop("labels", None), inputs.get("decoder_input_ids")
-        arrays: dict[str, torch.Tensor | None] = {"labels": labels}
-        if prefix is not None and labels is not None and prefix.shape == labels.shape:
-            # Made from the labels by the collator: to go on from them would give the solution away.
-            inputs = {key: value for key, value in inputs.items() if key not in _FROM_LABELS}
-        if "inputs" in self.args.include_for_metrics:
-            arrays["inputs"] = inputs["input_ids"]
-        cache = beam_cache(unwrap_peft_model(self.model), config)
-        if cache is not None:
-            others = {"past_key_values": cache, **others}
-        arrays["predictions"] = self.model.generate(**inputs, **others)
-        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        return {key: array.cpu().numpy() for key, array in arrays.items() if array is not None}
-
-    def _in_order(self, parts: list[tuple[list[int], Arrays]], count: int) -> dict[str, np.ndarray]:
-        paddings = dict.fromkeys(("labels", "inputs"), IGNORED_LABEL) | {
-            "predictions": self._pad_id()
-        }
-        return {
-            name: put_in_order([(rows, arrays[name]) for rows, arrays in parts], count, padding)
-            for name, padding in paddings.items()
-            if name in parts[0][1]
-        }
-
-    def _pad_id(self) -> int:
-        owner = self.processing_class or unwrap_peft_model(self.model).config
-        return owner.pad_token_id
-
-    def _with_padding_token(self, ids: np.ndarray) -> np.ndarray:
-        """Token ids that a tokenizer can decode, where the parent has filled up with -100."""
-        return np.where(ids == IGNORED_LABEL, self._pad_id(), ids)
-
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Takes back the parent's default for `max_length`, with which every batch would warn."""
-        outputs = super().prediction_step(*args, **kwargs)
-        config = unwrap_peft_model(self.model).generation_config
-        if config.max_new_tokens is not None:
-            config.max_length = None
-        return outputs
+    Args:
+        trainer: The trainer.
+        parent_loop: The parent's, of a loader and `prediction_loss_only`.
+        dataloader: Of the rows to evaluate.
+        loss_only: `prediction_loss_only`.
+        prefix: Begins the name of each metric.
+    """
+    # The parent keeps the rows that were repeated to give every process as many as the others:
+    # 5 examples became 8 predictions on 2 processes.
+    trainer.gather_function = trainer.accelerator.gather_for_metrics
+    if loss_only is None:
+        loss_only = trainer.args.prediction_loss_only
+    with decoding_with(trainer.model, getattr(trainer, "_gen_kwargs", {})) as arguments:
+        if loss_only or not can_bucket(trainer, dataloader):
+            output = parent_loop(dataloader, prediction_loss_only=loss_only)
+        else:
+            output = _evaluate_texts(trainer, parent_loop, dataloader, prefix, arguments)
+        ids, trainer.n_cut = output.predictions, 0
+        if trainer.args.predict_with_generate and isinstance(ids, np.ndarray) and ids.ndim == 2:
+            ids = with_padding_token(trainer, ids)
+            trainer.n_cut = count_cut(ids, unwrap_peft_model(trainer.model).generation_config)
+    texts = (output.metrics or {}).pop(f"{prefix}_{TEXTS}", None)
+    trainer.summaries = None if texts is None else Summaries(texts, trainer.n_cut).describe()
+    return output._replace(predictions=ids)
 
 
-def _sampler_of(dataloader: DataLoader) -> Any:
-    """What puts the rows in order; with several processes accelerate shares out its batches."""
-    batches = dataloader.batch_sampler
-    return getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
+def can_bucket(trainer: Any, dataloader: Any) -> bool:
+    """Whether rows can be generated for in another order than the parent's loop does.
+
+    Not so for streams, a `prediction_step` of a subclass, `batch_eval_metrics`, losses in
+    `include_for_metrics`, `preprocess_logits_for_metrics`, labels that only the collator makes,
+    `eval_do_concat_batches=False`, DeepSpeed and FSDP.
+    """
+    args, rows = trainer.args, dataloader.dataset
+    if isinstance(rows, IterableDataset) or not isinstance(rows, Sized) or not len(rows):
+        return False
+    first: Any = rows[0]  # type: ignore[index]
+    return (
+        args.predict_with_generate
+        and family_of(trainer.model.config) is not None
+        and not (args.batch_eval_metrics or "loss" in args.include_for_metrics)
+        and args.eval_do_concat_batches
+        and trainer.preprocess_logits_for_metrics is None
+        and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
+        and type(trainer).prediction_step is Seq2SeqTrainer.prediction_step
+        and isinstance(first, Mapping)
+        and "input_ids" in first
+        and ("labels" in first or dataloader.collate_fn([first]).get("labels") is None)
+    )
+
+
+def _evaluate_texts(
+    trainer: Any,
+    parent_loop: Callable[..., EvalLoopOutput],
+    dataloader: Any,
+    prefix: str,
+    arguments: Mapping[str, Any],
+) -> EvalLoopOutput:
+    args, metric = trainer.args, trainer.args.metric_for_best_model
+    rows = [dataloader.dataset[number] for number in range(len(dataloader.dataset))]
+    labels = _column(rows, "labels", IGNORED_LABEL) if "labels" in rows[0] else None
+    inputs = None
+    if "inputs" in args.include_for_metrics:
+        inputs = _column(rows, "input_ids", pad_token_id(trainer))
+    loss_is_read = labels is not None and (metric is None or metric.endswith("loss"))
+    draw_as_loader()
+    with own_random_numbers(args.device, args.seed):
+        # Of no rows, too, it puts the model in place.
+        losses = parent_loop(dataloader if loss_is_read else [], prediction_loss_only=True)
+        ids = _generate_all(trainer, rows, dataloader.collate_fn, arguments)
+    found: dict[str, Any] = {}
+    if trainer.compute_metrics is not None and labels is not None:
+        prediction = EvalPrediction(ids, labels, inputs)
+        found = denumpify_detensorize(trainer.compute_metrics(prediction))
+    metrics = {k if k.startswith(f"{prefix}_") else f"{prefix}_{k}": v for k, v in found.items()}
+    return EvalLoopOutput(ids, labels, {**metrics, **(losses.metrics or {})}, len(rows))
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str, padding: int) -> np.ndarray:
+    """A column of token ids, of shape `(rows, tokens of the longest)`."""
+    arrays = [np.asarray(row[name], dtype=np.int64)[None] for row in rows]
+    return put_in_order([([n], array) for n, array in enumerate(arrays)], len(rows), padding)
+
+
+def _generate_all(
+    trainer: Any, rows: Any, collate: Callable[[list[Any]], Any], arguments: Mapping[str, Any]
+) -> np.ndarray:
+    args, handler = trainer.args, trainer.callback_handler
+    family = require_family(trainer.model.config)
+    batches = plan_batches(
+        [len(row["input_ids"]) for row in rows],
+        args.per_device_eval_batch_size,
+        most_new_tokens(unwrap_peft_model(trainer.model).generation_config),
+        args.process_index,
+        args.world_size,
+    )
+    handler.eval_dataloader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
+    parts = []
+    for numbers, batch in zip(batches, handler.eval_dataloader, strict=True):
+        inputs = family.generation_inputs(trainer._prepare_inputs(batch))
+        ids = generate(trainer.model, inputs, **arguments)
+        trainer.control = handler.on_prediction_step(args, trainer.state, trainer.control)
+        parts.append((numbers, ids.cpu().numpy()))
+    if args.world_size > 1:
+        parts = gather_object(parts)
+    return put_in_order(parts, len(rows), pad_token_id(trainer))
+
+
+def pad_token_id(trainer: Any) -> int:
+    """The padding token of the trainer's tokenizer, or of its model."""
+    return (trainer.processing_class or unwrap_peft_model(trainer.model).config).pad_token_id
+
+
+def with_padding_token(trainer: Any, ids: np.ndarray) -> np.ndarray:
+    """Token ids that a tokenizer can decode, where the parent's loop pads with -100."""
+    return np.where(ids == IGNORED_LABEL, pad_token_id(trainer), ids)
+
+
+def drop_eval_loaders(trainer: Any) -> None:
+    """Lets the next evaluation make a loader of its own.
+
+    With `dataloader_persistent_workers` transformers 5.23 keeps the first one, and returns it for
+    any other rows, too (`Trainer.get_eval_dataloader`).
+    """
+    kept = list(vars(trainer).pop("_eval_dataloaders", {}).values())
+    others = [loader for loader in trainer.accelerator._dataloaders if loader not in kept]
+    trainer.accelerator._dataloaders = others  # It would keep their worker processes.
 
 
 def draw_as_loader() -> None:
@@ -267,17 +220,3 @@ def draw_as_loader() -> None:
     any. With it the dropout of the training after an evaluation is that of the parent.
     """
     torch.empty((), dtype=torch.int64).random_()
-
-
-@contextmanager
-def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
-    """Sampled texts are those of a seed, and the training goes on with its own random numbers."""
-    devices = [] if device.type == "cpu" else [device]
-    # Without the type, torch would take the accelerator of the machine, whatever `device` is.
-    with torch.random.fork_rng(devices, device_type=device.type):
-        torch.manual_seed(seed)
-        yield
-
-
-def _with_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {k if k.startswith(f"{prefix}_") else f"{prefix}_{k}": v for k, v in metrics.items()}

@@ -12,11 +12,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from benchmarking.clocks import Samples, Time
 from benchmarking.machine import describe_machine
 from benchmarking.methods import METHODS, Found, Job
@@ -30,12 +28,11 @@ from hpo_summarize.components import Experiment
 from hpo_summarize.config.parameters import split_by_owner
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.data.splits import read_dialogues
-from hpo_summarize.generation import Summaries, clear_idle_flags, count_cut
+from hpo_summarize.generation import Summaries, clear_idle_flags
 from hpo_summarize.io import write_text
 from hpo_summarize.launch.workers import end_with_parent
 from hpo_summarize.study.user_attrs import EPOCH_VALUE, FAILURE
-
-_BATCH_SIZE = 32
+from hpo_summarize.summarizer import make_summarizer, summarize_all
 
 
 def run_method(output_dir: Path, method: str, seed: int) -> dict[str, Any]:
@@ -120,21 +117,12 @@ def _winner_record(experiment: Experiment, found: Found) -> dict[str, Any]:
 
 def summarise(experiment: Experiment, found: Found, split: Dialogues) -> Summaries:
     """What the winner of a search writes for a split, decoded with its own settings."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(found.weights).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(found.weights)
     model.generation_config.update(**split_by_owner(found.params)["generation"])
     clear_idle_flags(model.generation_config)
-    rows = experiment.tokenize(split)["input_ids"]
-    summaries = Summaries([], 0)
-    for start in range(0, len(rows), _BATCH_SIZE):
-        summaries += _summarise(experiment, model, rows[start : start + _BATCH_SIZE])
-    return summaries
-
-
-def _summarise(experiment: Experiment, model: Any, rows: Sequence[list[int]]) -> Summaries:
-    batch = experiment.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-    with torch.no_grad():
-        ids = model.generate(**{k: batch[k] for k in ("input_ids", "attention_mask")}).numpy()
-    return Summaries(experiment.decode(ids), count_cut(ids, model.generation_config))
+    limit = experiment.recipe.data.max_dialogue_tokens
+    summarizer = make_summarizer(model, experiment.tokenizer, limit, experiment.recipe)
+    return summarize_all(summarizer, split.dialogues)
 
 
 def main() -> None:
