@@ -19,10 +19,9 @@ from transformers import (
 )
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.config.idle import length_problems
 from hpo_summarize.config.parameters import default_values
 from hpo_summarize.config.schema import Recipe
-from hpo_summarize.config.settings import possible_values
+from hpo_summarize.config.validation import length_problems
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.data.splits import load_splits
 from hpo_summarize.decoder import decode_texts
@@ -169,14 +168,14 @@ class Experiment:
             return given
         usual = output_length(self.splits[0], self.tokenizer, self.recipe.data, self.family)
         length = min(usual, self.family.max_output_tokens(self.model_config) or usual)
-        if problems := [*length_problems(self.recipe.model_dump(), length)]:
+        if problems := [*length_problems(self.recipe, length)]:
             raise RecipeError(problems)
         return length
 
     @property
     def longest_output(self) -> int:
         """Most tokens of a generated summary in any trial."""
-        searched = possible_values("max_new_tokens", self.recipe.model_dump())
+        searched = self.recipe.possible_values("max_new_tokens")
         return max(self.max_new_tokens, *(value for value in searched if value is not None), 0)
 
     def adopt_length(self, recorded: int | None) -> None:

@@ -427,7 +427,7 @@ space:
         ("training.save_strategy=no", "training.save_strategy", "weights of the first"),
         ("search.staged.n_model=4", "search.staged.n_model", "did you mean 'n_models'"),
         ("search.decode=stagd", "search.decode", "did you mean 'staged'"),
-        ("search.epoch_eval.samples=some", "search.epoch_eval.samples", "whole number"),
+        ("search.epoch_eval.samples=some", "search.epoch_eval.samples", "valid integer"),
     ],
 )
 def test_a_recipe_that_cannot_be_searched_in_stages_is_refused(

@@ -12,8 +12,12 @@ import torch
 from accelerate import PartialState
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from hpo_summarize.config.fields import BY_METRIC
-from hpo_summarize.config.parameters import BATCH_SIZE, TRAINING_WORDS, WARMUP_RATIO
+from hpo_summarize.config.parameters import (
+    BATCH_SIZE,
+    BY_METRIC,
+    TRAINING_WORDS,
+    WARMUP_RATIO,
+)
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import LaunchError, Problem, RecipeError
 
