@@ -35,6 +35,7 @@ from hpo_summarize.config.schema import SECTIONS, Recipe
 from hpo_summarize.config.space import Condition, is_among, is_number
 from hpo_summarize.config.unusable import OTHER_NAMES, UNUSABLE
 from hpo_summarize.errors import Problem, did_you_mean
+from hpo_summarize.redact import remember_secrets
 
 # What a condition may name beside parameters of the space and fixed values.
 FACTS = ("model_type", "task")
@@ -60,6 +61,7 @@ def validate(
     unusable = list(unusable_values(content))
     if any(problem.message == TOO_DEEP for problem in unusable):
         return None, unusable  # What follows is recursive.
+    remember_secrets(content)
     recipe, refused = None, dict[str, str]()
     try:
         recipe = Recipe.model_validate(content)
