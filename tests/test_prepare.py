@@ -13,6 +13,7 @@ import pytest
 import test_search_command
 import torch
 from datasets import Dataset
+from programs import run_program
 from transformers import AutoModelForSeq2SeqLM
 
 from hpo_summarize import OptunaOptimizer
@@ -25,7 +26,7 @@ from hpo_summarize.reporting.plots import write_plots
 from hpo_summarize.reporting.report import write_report
 from hpo_summarize.reporting.summary import write_results
 
-recipe, run_search = test_search_command.recipe, test_search_command.run_search
+recipe = test_search_command.recipe
 
 
 def files_of(folder: Path) -> set[Path]:
@@ -35,11 +36,13 @@ def files_of(folder: Path) -> set[Path]:
 
 
 def test_a_corrected_recipe_begins_the_study_that_the_wrong_one_could_not(
-    recipe: Path, tmp_path: Path, run_search: Any
+    recipe: Path, tmp_path: Path
 ) -> None:
-    wrong = run_search(recipe, "lora.target_modules=[no_such_layer]", "lora.r=2", "--n_trials", 1)
+    wrong = run_program(
+        "search", recipe, "lora.target_modules=[no_such_layer]", "lora.r=2", "--n_trials", 1
+    )
     assert wrong.status == 2
-    corrected = run_search(recipe, "--n_trials", 1)
+    corrected = run_program("search", recipe, "--n_trials", 1)
     assert corrected.status == 0, corrected.stderr
     trials = pd.read_csv(tmp_path / "out" / "all_trials.csv")
     assert list(trials["params_lora_r"]) == [4]
@@ -50,24 +53,24 @@ def is_loaded(*args: Any, **kwargs: Any) -> None:
 
 
 def test_a_storage_that_is_away_is_found_before_the_model_is_loaded(
-    recipe: Path, run_search: Any, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", is_loaded)
     away = "postgresql+psycopg://me:canary@127.0.0.1:1/x"
-    assert "cannot be used" in run_search(recipe, "--storage", away).stderr
+    assert "cannot be used" in run_program("search", recipe, "--storage", away).stderr
 
 
 def test_a_study_of_another_recipe_is_found_before_the_model_is_loaded(
-    recipe: Path, run_search: Any, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_search(recipe, "--n_trials", 1).status == 0
+    assert run_program("search", recipe, "--n_trials", 1).status == 0
     monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", is_loaded)
-    refused = run_search(recipe, "training.weight_decay=0.1")
+    refused = run_program("search", recipe, "training.weight_decay=0.1")
     assert refused.status == 2 and "training.weight_decay: was 0.0, now 0.1" in refused.stderr
 
 
 def test_a_study_sees_a_row_that_moves_from_training_to_validation(
-    recipe: Path, tmp_path: Path, csv_path: Path, run_search: Any
+    recipe: Path, tmp_path: Path, csv_path: Path
 ) -> None:
     rows = pd.read_csv(csv_path)
     names = {"train": tmp_path / "train.csv", "validation": tmp_path / "validation.csv"}
@@ -75,7 +78,7 @@ def test_a_study_sees_a_row_that_moves_from_training_to_validation(
     for cut in (24, 25):
         rows[:cut].to_csv(names["train"], index=False)
         rows[cut:].to_csv(names["validation"], index=False)
-        done = run_search(recipe, *command, "--n_trials", 1)
+        done = run_program("search", recipe, *command, "--n_trials", 1)
     assert done.status == 2
     assert "data.train (content): was" in done.stderr
     assert "data.validation (content): was" in done.stderr
@@ -89,25 +92,27 @@ def debug_folder(recipe: Path, tmp_path: Path) -> Path:
 
 
 def test_a_debug_run_deletes_nothing_that_no_debug_run_has_written(
-    recipe: Path, debug_folder: Path, run_search: Any
+    recipe: Path, debug_folder: Path
 ) -> None:
     (debug_folder / "all_trials.csv").write_text("mine")
-    refused = run_search(recipe, "--debug")
+    refused = run_program("search", recipe, "--debug")
     assert refused.status == 2
     assert "holds all_trials.csv, which no debug run has written" in refused.stderr
     assert (debug_folder / "all_trials.csv").read_text() == "mine"
 
 
 def test_a_debug_run_begins_anew_after_all_checks_and_keeps_the_files_of_others(
-    recipe: Path, debug_folder: Path, run_search: Any
+    recipe: Path, debug_folder: Path
 ) -> None:
-    assert run_search(recipe, "--debug").status == 0
+    assert run_program("search", recipe, "--debug").status == 0
     first = files_of(debug_folder)
     (debug_folder / "notes.txt").write_text("mine")
     (debug_folder / "trials" / "notes.txt").write_text("mine")
-    assert run_search(recipe, "--debug", "lora.target_modules=[no_such_layer]").status == 2
+    assert (
+        run_program("search", recipe, "--debug", "lora.target_modules=[no_such_layer]").status == 2
+    )
     assert first < files_of(debug_folder)
-    again = run_search(recipe, "--debug", "training.weight_decay=0.1")
+    again = run_program("search", recipe, "--debug", "training.weight_decay=0.1")
     assert again.status == 0, again.stderr
     assert "0 of 2 trials done" in again.stdout
     assert len(pd.read_csv(debug_folder / "all_trials.csv")) == 2
@@ -115,19 +120,17 @@ def test_a_debug_run_begins_anew_after_all_checks_and_keeps_the_files_of_others(
     assert (debug_folder / "trials" / "notes.txt").read_text() == "mine"
 
 
-def test_a_folder_in_the_place_of_a_result_is_refused(
-    recipe: Path, tmp_path: Path, run_search: Any
-) -> None:
+def test_a_folder_in_the_place_of_a_result_is_refused(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "report.html").mkdir(parents=True)
-    refused = run_search(recipe)
+    refused = run_program("search", recipe)
     assert refused.status == 2 and "report.html is a folder" in refused.stderr
     (tmp_path / "file").write_text("x")
     for place in ("file", "file/below"):
-        refused = run_search(recipe, "--output_dir", tmp_path / place)
+        refused = run_program("search", recipe, "--output_dir", tmp_path / place)
         assert refused.status == 2 and "cannot be written" in refused.stderr
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "trials").write_text("x")
-    refused = run_search(recipe, "--output_dir", tmp_path / "other")
+    refused = run_program("search", recipe, "--output_dir", tmp_path / "other")
     assert refused.status == 2 and "trials is a file" in refused.stderr
 
 
@@ -164,9 +167,9 @@ def test_a_question_before_the_first_search_says_so_and_makes_nothing(
 
 
 def test_the_results_of_an_earlier_search_are_read_without_its_data(
-    recipe: Path, csv_path: Path, tmp_path: Path, run_search: Any
+    recipe: Path, csv_path: Path, tmp_path: Path
 ) -> None:
-    assert run_search(recipe, "--n_trials", 1).status == 0
+    assert run_program("search", recipe, "--n_trials", 1).status == 0
     later = OptunaOptimizer(load_recipe(recipe, ["data.train=gone.csv"]))
     assert later.get_best_params()["learning_rate"] == 1e-3
 
@@ -198,23 +201,19 @@ def test_rows_that_are_no_data_set_are_refused_with_how_to_make_one(
         assert "Dataset.from_list(rows) or Dataset.from_pandas(frame)" in str(error.value)
 
 
-def test_a_brute_force_search_ends_with_its_last_combination(
-    recipe: Path, tmp_path: Path, run_search: Any
-) -> None:
+def test_a_brute_force_search_ends_with_its_last_combination(recipe: Path, tmp_path: Path) -> None:
     space = "space={batch_size: {type: categorical, choices: [4, 8]}}"
     command = [space, "search.sampler={name: brute_force}", "--n_trials", 5]
     for _ in range(2):
-        done = run_search(recipe, *command)
+        done = run_program("search", recipe, *command)
         assert done.status == 0, done.stderr
         assert "every combination has been tried, with 2 of 5 trials" in done.stdout
         trials = pd.read_csv(tmp_path / "out" / "all_trials.csv")
         assert sorted(trials["params_batch_size"]) == [4, 8]
 
 
-def test_a_timeout_before_the_end_of_the_first_trial_is_named_as_the_cause(
-    recipe: Path, run_search: Any
-) -> None:
-    done = run_search(recipe, "--timeout", 0.001)
+def test_a_timeout_before_the_end_of_the_first_trial_is_named_as_the_cause(recipe: Path) -> None:
+    done = run_program("search", recipe, "--timeout", 0.001)
     assert done.status == 1
     assert "the timeout of 0.001 seconds ended the run before a trial could end" in done.stderr
     assert "pruner" not in done.stderr

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import test_search_command
+from programs import run_program
 
-recipe, run_search = test_search_command.recipe, test_search_command.run_search
+recipe = test_search_command.recipe
 
 WRONG = [
     # What this machine, or this installation, has not.
@@ -81,9 +81,9 @@ WRONG = [
 
 @pytest.mark.parametrize(("settings", "message"), WRONG, ids=lambda part: str(part)[:60])
 def test_a_setting_that_cannot_work_is_refused_before_anything_is_kept(
-    settings: list[str], message: str, recipe: Path, tmp_path: Path, run_search: Any
+    settings: list[str], message: str, recipe: Path, tmp_path: Path
 ) -> None:
-    done = run_search(recipe, *settings)
+    done = run_program("search", recipe, *settings)
     assert done.status == 2, done.stderr + done.stdout
     assert not (tmp_path / "out" / "study.db").exists()
     assert re.search(message, done.stderr), done.stderr
