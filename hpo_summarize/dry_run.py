@@ -15,18 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.config.idle import ACTS_ONLY
 from hpo_summarize.config.parameters import (
     DEPTHS,
-    LIMITS,
     LORA_WORDS,
+    condition_of,
     default_values,
-    implied_condition,
-    lets_act,
     owner_of,
 )
 from hpo_summarize.config.schema import Recipe
@@ -34,7 +30,6 @@ from hpo_summarize.errors import HpoError, ModelError, Problem, RecipeError
 from hpo_summarize.generation import IGNORED_LABEL, with_settings
 from hpo_summarize.models.families import require_family
 from hpo_summarize.models.outputs import check_gradients, check_saved, first_rows
-from hpo_summarize.models.shared_base import is_as_configured
 from hpo_summarize.search_space import SearchSpace, TrialSpec
 from hpo_summarize.training.arguments import with_values
 from hpo_summarize.training.trainer import SummarizationTrainer
@@ -42,7 +37,10 @@ from hpo_summarize.training.trainer import SummarizationTrainer
 _STEPS = 100  # Of the schedules that are made; any number does.
 _TOKENS, _NEW_TOKENS = 16, 2  # Read of each row, and generated.
 # Numbers that change how much a form of decoding does, and whose range is checked elsewhere.
-_AMOUNTS = {*LIMITS, "length_penalty"}
+_AMOUNTS = {
+    *("temperature", "top_p", "top_k", "min_p", "typical_p", "num_beams", "length_penalty"),
+    *("repetition_penalty", "no_repeat_ngram_size", "max_new_tokens"),
+}
 # Training arguments that only some optimizers read, with two values that would differ.
 _READ_BY_SOME = {"adam_beta1": (0.5, 0.6), "adam_beta2": (0.5, 0.6), "adam_epsilon": (0.1, 0.2)}
 # Arguments of an optimizer from which nothing can be told about the others.
@@ -133,7 +131,7 @@ def try_settings(trainer: SummarizationTrainer, space: SearchSpace, recipe: Reci
             "training": lambda values: _make_optimizer(trainer, values),
             "generation": lambda values: _try_decoding(trainer, values, kinds),
             "lora": lambda values: _try_structure(trainer, values),
-            "depth": lambda values: _try_depth(trainer, values),
+            "depth": lambda values: _build(trainer, values),
         },
     )
     problems = [*_idle_in_optimizer(trainer, space, recipe), *_idle_in_decoding(trainer, recipe)]
@@ -267,11 +265,11 @@ def _idle_in_decoding(trainer: SummarizationTrainer, recipe: Recipe) -> Iterator
     config = unwrap_peft_model(trainer.model).generation_config
     given = {**recipe.generation.settings(), **recipe.space}
     for name, value in recipe.generation.settings().items():
-        other = implied_condition(name)
-        if other is None or other in given or value in (None, default_values().get(name)):
+        needs = condition_of(name)
+        if needs is None or needs.name in given or value in (None, default_values().get(name)):
             continue
-        if not lets_act(name, getattr(config, other)):
-            yield Problem(f"generation.{name}", f"{ACTS_ONLY[other]} (value {value!r})")
+        if not needs.holds(getattr(config, needs.name)):
+            yield Problem(f"generation.{name}", f"{needs.advice} (value {value!r})")
 
 
 # The modules of a model.
@@ -281,19 +279,7 @@ def _build(trainer: SummarizationTrainer, values: Values) -> Any:
     torch.manual_seed(trainer.args.seed)  # Weights that no checkpoint holds are drawn.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return trainer.model_init(SimpleNamespace(params=dict(values)))
-
-
-def _try_depth(trainer: SummarizationTrainer, values: Values) -> None:
-    """Makes a model of another depth, which must be the one that its configuration describes."""
-    with torch.random.fork_rng([]):
-        model = _build(trainer, values)
-    base = model.unload() if isinstance(model, PeftModel) else model
-    if not is_as_configured(base):
-        raise ModelError(
-            f"model: a '{base.config.model_type}' model of another depth cannot be loaded again; "
-            "take encoder_layers and decoder_layers out of the space"
-        )
+        return trainer.model_init(SimpleNamespace(spec=TrialSpec.of(values)))
 
 
 def _try_structure(trainer: SummarizationTrainer, values: Values) -> None:

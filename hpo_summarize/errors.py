@@ -25,7 +25,7 @@ class HpoError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong setting: where it stands and what to do about it."""
+    """One wrong setting: its key, the rule, the value and the next step."""
 
     key: str
     message: str

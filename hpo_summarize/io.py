@@ -12,7 +12,7 @@ from typing import Any
 
 from hpo_summarize.errors import HpoError, Problem, RecipeError, RunStopped
 
-MARK = "identity.json"  # Its content says what the folder belongs to.
+MARK = "identity.json"  # Its content identifies the owner of the folder.
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from hpo_summarize.config.schema import Recipe
 from hpo_summarize.data.dialogues import Dialogues, listed
 from hpo_summarize.data.splits import read_every_row
 from hpo_summarize.errors import DataError, HpoError, stopping_at_storage_failure
-from hpo_summarize.final_model.kept import find_kept, load_kept
+from hpo_summarize.final_model.kept import load_kept
 from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
 from hpo_summarize.generation import Summaries
 from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
@@ -196,7 +196,7 @@ class Prediction:
         notes: list[str] = []
         if self._model == BEST:
             (best,), notes = choose_candidates(self.experiment, output_dir / BEST_PARAMS)
-            self.folder = find_kept(output_dir, best)
+            self.folder = best.checkpoint(output_dir)
             self.summarizer = load_kept(self.experiment, best)
         else:
             self.folder = Path(self._model) if self._model else output_dir / MODEL

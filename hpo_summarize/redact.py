@@ -22,11 +22,10 @@ _PASSWORDS = (
     re.compile(r"(://[^\s:/@]*:)(?P<secret>[^\s/@'\"]*[^\s/@'\"\d][^\s/@'\"]*)(?=/)"),
 )
 # `key=value`, and `"key": "value"`. What closes a quotation round the value is no part of it.
-_KEY_VALUE = re.compile(
-    r"""(?<![\w.%-])([\w.%-]+)(=|['"]\s*:\s*['"]?)([^&\s]+?)(?=["')\]},.:;]*(?:[&\s]|$))"""
-)
+_KEY = re.compile(r"""(?<![\w.%-])([\w.%-]+)(?:=|['"]\s*:\s*['"]?)""")
+_VALUE = re.compile(r"""[^&\s]+?(?=["')\]},.:;]*(?:[&\s]|$))""")
 # The same in YAML, or in a text that is cut off.
-_GIVEN_KEY_VALUE = re.compile(r"""(?<![\w.%-])([\w.%-]+)['"]?\s*[=:]\s*['"]?([^\s'",}&]+)""")
+_GIVEN_KEY_VALUE = re.compile(r"""(?<![\w.%-])([\w.%-]+)['"]?\s*[=:]\s*['"]?(?=([^\s'",}&]+))""")
 
 _known: set[str] = set()
 
@@ -41,7 +40,7 @@ def redact_url(text: str) -> str:
         text: A storage URL, or a text; keys in any case and URL-encoded or not.
 
     Returns:
-        The same text with `***` in the place of each secret.
+        The same text with `***` instead of each secret.
 
     Example:
         >>> redact_url("postgresql+psycopg://me:secret@db/studies?sslpassword=top&timeout=3")
@@ -49,14 +48,20 @@ def redact_url(text: str) -> str:
     """
     for pattern in _PASSWORDS:
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
-    text = _HUB_TOKEN.sub(HIDDEN, _KEY_VALUE.sub(_hide_value, text))
+    text = _HUB_TOKEN.sub(HIDDEN, _hide_values(text))
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
 
 
-def _hide_value(field: re.Match[str]) -> str:
-    return f"{field[1]}{field[2]}{HIDDEN}" if _is_secret_key(field[1]) else field[0]
+def _hide_values(text: str) -> str:
+    parts, end = [], 0
+    for key in _KEY.finditer(text):
+        if key.start() >= end and _is_secret_key(key[1]):
+            if value := _VALUE.match(text, key.end()):
+                parts += [text[end : key.end()], HIDDEN]
+                end = value.end()
+    return "".join([*parts, text[end:]])
 
 
 def _is_secret_key(key: str) -> bool:

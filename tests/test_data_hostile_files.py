@@ -127,7 +127,7 @@ def test_what_pandas_writes_is_read_as_it_was(separator: str, quoting: Any, tmp_
         [('"A: yes."', "s"), ("B", 'says "no"')],
     ],
 )
-def test_quotes_that_are_characters_of_a_text_swallow_no_rows(
+def test_quotes_that_are_characters_of_a_text_join_no_rows(
     rows: list[tuple[str, str]], separator: str, tmp_path: Path
 ) -> None:
     lines = [separator.join(row) for row in [("dialogue", "summary"), *rows]]

@@ -12,7 +12,7 @@ import torch
 import transformers
 from conftest import make_rows
 from datasets import Dataset
-from model_families import make_recipe
+from model_families import BART, T5, ids_of, make_recipe
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hpo_summarize import OptunaOptimizer
@@ -20,25 +20,8 @@ from hpo_summarize.errors import HpoError, ModelError
 from hpo_summarize.models.config import check_lengths
 from hpo_summarize.models.families import require_family
 from hpo_summarize.models.outputs import OUTPUTS
+from hpo_summarize.training.runner import load_trial
 
-BART = {
-    "d_model": 16,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 64,
-}
-T5 = {
-    "d_model": 16,
-    "d_kv": 8,
-    "d_ff": 32,
-    "num_layers": 2,
-    "num_decoder_layers": 2,
-    "num_heads": 2,
-}
 GEMMA = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -89,14 +72,7 @@ Make = Callable[..., OptunaOptimizer]
 def tiny(name: str, tokenizer: PreTrainedTokenizerBase, **changes: Any) -> PreTrainedModel:
     """A random model of two layers a stack."""
     prefix, sizes = SIZES[name]
-    ids = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.eos_token_id,
-        "forced_eos_token_id": None,
-    }
+    ids: dict[str, Any] = {**ids_of(tokenizer), "forced_eos_token_id": None}
     if name == "FSMT":
         ids |= {"src_vocab_size": len(tokenizer), "tgt_vocab_size": len(tokenizer)}
         del ids["vocab_size"]
@@ -163,9 +139,9 @@ def test_a_class_that_failed_in_every_trial_gives_a_result_and_weights(
     study = optuna.create_study(study_name=optimizer.studies.name, direction="maximize")
     study.optimize(trainer.run_trial, n_trials=1, catch=())
     assert study.trials[0].state.name == "COMPLETE"
-    checkpoint = next(Path(trainer._get_output_dir(study.trials[0])).glob("checkpoint-*"))
+    checkpoint = next(Path(trainer.args.output_dir).glob("*/checkpoint-*"))
     assert (checkpoint / OUTPUTS).is_file()
-    trainer.load_trial(study.best_params, checkpoint)  # It refuses another model.
+    load_trial(trainer, study.best_params, checkpoint)  # It refuses another model.
 
 
 def test_label_smoothing_is_no_loss_of_the_model(make: Make) -> None:

@@ -30,6 +30,8 @@ from hpo_summarize.redact import RedactedStream, redact_url, remember_process_se
         ("postgresql:me:s3cret@db/x", "postgresql:me:***@db/x"),
         ("postgresql://me:s3cret/x", "postgresql://me:***/x"),
         ("host=db user=me password=s3cret", "host=db user=me password=***"),
+        ("mysql://db/x?user=me;password=s3cret", "mysql://db/x?user=me;password=***"),
+        ('{"user":"me","password":"s3cret"}', '{"user":"me","password":"***"}'),
         ("{'user': 'me', 'password': 's3cret'}", "{'user': 'me', 'password': '***'}"),
     ],
 )

@@ -32,7 +32,7 @@ from hpo_summarize.console import print_training_plan
 from hpo_summarize.errors import HpoError, StudyError
 from hpo_summarize.final_model.retrain import Retraining
 from hpo_summarize.final_model.select import choose_candidates, read_candidates
-from hpo_summarize.final_model.train import Training
+from hpo_summarize.final_model.train import Trained, Training, best_of
 from hpo_summarize.study.trials import Candidate
 
 
@@ -186,6 +186,16 @@ def test_several_seeds_give_mean_and_deviation_and_the_best_on_validation_is_kep
     assert (content["seed"], content["scores"]) == (best, runs[best])
     assert "mean and deviation of 2 seeds" in done.stdout
     assert not (out / "training").exists()
+
+
+def test_the_best_seed_of_the_trial_with_the_best_mean_is_kept() -> None:
+    def trained(number: int, seed: int, value: float) -> Trained:
+        training = Training(Candidate(number, {}, 1, (0.1,), "s"), seed)
+        return Trained(training, Path(), {"validation": {"rougeL": value}}, {})
+
+    runs = [trained(0, 1, 0.9), trained(0, 2, 0.1), trained(1, 1, 0.6), trained(1, 2, 0.7)]
+    for maximize, kept in ((True, runs[3]), (False, runs[1])):
+        assert best_of(runs, "rougeL", maximize) is kept
 
 
 def test_the_best_trials_are_trained_and_the_best_of_them_is_kept(recipe: Path, out: Path) -> None:
@@ -458,21 +468,21 @@ WRONG = [
     ),
     (["--output_dir", "/proc/nothing"], "cannot be written"),
     (["--top", "2", "train.use_validation=true"], "leaves nothing to choose among trials"),
-    (["train.seeds=[1, 1]"], "a seed stands there twice"),
+    (["train.seeds=[1, 1]"], "every value must differ, and 1 is in"),
     (
         ["train.seeds=[1, 2]", "train.use_validation=true"],
-        "nothing is left to choose among 2 seeds",
+        "leaves nothing to choose among 2 seeds",
     ),
     (["lora=null", "train.save_adapter=true"], "train.save_adapter: this recipe trains without"),
     (
         ["model={from_config: {model_type: bart, d_model: 16}}", "train.save_adapter=true"],
-        "train.save_adapter: the adapter would fit on nothing but the random weights",
+        "train.save_adapter: the adapter would fit on nothing but random weights",
     ),
     (
         ["lora.init_lora_weights=pissa", "train.save_adapter=true"],
         "train.save_adapter: an adapter with init_lora_weights 'pissa' changes the weights",
     ),
-    (["train.push_to_hub=mine"], "must be a repository on the Hub, as in user/model"),
+    (["train.push_to_hub=mine"], "train.push_to_hub: must match pattern"),
 ]
 
 

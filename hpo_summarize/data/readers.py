@@ -2,7 +2,7 @@
 
 The readers of pandas and `datasets` guess: `NA` becomes a missing value, `007` the number 7, a
 short row is filled up, a doubled column renamed. Here a cell of text stays what it is, and a file
-that is not what its name says is refused with the line.
+that does not match its ending is refused with the line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Rows: TypeAlias = list[tuple[range, list[str]]]
 
 
 def read_file(name: str, path: Path, section: DataSection) -> Table:
-    """Reads one file, whose ending says what it is.
+    """Reads one file in the format of its ending.
 
     Args:
         name: Name of the file for messages.
@@ -36,7 +36,7 @@ def read_file(name: str, path: Path, section: DataSection) -> Table:
         section: The section `data`; its `encoding` and `separator` are used.
 
     Raises:
-        DataError: It does not exist, cannot be decoded, or is not what its ending says.
+        DataError: It does not exist, cannot be decoded, or does not match its ending.
     """
     if not path.is_file():
         what = "is no regular file" if path.exists() else "does not exist"
@@ -149,8 +149,8 @@ def _split_cells(name: str, text: str, separator: str, quoting: Any) -> Rows:
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{name}: the row at line {start} cannot be parsed ({error}); a quote inside a text "
-            "is written twice, and the text stands in quotes"
+            f"{name}: the row at line {start} cannot be parsed ({error}); write a quote inside "
+            "a text twice, and put the text in quotes"
         ) from None
     finally:
         csv.field_size_limit(limit)

@@ -97,8 +97,8 @@ def read_every_row(source: Source, section: DataSection) -> tuple[Dialogues, str
 def split(data: Dialogues, fraction: float, seed: int) -> tuple[Dialogues, Dialogues]:
     """Splits off `fraction` of the dialogues, at least one, at random by `seed`.
 
-    Rows with the same dialogue stay together, so that none stands in both parts. The notes go
-    with the first part.
+    Rows with the same dialogue stay together, so that none is in both parts. The notes go to
+    the first part.
 
     Args:
         data: The rows to split.

@@ -13,8 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hpo_summarize import __version__
 from hpo_summarize.components import Experiment
-from hpo_summarize.config.fields import last_part
-from hpo_summarize.config.loader import dump_recipe
+from hpo_summarize.config.loader import dump_recipe, last_part
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.final_model.export import ADAPTER, changes_of_base
@@ -121,20 +120,13 @@ def build_card(content: Mapping[str, Any], experiment: Experiment, folder: Path)
         experiment: Names the base of the adapter, where there is one.
         folder: Folder of the model.
     """
-    recipe, model = experiment.recipe, experiment.recipe.model
+    recipe = experiment.recipe
     decoding = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    adapter = None
-    if (folder / ADAPTER).is_dir():
-        revision = f", revision={json.dumps(model.revision)}" if model.revision else ""
-        name, changes = last_part(model.name), changes_of_base(experiment, folder)
-        depth = ", ".join(f"{key}={n}" for key, n in changes.items() if key != "vocab_size")
-        place = json.dumps(name) + revision
-        adapter = {"base": name, "place": place, "changes": changes, "depth": depth}
     return ModelCard.from_template(
         _card_data(content, recipe),
         template_str=_TEMPLATE,
         **content,
-        adapter=adapter,
+        adapter=_adapter(experiment, folder) if (folder / ADAPTER).is_dir() else None,
         sampling_seed=SEED if decoding.get("do_sample") else None,
         summaries_in_words={
             split: (count_in_words(found), degenerate_note(found))
@@ -143,6 +135,15 @@ def build_card(content: Mapping[str, Any], experiment: Experiment, folder: Path)
         decoding={key: value for key, value in decoding.items() if not key.startswith("_")},
         recipe=dump_recipe(recipe, published=True).rstrip(),
     )
+
+
+def _adapter(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """What the adapter fits on, and the arguments with which that is loaded and changed."""
+    model, changes = experiment.recipe.model, changes_of_base(experiment, folder)
+    revision = f", revision={json.dumps(model.revision)}" if model.revision else ""
+    depth = ", ".join(f"{key}={n}" for key, n in changes.items() if key != "vocab_size")
+    base = last_part(model.name)
+    return {"base": base, "place": json.dumps(base) + revision, "changes": changes, "depth": depth}
 
 
 def _card_data(content: Mapping[str, Any], recipe: Recipe) -> ModelCardData:

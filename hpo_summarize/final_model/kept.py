@@ -11,17 +11,9 @@ from hpo_summarize.components import Experiment
 from hpo_summarize.errors import ModelError
 from hpo_summarize.models.lora import load_adapter
 from hpo_summarize.models.outputs import OUTPUTS, difference_from
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.trials import Candidate
 from hpo_summarize.summarizer import Summarizer, make_summarizer
-
-
-def find_kept(output_dir: Path, candidate: Candidate) -> Path:
-    """The checkpoint of a trial's best epoch.
-
-    Raises:
-        StudyError: The search has not kept it.
-    """
-    return candidate.checkpoint(output_dir / "trials" / candidate.study_name)
 
 
 def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
@@ -35,11 +27,11 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
         StudyError: The search has kept no weights.
         ModelError: They do not fit the recipe.
     """
-    checkpoint = find_kept(Path(experiment.recipe.output_dir), candidate)
+    checkpoint = candidate.checkpoint(Path(experiment.recipe.output_dir))
     # A tokenizer that was trained for the search is only here.
     experiment.tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     set_seed(experiment.seed)  # Some weights that are not kept are drawn.
-    model = experiment.build_model(candidate.params)
+    model = experiment.build_model(TrialSpec.of(candidate.params))
     try:
         if isinstance(model, PeftModel):
             load_adapter(model, checkpoint)

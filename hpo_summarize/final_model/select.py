@@ -140,16 +140,16 @@ def read_candidates(path: Path, maximize: bool) -> list[Candidate]:
 
 
 def _from_content(content: dict[str, Any]) -> Iterator[Candidate]:
-    shared = str(content["study_name"]), content.get("max_new_tokens")
-    if "pareto_front" not in content:
-        number, epoch = int(content["best_trial_number"]), float(content["best_epoch"])
-        values = (float(content["best_value"]),)
-        yield Candidate(number, dict(content["best_params"]), epoch, values, *shared)
-        return
-    for trial in content["pareto_front"]:
-        values = tuple(float(trial["values"][name]) for name in content["objectives"])
-        params, epoch = dict(trial["params"]), float(trial["epoch"])
-        yield Candidate(int(trial["number"]), params, epoch, values, *shared)
+    study_name, length = str(content["study_name"]), content.get("max_new_tokens")
+    if "pareto_front" in content:
+        for one in content["pareto_front"]:
+            values = tuple(float(one["values"][name]) for name in content["objectives"])
+            params, epoch = dict(one["params"]), float(one["epoch"])
+            yield Candidate(int(one["number"]), params, epoch, values, study_name, length)
+    else:
+        number, value = int(content["best_trial_number"]), float(content["best_value"])
+        params, epoch = dict(content["best_params"]), float(content["best_epoch"])
+        yield Candidate(number, params, epoch, (value,), study_name, length)
 
 
 def _load_study(url: str, name: str) -> optuna.Study:

@@ -6,22 +6,16 @@ from typing import TYPE_CHECKING
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hpo_summarize.config.fields import foreign_settings
-from hpo_summarize.config.parameters import DEPTHS, LEAVES_BASE
+from hpo_summarize.config.parameters import DEPTHS, LEAVES_BASE, foreign_settings
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.generation import put_values
 from hpo_summarize.models.config import check_lengths, load_config, not_loaded
 from hpo_summarize.models.depth import with_depth
 from hpo_summarize.models.families import require_family
 from hpo_summarize.models.lora import lora_settings, with_lora
-from hpo_summarize.models.shared_base import (
-    PretrainedBase,
-    grow,
-    load_pretrained,
-    n_embeddings,
-    unshare,
-)
-from hpo_summarize.models.tokenizer import n_rows, new_tokens
+from hpo_summarize.models.shared_base import PretrainedBase
+from hpo_summarize.models.tokenizer import n_rows
+from hpo_summarize.models.weights import unshare
 from hpo_summarize.search_space import TrialSpec
 
 if TYPE_CHECKING:
@@ -41,30 +35,29 @@ def build_model(
         tokenizer: Decides the size of the vocabulary and the ids of its special tokens.
         spec: Values of a trial. Those of the generation are not set; they only decide which fixed
             ones can act.
-        base: The weights of the recipe's checkpoint, for adapters; None: they are read from disk.
-            The model is the same to the bit, but what it does not train lies in the memory of
-            `base`: see `unshare` before merging.
+        base: The recipe's checkpoint, which many models share; None: it is read from disk. What the
+            model does not train lies in the memory of `base`.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, it and the tokenizer do not belong together, a
             value cannot act in it, or LoRA cannot be put on it.
     """
-    config = load_config(recipe.model) if base is None else base.config()
-    check_lengths(config, recipe)
-    require_family(config).set_values(config, spec.model)
     depth = {name: spec.model[name] for name in DEPTHS if name in spec.model}
-    if base is None:
-        model = _load(recipe, config, tokenizer)
-        rows = n_embeddings(model)
-        new = [] if recipe.lora is None else new_tokens(recipe.model, tokenizer, rows)
-        if n_rows(tokenizer) > rows:
-            grow(model, n_rows(tokenizer))
-        if any(getattr(config, name) != layers for name, layers in depth.items()):
-            model = with_depth(model, **depth)
+    new: list[int] = []
+    if recipe.model.name is None:
+        config = _checked(load_config(recipe.model), recipe, spec)
+        model = _with_random_weights(config, recipe, tokenizer)
+        model = with_depth(model, **depth) if depth else model
     else:
-        model, new = base.build(config, depth), base.new_tokens
+        source = base or PretrainedBase(recipe.model, tokenizer)
+        config = _checked(source.config(), recipe, spec)
+        model, new = source.build(config, depth), source.new_tokens
+        if base is None and depth:
+            unshare(model)  # Repeated layers have weights of their own.
     _set_fixed_decoding(model, recipe, tokenizer, spec)
     if recipe.lora is None:
+        if base:
+            unshare(model)
         return model
     settings = lora_settings(recipe.lora, spec.lora)
     if base and settings.get("init_lora_weights", True) not in LEAVES_BASE:
@@ -75,18 +68,23 @@ def build_model(
     return adapted
 
 
-def _load(
-    recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+def _checked(config: PretrainedConfig, recipe: Recipe, spec: TrialSpec) -> PretrainedConfig:
+    """The configuration with the dropout of a trial, for which it has the positions."""
+    check_lengths(config, recipe)
+    require_family(config).set_values(config, spec.model)
+    return config
+
+
+def _with_random_weights(
+    config: PretrainedConfig, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel:
-    section, family = recipe.model, require_family(config)
-    if section.name is not None:
-        return load_pretrained(section, config, tokenizer)
+    family, given = require_family(config), recipe.model.from_config or {}
     config.vocab_size = n_rows(tokenizer)
-    family.set_token_ids(config, tokenizer, section.from_config or {})
+    family.set_token_ids(config, tokenizer, given)
     try:
         return family.auto_class.from_config(config)
     except Exception as error:
-        raise not_loaded("model", section.from_config, error) from None
+        raise not_loaded("model", given, error) from None
 
 
 def _set_fixed_decoding(

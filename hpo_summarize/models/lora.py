@@ -26,7 +26,7 @@ from hpo_summarize.config.parameters import LORA_WORDS, WORDS_OF_LORA_KEYS
 from hpo_summarize.config.schema import LoraSection
 from hpo_summarize.errors import ModelError
 from hpo_summarize.models.families import require_family
-from hpo_summarize.models.shared_base import has_separate_head, keep_separate, name_of, unshare
+from hpo_summarize.models.weights import has_separate_head, keep_separate, name_of, unshare
 
 
 class AdaptedModel(PeftModelForSeq2SeqLM):
@@ -84,8 +84,8 @@ def with_lora(model: PreTrainedModel, settings: Mapping[str, Any], new: Sequence
             if saves_rows:
                 # Where the base came from is for `PeftModel.from_pretrained`.
                 config.base_model_name_or_path = model.name_or_path or None
-                return _SAVING_ROWS[config.task_type](model, config)
-            return get_peft_model(model, config)  # type: ignore[return-value]
+                return _SAVING_ROWS[settings["task_type"]](model, config)
+            return get_peft_model(model, config)
     except (ModelError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # peft raises ValueError, TypeError, IndexError, re.error and more.

@@ -17,7 +17,7 @@ from hpo_summarize.generation import IGNORED_LABEL
 from hpo_summarize.io import write_text
 from hpo_summarize.models.families import require_family
 from hpo_summarize.models.lora import load_adapter, merged
-from hpo_summarize.models.shared_base import reloaded
+from hpo_summarize.models.weights import reloaded
 
 OUTPUTS = "outputs.json"  # Beside the weights of a checkpoint.
 _ROWS, _TOKENS = 2, 48  # Rows of a comparison, and the tokens that are left of each.

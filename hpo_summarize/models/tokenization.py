@@ -50,14 +50,7 @@ def summary_tokens(
     limit: int | None = None,
     family: Family = ENCODER_DECODER,
 ) -> list[list[int]]:
-    """Token ids of the first reference of each row, with the end-of-sequence token.
-
-    Args:
-        data: Rows with at least one reference.
-        tokenizer: The model's.
-        limit: Most tokens of a text; None cuts nothing.
-        family: The model's.
-    """
+    """Token ids of the first references, with the end-of-sequence token; see `Family`."""
     return family.encode_summaries(_first_references(data), tokenizer, limit)
 
 

@@ -87,16 +87,16 @@ class Candidate:
         """The epochs that its learning rate schedule was made for."""
         return self.params.get("num_epochs", recipe.training.num_epochs)
 
-    def checkpoint(self, trials: Path) -> Path:
+    def checkpoint(self, output_dir: Path) -> Path:
         """The weights of its best epoch that the search has kept.
 
         Args:
-            trials: Folder in which the trials of its study keep their checkpoints.
+            output_dir: Output folder of the search.
 
         Raises:
-            StudyError: The search has not kept them.
+            StudyError: They are not there.
         """
-        folder = trials / f"trial-{self.number}"
+        folder = output_dir / "trials" / self.study_name / f"trial-{self.number}"
         found = sorted(folder.glob("checkpoint-*"))
         if len(found) != 1:
             raise StudyError(

@@ -58,7 +58,7 @@ class Found:
     Attributes:
         trials: All its trials.
         value: The best value that it reports.
-        params: The values of the winner, in our words.
+        params: The values of the winner, by our names.
         weights: The checkpoint of the winner.
     """
 
@@ -71,10 +71,10 @@ class Found:
 def search_stock(job: Job) -> Found:
     """`Seq2SeqTrainer.hyperparameter_search` as the Hugging Face documentation shows it.
 
-    It searches the part of the space that it can: fields of `Seq2SeqTrainingArguments`. Its
-    faults are left as they are: a warm-up ratio is rounded down to 0 steps, and the pruner
-    compares trials at optimizer steps instead of epochs. Every model is loaded with a config of
-    its own, so that the key-value cache stays on.
+    It searches the fields of `Seq2SeqTrainingArguments` in the space. Its faults are left as they
+    are: a warm-up ratio is rounded down to 0 steps, and the pruner compares trials at optimizer
+    steps instead of epochs. Every model is loaded with a config of its own, so that the key-value
+    cache stays on.
     """
     start, space = str(job.recipe.model.name), stock_space(job.experiment)
     trainer = build_stock_trainer(
@@ -146,7 +146,7 @@ def search_ours(job: Job, **search: Any) -> Found:
 
     Args:
         job: The search.
-        **search: Keys of the recipe's `search` section in the place of the recipe's own.
+        **search: Keys of the section `search` that replace those of the recipe.
     """
     content = job.recipe.model_dump(exclude_unset=True)
     content["search"] = {"epoch_eval": EPOCH_EVAL, **content.get("search", {}), **search}
@@ -169,8 +169,8 @@ def search_ours(job: Job, **search: Any) -> Found:
 def search_unpruned(job: Job) -> Found:
     """`joint` with every trial trained to its end and, as all are kept, measured in full.
 
-    It says what the cheap value of an epoch is worth: `joint` measures only those in full that
-    are near the top.
+    It shows how well the cheap value of an epoch ranks trials: `joint` measures only the top ones
+    in full.
     """
     n_trials = job.recipe.search.n_trials
     return search_ours(job, decode="joint", pruner=None, keep_trials=n_trials)

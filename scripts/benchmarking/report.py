@@ -99,7 +99,7 @@ def _page(recipe: Recipe, winners: Winners, sections: Sequence[Section]) -> str:
     for heading, hint, (head, *rows), notes in sections:
         parts.append(f"<h2>{heading}</h2><p>{html.escape(hint)}</p>")
         parts.append(pd.DataFrame(rows, columns=head).to_html(index=False, border=0))
-        parts.append("".join(f"<li>{html.escape(note)}</li>" for note in notes))
+        parts += ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in notes), "</ul>"]
     return "\n".join([*parts, "</body></html>\n"])
 
 

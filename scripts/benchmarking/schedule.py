@@ -1,4 +1,4 @@
-"""Starts what is missing of a benchmark, each search in a process of its own."""
+"""Runs the missing searches of a benchmark, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarking.methods import METHODS
-from benchmarking.setting import run_path, texts_path
+from benchmarking.setting import run_path
 
 from hpo_summarize.errors import HpoError, Problem, RecipeError
 
@@ -66,10 +66,7 @@ def run_missing(output_dir: Path, methods: Sequence[str], seeds: Sequence[int], 
         (method, seed)
         for seed in seeds
         for method in methods
-        if not (
-            run_path(output_dir, method, seed).exists()
-            and texts_path(output_dir, method, seed).exists()
-        )
+        if not run_path(output_dir, method, seed).exists()
     ]
     running: dict[Run, subprocess.Popen[bytes]] = {}
     try:

@@ -45,7 +45,7 @@ def choose_recipe(
         data: File of the user's data: a small BART of random weights is trained on it, and a fifth
             is split off for validation.
         test: File of the test split; several summary columns are several references.
-        recipe: File of a recipe in the place of all that.
+        recipe: File of a recipe instead.
         n_trials: Trials of each search. Default: the recipe's, or 20.
 
     Raises:
@@ -98,7 +98,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
 def prepare(recipe: Recipe, output_dir: Path) -> None:
     """Writes the recipe, and the model and tokenizer from which every trial of a method starts.
 
-    What a folder already holds is left as it is, and the benchmark goes on there.
+    A folder with the same recipe is continued.
 
     Raises:
         RecipeError: The folder holds a benchmark of another recipe, or cannot be written.
@@ -148,7 +148,7 @@ def read_setting(output_dir: Path, seed: int) -> Recipe:
         "training.seed": seed,
         "search.sampler.seed": seed,
         "search.study_name": "benchmark",
-        "search.storage": None,  # In the folder of the run, which begins with nothing.
+        "search.storage": None,  # In the empty folder of the run.
         "search.timeout": None,
     }
     return load_recipe(output_dir / RECIPE, settings=settings)
