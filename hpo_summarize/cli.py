@@ -46,11 +46,10 @@ def read_recipe(arguments: argparse.Namespace, search: Sequence[str] = ()) -> Re
         arguments: What `add_recipe_arguments` and the program's own options gave.
         search: Names of options that stand for keys of the section `search`.
     """
-    overrides = list(arguments.overrides)
     given = {f"search.{name}": getattr(arguments, name) for name in search}
     given["output_dir"] = arguments.output_dir
     settings = {key: value for key, value in given.items() if value is not None}
-    return load_recipe(arguments.recipe, overrides, arguments.debug, settings)
+    return load_recipe(arguments.recipe, arguments.overrides, arguments.debug, settings)
 
 
 def given_words(arguments: argparse.Namespace) -> list[str]:
@@ -65,27 +64,22 @@ def given_words(arguments: argparse.Namespace) -> list[str]:
 
 def command_line(program: str, *words: object) -> str:
     """The shell command for a program that lies beside this one, with the same Python."""
-    return shlex.join(map(str, (_python(), Path(sys.argv[0]).with_name(f"{program}.py"), *words)))
+    python, found = sys.executable, shutil.which("python")
+    if found and Path(found).parent == Path(python).parent:
+        python = "python"
+    return shlex.join(map(str, (python, Path(sys.argv[0]).with_name(f"{program}.py"), *words)))
 
 
 def predict_command(recipe: Recipe, *words: object) -> str:
     """`command_line` for scripts/predict.py, which needs a file where there is no test split."""
-    return command_line(
-        "predict", *words, *(("--input", "DIALOGUES.csv") if recipe.data.test is None else ())
-    )
-
-
-def _python() -> str:
-    found = shutil.which("python")
-    return (
-        "python" if found and Path(found).parent == Path(sys.executable).parent else sys.executable
-    )
+    source = ("--input", "DIALOGUES.csv") if recipe.data.test is None else ()
+    return command_line("predict", *words, *source)
 
 
 def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
-    """Runs a program; ends it with the exit status and the message that its errors call for.
+    """Runs a program; ends it with the exit status and the message of its error.
 
-    What every process of a launch finds wrong, the main one says.
+    An error that all processes of a launch have is printed once, by the main one.
 
     Args:
         main: The program.
@@ -161,7 +155,7 @@ def _line_of(error: HpoError) -> str | None:
 
 
 def _quiet() -> None:
-    """Silences the chatter of the libraries; our own lines say what happens."""
+    """Turns off the libraries' own logs; this package prints its plan, progress and errors."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     import optuna
     from transformers.utils import logging

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from transformers import (
-    DataCollatorForSeq2Seq,
     EvalPrediction,
     GenerationConfig,
     PreTrainedTokenizerBase,
@@ -29,20 +28,14 @@ from hpo_summarize.data.splits import load_splits
 from hpo_summarize.decoder import decode_texts
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.generation import set_decoding
-from hpo_summarize.models.config import (
-    check_is_seq2seq,
-    check_lengths,
-    load_config,
-    load_decoding,
-    model_facts,
-    positions,
-)
+from hpo_summarize.models.config import check_lengths, load_config, load_decoding
 from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.families import Family, require_family
 from hpo_summarize.models.shared_base import PretrainedBase
 from hpo_summarize.models.tokenization import from_dataset, label_texts, output_length, tokenize
 from hpo_summarize.models.tokenizer import keep_in_texts, load_tokenizer, train_tokenizer
 from hpo_summarize.rouge import Rouge
-from hpo_summarize.search_space import SearchSpace, build_space
+from hpo_summarize.search_space import SearchSpace, TrialSpec, build_space
 from hpo_summarize.training.arguments import build_arguments, largest_on_device, with_values
 from hpo_summarize.training.epoch_eval import EpochEvaluation
 from hpo_summarize.training.evaluation import TEXTS
@@ -77,9 +70,13 @@ class Experiment:
     def model_config(self) -> Any:
         """The configuration of the recipe's model, checked against the recipe."""
         config = load_config(self.recipe.model)
-        check_is_seq2seq(config)
-        check_lengths(config, self.recipe.data)
+        check_lengths(config, self.recipe)
         return config
+
+    @property
+    def family(self) -> Family:
+        """The family of the recipe's model."""
+        return require_family(self.model_config)
 
     @property
     def own_decoding(self) -> GenerationConfig:
@@ -94,7 +91,7 @@ class Experiment:
     @property
     def facts(self) -> dict[str, Any]:
         """What a search space must know of the model."""
-        return model_facts(self.model_config)
+        return self.family.facts(self.model_config)
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -169,8 +166,8 @@ class Experiment:
         given = self.recipe.generation.max_new_tokens
         if given is not None:
             return given
-        usual = output_length(self.splits[0], self.tokenizer, self.recipe.data)
-        length = min(usual, positions(self.model_config) or usual)
+        usual = output_length(self.splits[0], self.tokenizer, self.recipe.data, self.family)
+        length = min(usual, self.family.max_output_tokens(self.model_config) or usual)
         if problems := [*length_problems(self.recipe.model_dump(), length)]:
             raise RecipeError(problems)
         return length
@@ -195,7 +192,7 @@ class Experiment:
 
     def tokenize(self, split: Dialogues) -> Dataset:
         """Token ids of a split, for the trainer."""
-        return tokenize(split, self.tokenizer, self.recipe.data)
+        return tokenize(split, self.tokenizer, self.recipe.data, self.family)
 
     def build_trainer(
         self, output_dir: Path, train: Dialogues, validation: Dialogues
@@ -242,7 +239,7 @@ class Experiment:
 
     def build_model(self, values: Mapping[str, Any]) -> Any:
         """A fresh model with these hyperparameters, those of decoding in its generation config."""
-        model = build_model(self.decided_recipe, self.tokenizer, values, self.base)
+        model = build_model(self.decided_recipe, self.tokenizer, TrialSpec.of(values), self.base)
         decoding = split_by_owner(values)["generation"]
         set_decoding(unwrap_peft_model(model).generation_config, decoding)
         return model
@@ -256,7 +253,7 @@ class Experiment:
     ) -> SummarizationTrainer:
         trainer = SummarizationTrainer(
             args=args,
-            data_collator=DataCollatorForSeq2Seq(self.tokenizer),
+            data_collator=self.family.collator(self.tokenizer),
             train_dataset=self.tokenize(train),
             eval_dataset=self.tokenize(validation),
             processing_class=self.tokenizer,
@@ -318,4 +315,4 @@ class Experiment:
 
     def _build_model(self, trial: Any = None) -> Any:
         values: Mapping[str, Any] = {} if trial is None else trial.params
-        return build_model(self.decided_recipe, self.tokenizer, values, self.base)
+        return build_model(self.decided_recipe, self.tokenizer, TrialSpec.of(values), self.base)

@@ -1,13 +1,14 @@
-"""What the scripts print before and after their work."""
+"""What the scripts print before and after their work; the rest is `reporting.progress`."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from optuna.trial import FrozenTrial
 
 from hpo_summarize.cli import command_line, predict_command
 from hpo_summarize.components import Experiment
@@ -33,85 +34,109 @@ _CHECKED_ROWS = 500
 _SHOWN_FILES = ("report.html", "best_params.json", "all_trials.csv")
 
 
+def say(line: str) -> None:
+    """Prints a line, on the main process only."""
+    if PartialState().is_main_process:
+        print(line, flush=True)
+
+
+def _row(label: str, *lines: object) -> None:
+    """Prints lines below each other, with a label before the first."""
+    for line in lines:
+        say(f"{label:<9}{line}")
+        label = ""
+
+
+def _list(values: Mapping[str, Any]) -> list[str]:
+    return [f"{n}: {v:.6g}" if isinstance(v, float) else f"{n}: {v}" for n, v in values.items()]
+
+
 def print_search_plan(optimizer: OptunaOptimizer) -> None:
     """Prints what is going to run: model, data, space, storage, trials done and to do."""
     if not optimizer.writer.is_here():
         return
-    recipe, experiment = optimizer.recipe, optimizer.experiment
+    recipe, experiment, search = optimizer.recipe, optimizer.experiment, optimizer.recipe.search
     train, validation = experiment.splits
-    done, search = len(finished_trials(optimizer.study)), recipe.search
-    lora = "LoRA" if recipe.lora else "all weights"
-    storage = redact_url(optimizer.studies.storage)
-    print(f"model    {recipe.model.name or experiment.model_config.model_type}, training {lora}")
-    print(f"data     {len(train)} dialogues to train on, {len(validation)} to validate on")
-    notes = [*_token_notes(experiment), *_model_notes(experiment)]
-    for note in filter(None, (*train.notes, *validation.notes, *notes)):
-        print(f"note     {note}")
-    print(f"search   {' and '.join(search.objectives)}, {search.direction}")
-    if len(search.objectives) > 1:
-        print("         several objectives: no trial is pruned, and the result is a Pareto front")
+    name = recipe.model.name or experiment.model_config.model_type
+    _row("model", f"{name}, training {'LoRA' if recipe.lora else 'all weights'}")
+    _row("data", f"{len(train)} dialogues to train on, {len(validation)} to validate on")
+    for note in (*train.notes, *validation.notes, *_text_notes(experiment)):
+        _row("note", note)
+    for note in _model_notes(experiment):
+        _row("note", note)
     if recipe.generation.max_new_tokens is None and "max_new_tokens" not in recipe.space:
-        print(
-            f"length   summaries of at most {experiment.max_new_tokens} tokens, a tenth more than"
+        _row(
+            "length",
+            f"summaries of at most {experiment.max_new_tokens} tokens, a tenth more than",
+            "99.5% of the training ones; generation.max_new_tokens sets another limit",
         )
-        print("         99.5% of the training ones; generation.max_new_tokens sets another limit")
-    for line in experiment.space.explain():
-        print(f"         {line}")
+    _row("search", f"{' and '.join(search.objectives)}, {search.direction}")
+    if len(search.objectives) > 1:
+        _row("", "several objectives: no trial is pruned, and the result is a Pareto front")
+    _row("", *experiment.space.explain())
     if search.decode == "staged":
-        count = search.staged.n_models
-        print(f"decoding {search.staged.n_trials} trials on the {count} best models")
-        for line in build_space(recipe, experiment.facts, "decoding").explain():
-            print(f"         {line}")
-    if optimizer.worker.count > 1:
-        print(f"workers  {optimizer.worker.count}, each with its own trials on its own device")
-    if (
-        n_gpus := torch.cuda.device_count()
-    ) > PartialState().num_processes * optimizer.worker.count:
-        print(
-            f"note     {n_gpus} GPUs are here, and one process uses one of them; all of them are "
-            f"used under\n         accelerate launch --num_processes {n_gpus}"
-        )
+        staged = search.staged
+        _row("decoding", f"{staged.n_trials} trials on the {staged.n_models} best models")
+        _row("", *build_space(recipe, experiment.facts, "decoding").explain())
+    _print_devices(optimizer.worker.count)
     if earlier := optimizer.study.user_attrs.get(WARM_START):
-        taken, left_out = earlier["n_taken"], earlier["n_left_out"]
-        print(
-            f"earlier  {taken} of {taken + left_out} trials of '{earlier['study_name']}' in "
-            f"{earlier['storage']} teach this search"
-            + (left_out > 0) * "; the others do not fit it"
-        )
-    print(
-        f"study    {optimizer.studies.name} in {storage}: {done} of {search.n_trials} trials done"
-    )
+        _print_warm_start(earlier)
+    done, storage = len(finished_trials(optimizer.study)), redact_url(optimizer.studies.storage)
+    _row("study", f"{optimizer.studies.name} in {storage}: {done} of {search.n_trials} trials done")
 
 
-def _token_notes(experiment: Experiment) -> list[str | None]:
+def _text_notes(experiment: Experiment) -> list[str]:
     """What the tokenizer and the length limits do to the texts, on some of the validation rows."""
     recipe, tokenizer, rows = experiment.recipe, experiment.tokenizer, experiment.splits[1]
     draw, count = random.Random(recipe.data.seed), min(len(rows), _CHECKED_ROWS)
     drawn = {"validation": rows.rows(sorted(draw.sample(range(len(rows)), count)))}
-    rouge = Rouge(**recipe.rouge.model_dump())  # What it decides by these rows binds no trial.
-    limit = experiment.longest_output
-    inspection = inspect_data(drawn, tokenizer, recipe.data, 0, rouge, limit)
-    return [pieces_note(tokenizer, recipe.data.special_tokens), *inspection.warnings]
+    # A Rouge of its own: one that has seen these rows would choose its tokenizer by them.
+    rouge = Rouge(**recipe.rouge.model_dump())
+    inspection = inspect_data(drawn, tokenizer, recipe.data, 0, rouge, experiment.longest_output)
+    note = pieces_note(tokenizer, recipe.data.special_tokens)
+    return [*([note] if note else []), *inspection.warnings]
 
 
-def _model_notes(experiment: Experiment) -> list[str | None]:
+def _model_notes(experiment: Experiment) -> list[str]:
     recipe = experiment.recipe
     if recipe.model.name is None:
         return []  # It is made with as many embeddings as its tokenizer has tokens.
+    notes = []
     rows = getattr(experiment.model_config, "vocab_size", 0)
-    notes = [spare_rows_note(experiment.tokenizer, rows)]
+    if note := spare_rows_note(experiment.tokenizer, rows):
+        notes.append(note)
     if recipe.model.language is None and (code := language_of(experiment.tokenizer)):
         notes.append(f"all texts are marked as {code}; model.language sets another language")
-    dropped = foreign_settings(
-        experiment.own_decoding, {*recipe.generation.settings(), *recipe.space}
-    )
-    if dropped:
-        values = ", ".join(f"{name} {value}" for name, value in dropped.items())
+    used = {*recipe.generation.settings(), *recipe.space}
+    if ignored := foreign_settings(experiment.own_decoding, used):
+        values = ", ".join(f"{name} {value}" for name, value in ignored.items())
         notes.append(
             f"not used of the checkpoint's own decoding: {values} (limits for other texts, or "
             "what no recipe may set)"
         )
     return notes
+
+
+def _print_devices(n_workers: int) -> None:
+    if n_workers > 1:
+        _row("workers", f"{n_workers}, each with its own trials on its own device")
+    n_gpus, n_used = torch.cuda.device_count(), PartialState().num_processes * n_workers
+    if n_gpus > n_used:
+        _row(
+            "note",
+            f"{n_used} of {n_gpus} GPUs are used, one by each process; to use all:",
+            f"accelerate launch --num_processes {n_gpus}",
+        )
+
+
+def _print_warm_start(earlier: Mapping[str, Any]) -> None:
+    taken, left_out = earlier["n_taken"], earlier["n_left_out"]
+    others = "; the others do not fit it" if left_out else ""
+    _row(
+        "earlier",
+        f"{taken} of {taken + left_out} trials of '{earlier['study_name']}' in "
+        f"{earlier['storage']} warm-start this search{others}",
+    )
 
 
 def search(optimizer: OptunaOptimizer) -> None:
@@ -132,82 +157,68 @@ def print_search_result(optimizer: OptunaOptimizer) -> None:
     """Prints the best trial or the Pareto front, and where the results are."""
     with optimizer.writer.once("result") as is_new:
         if is_new:
-            _print_best(optimizer)
+            _print_result(optimizer)
 
 
-def _print_best(optimizer: OptunaOptimizer) -> None:
-    study, names = optimizer.studies.final(), optimizer.recipe.search.objectives
-    if is_exhausted(optimizer.study):
-        count, wanted = len(finished_trials(optimizer.study)), optimizer.recipe.search.n_trials
-        print(f"every combination has been tried, with {count} of {wanted} trials")
-    best = best_trials(study)
-    several = len(study.directions) > 1
-    print(f"\nPareto front: {len(best)} trials" if several else "")
+def _print_result(optimizer: OptunaOptimizer) -> None:
+    recipe, first, final = optimizer.recipe, optimizer.study, optimizer.studies.final()
+    if is_exhausted(first):
+        count, wanted = len(finished_trials(first)), recipe.search.n_trials
+        say(f"every combination has been tried, with {count} of {wanted} trials")
+    best, several = best_trials(final), len(final.directions) > 1
+    say(f"\nPareto front: {len(best)} trials" if several else "")
     for trial in best:
-        values = ", ".join(f"{n} {v:.4f}" for n, v in zip(names, trial.values, strict=True))
-        epoch = trial.user_attrs[BEST_EPOCH]
-        number = trained_trial_of(trial)
-        print(f"{'' if several else 'best '}trial {number}: {values} at epoch {epoch:g}")
-        for name, value in values_of(trial).items():
-            print(f"  {name}: {value:.6g}" if isinstance(value, float) else f"  {name}: {value}")
+        pairs = zip(recipe.search.objectives, trial.values, strict=True)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in pairs)
+        number, epoch = trained_trial_of(trial), trial.user_attrs[BEST_EPOCH]
+        say(f"{'' if several else 'best '}trial {number}: {values} at epoch {epoch:g}")
+        for line in _list(values_of(trial)):
+            say(f"  {line}")
         for line in summaries_in_words(trial.user_attrs.get(SUMMARIES)):
-            print(line)
-    first = baseline_trial(optimizer.study)
-    if not several and first is not None and best[0].values != first.values:
-        start = first.values[0]
-        cheaply = (
-            ""
-            if study.study_name == optimizer.study.study_name
-            else ", decoded as in the first stage"
-        )
-        change = f" (a change of {(best[0].value - start) / abs(start):+.0%})" if start else ""
-        print(f"trial {first.number}, the recipe's own values{cheaply}: {start:.4f}{change}")
+            say(line)
+    start = baseline_trial(first)
+    if not several and start is not None and best[0].values != start.values:
+        stage = "" if final.study_name == first.study_name else ", decoded as in the first stage"
+        say(f"trial {start.number}, the recipe's own values{stage}: {_change(start, best[0])}")
     files = [name for name in _SHOWN_FILES if (optimizer.output_dir / name).is_file()]
     if files:
-        print(f"results in {optimizer.output_dir}: {', '.join(files)}")
+        say(f"results in {optimizer.output_dir}: {', '.join(files)}")
     written = optimizer.output_dir / "recipe.yaml"
-    print(f"next     {command_line('train', written)}")
-    print(f"then     {predict_command(optimizer.recipe, written)}")
+    _row("next", command_line("train", written))
+    _row("then", predict_command(recipe, written))
 
 
-def say(line: str) -> None:
-    """Prints a line, on the main process only."""
-    if PartialState().is_main_process:
-        print(line, flush=True)
+def _change(start: FrozenTrial, best: FrozenTrial) -> str:
+    """The value of a trial, and how much better the best one is."""
+    before, after = start.values[0], best.values[0]
+    change = f" (a change of {(after - before) / abs(before):+.0%})" if before else ""
+    return f"{before:.4f}{change}"
 
 
 def print_training_plan(retraining: Retraining) -> None:
     """Prints the trials, their values and the sizes of the data."""
-    train, validation = retraining.experiment.splits
-    test = retraining.test
-    section = retraining.recipe.train
-    for candidate in retraining.candidates:
+    recipe, candidates = retraining.recipe, retraining.candidates
+    for candidate in candidates:
         values = " ".join(f"{value:.4f}" for value in candidate.values)
         where = "in the first stage of the search" if candidate.own_decoding else "in the search"
-        say(f"trial    {candidate.number} of {candidate.study_name}: {values} {where}")
+        _row("trial", f"{candidate.number} of {candidate.study_name}: {values} {where}")
         if candidate.own_decoding:
-            say("         no decoding of it was searched to the end: decoded as the recipe says")
-        for name, value in candidate.params.items():
-            say(
-                f"         {name}: {value:.6g}"
-                if isinstance(value, float)
-                else f"         {name}: {value}"
-            )
-        total = candidate.n_epochs(retraining.recipe)
-        say(f"epochs   {candidate.epoch:g}, with the schedule of {total:g}")
-    one_of_front = len(retraining.candidates[0].values) > 1 and len(retraining.candidates) == 1
-    if one_of_front and not retraining.is_named:
-        say("         of the Pareto front the best in the first objective; --trial names another")
-    missing = (
-        "no test split (data.test)" if retraining.recipe.data.test is None else "none to test on"
-    )
-    tested = f"{len(test)} to test on" if test else missing
-    added = " and trained on, too" if section.use_validation else ""
-    validated = f"{len(validation)} to validate on{added}"
-    say(f"data     {len(train)} dialogues to train on, {validated}, {tested}")
+            _row("", "no decoding of it was searched to the end: decoded as the recipe says")
+        _row("", *_list(candidate.params))
+        total = candidate.n_epochs(recipe)
+        _row("epochs", f"{candidate.epoch:g}, with the schedule of {total:g}")
+    if len(candidates) == 1 and len(candidates[0].values) > 1 and not retraining.is_named:
+        _row("", "of the Pareto front the best in the first objective; --trial names another")
+    train, validation = retraining.experiment.splits
+    added = " and trained on, too" if recipe.train.use_validation else ""
+    tested = f"{len(retraining.test)} to test on" if retraining.test else "none to test on"
+    if recipe.data.test is None:
+        tested = "no test split (data.test)"
+    sizes = f"{len(train)} dialogues to train on, {len(validation)} to validate on{added}"
+    _row("data", f"{sizes}, {tested}")
     for note in retraining.notes:
-        say(f"note     {note}")
-    say(f"seeds    {', '.join(map(str, section.seeds))}")
+        _row("note", note)
+    _row("seeds", ", ".join(map(str, recipe.train.seeds)))
 
 
 def print_training_result(
@@ -235,30 +246,28 @@ def print_training_result(
     say(f"model in {retraining.output_dir / MODEL}: README.md, scores.json")
     if repository := retraining.recipe.train.push_to_hub:
         say(f"uploaded to {repository}")
-    say(f"next     {predict_command(retraining.recipe, *words)}")
+    _row("next", predict_command(retraining.recipe, *words))
 
 
 def print_prediction_plan(prediction: Prediction, notes: Sequence[str]) -> None:
     """Prints the model, its decoding and what is known of the data."""
-    if not PartialState().is_main_process:
-        return
-    summarizer = prediction.summarizer
-    print(f"model    {prediction.folder}")
-    print(f"decoding {summarizer.describe_decoding()}")
-    print(f"input    dialogues are cut at {summarizer.max_dialogue_tokens} tokens")
+    _row("model", prediction.folder)
+    _row("decoding", prediction.summarizer.describe_decoding())
+    _row("input", f"dialogues are cut at {prediction.summarizer.max_dialogue_tokens} tokens")
     for note in notes:
-        print(f"note     {note}")
+        _row("note", note)
 
 
 def print_prediction_result(prediction: Prediction, scores: dict[str, Any] | None) -> None:
     """Prints the scores, where there are any, and where the summaries are."""
-    if not PartialState().is_main_process:
-        return
     if scores is not None:
         measures = {name: value for name, value in scores.items() if isinstance(value, float)}
         text = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
-        print(f"scores   {text}, on {scores['n_rows']} rows with references")
-        print(f"         in lower case, cut into tokens by '{scores['rouge_tokenizer']}'")
+        _row(
+            "scores",
+            f"{text}, on {scores['n_rows']} rows with references",
+            f"in lower case, cut into tokens by '{scores['rouge_tokenizer']}'",
+        )
     for line in summaries_in_words(prediction.description):
-        print(line)
-    print(f"summaries in {prediction.output}")
+        say(line)
+    say(f"summaries in {prediction.output}")

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.generation import with_settings
+from hpo_summarize.models.families import family_of
 
 
 @contextmanager
@@ -160,8 +161,10 @@ def beam_cache(model: PreTrainedModel, config: GenerationConfig) -> EncoderDecod
         None where `generate` has to make its own one: without beams nothing is reordered, and
         another kind of cache or a model's own way of reordering it are left as they are.
     """
+    family = family_of(model.config)
     if (
-        not is_encoder_decoder(model)
+        family is None
+        or not family.cross_attention
         or (config.num_beams or 1) == 1
         or config.use_cache is False
         or config.cache_implementation is not None  # `generate` takes no cache beside it.
@@ -171,8 +174,3 @@ def beam_cache(model: PreTrainedModel, config: GenerationConfig) -> EncoderDecod
         return None
     decoder = model.config.get_text_config(decoder=True)
     return SharedCrossAttentionCache(DynamicCache(config=decoder), DynamicCache(config=decoder))
-
-
-def is_encoder_decoder(model: Any) -> bool:
-    """Whether the output of `generate` is the summary alone, without the dialogue before it."""
-    return bool(model.config.is_encoder_decoder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class HpoError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong setting: where it stands and what to do about it."""
+    """One wrong setting: its key, the rule, the value and the next step."""
 
     key: str
     message: str
@@ -34,7 +35,7 @@ class Problem:
 
 
 class RecipeError(HpoError):
-    """The recipe or the command line is wrong; holds every problem found, not only the first."""
+    """The recipe or the command line is wrong; lists every error found, not only the first."""
 
     exit_status = 2
 
@@ -42,11 +43,11 @@ class RecipeError(HpoError):
         self.problems = list(problems)
         self.source = source
         count = len(self.problems)
-        headline = f"{source}: {count} problem{'s' if count != 1 else ''} to mend"
+        headline = f"{source}: {count} error{'s' if count != 1 else ''} found"
         super().__init__("\n".join([headline, *(f"  {problem}" for problem in self.problems)]))
 
     def __reduce__(self) -> tuple[type[RecipeError], tuple[list[Problem], str]]:
-        """Makes the error the same again in another process."""
+        """Pickles the problems, not the message made of them."""
         return type(self), (self.problems, self.source)
 
 
@@ -69,18 +70,14 @@ class LaunchError(HpoError):
 
 
 class RunStopped(HpoError):
-    """A run cannot go on, for a reason that does not lie in the values of its trial.
+    """A run cannot go on, for a reason other than the values of its trial.
 
-    The trial is put back, and the next run repeats it.
+    The trial is requeued, and the next run repeats it.
     """
 
 
 class StudyMoved(RunStopped):
     """The file of a study, or the folder of its trials, was removed or replaced during a run."""
-
-
-class ProcessError(RunStopped):
-    """Some processes of a launch met an error that the others did not."""
 
 
 class StudyError(HpoError):
@@ -101,20 +98,22 @@ class SearchFailed(HpoError):
     """The search ended without a single finished trial, or was stopped by repeated failures."""
 
 
-# What a disk, a quota or a file server refuses, and no hyperparameter is to blame for.
-_REFUSED = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EROFS, errno.EIO, errno.ESTALE),
-    *(errno.EACCES, errno.EPERM),
-)
-# The same in the words of SQLite, and of libraries that drop the number of the error.
-_REFUSED_TEXTS = (
-    *("database or disk is full", "disk i/o error", "attempt to write a readonly database"),
-    *(os.strerror(number).lower() for number in _REFUSED),
+# What a disk, a quota or a file server refuses, which no hyperparameter causes: in the words of
+# the system, and of SQLite.
+_REFUSED = re.compile(
+    "|".join(
+        os.strerror(number)
+        for number in (
+            *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+            *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM),
+        )
+    )
+    + "|database or disk is full|disk i/o error|attempt to write a readonly database",
+    re.IGNORECASE,
 )
 # torch 2.13 closes the archive of a checkpoint that could not be written to its end with one of
 # these, and the first error is gone (caffe2/serialize/inline_container.cc).
-_CUT_OFF_TEXTS = ("inline_container.cc", "iostream error", "pytorchstreamwriter failed")
+_CUT_OFF = re.compile("inline_container.cc|iostream error|PytorchStreamWriter failed")
 
 
 def storage_failure(error: BaseException | None, place: object = None) -> str | None:
@@ -128,27 +127,24 @@ def storage_failure(error: BaseException | None, place: object = None) -> str | 
         One line; None for an error of another kind.
     """
     while error is not None:
-        path, text = getattr(error, "filename", None) or place, str(error).lower()
-        where = f" ({path})" if path else ""
-        if isinstance(error, OSError) and error.errno in _REFUSED:
-            return f"{os.strerror(error.errno)}{where}"
-        if found := next((sign for sign in _REFUSED_TEXTS if sign in text), None):
-            return f"{found}{where}"
-        if any(sign in text for sign in _CUT_OFF_TEXTS):
-            return f"a file could not be written to its end{where}"
+        text, path = str(error), getattr(error, "filename", None) or place
+        found = _REFUSED.search(text)
+        if found or _CUT_OFF.search(text):
+            reason = found[0] if found else "a file could not be written to its end"
+            return f"{reason} ({path})" if path else reason
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
 @contextmanager
 def stopping_at_storage_failure(place: object = None) -> Iterator[None]:
-    """Makes a `RunStopped` of what a disk or a file server refuses.
+    """Raises `RunStopped` for what a disk or a file server refuses.
 
     Args:
         place: See `storage_failure`.
 
     Raises:
-        RunStopped: It was refused.
+        RunStopped: A disk or a file server refused it.
     """
     try:
         yield
@@ -178,7 +174,7 @@ def common_failure(
         return None
     failure = own
     if failure is None or len(failed) < len(reports) or len(set(failed.values())) > 1:
-        failure = ProcessError("\n".join(f"process {r}: {text}" for r, (text, _) in failed.items()))
+        failure = RunStopped("\n".join(f"process {r}: {text}" for r, (text, _) in failed.items()))
         failure.exit_status = max(status for _, status in failed.values())
     failure.shared = True
     return failure
@@ -195,9 +191,8 @@ def did_you_mean(
     Args:
         name: The wrong name.
         known: All names.
-        otherwise: What to do where none is near, for `"; {otherwise}"`; default: nothing is said.
-        usable: Whether the nearest one may be proposed. The next nearest never is in its place: it
-            means something else.
+        otherwise: The next step where none is near; default: none.
+        usable: Whether the nearest one may be proposed; the second nearest never is.
     """
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     step = f"did you mean '{nearest[0]}'?" if nearest and usable(nearest[0]) else otherwise

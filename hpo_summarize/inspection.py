@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,7 +18,7 @@ from hpo_summarize.models.tokenization import RoundTrip, round_trip, summary_tok
 from hpo_summarize.rouge import Rouge
 
 PERCENTILES = (5, 50, 95, 99, 100)
-_TOLERATED_LOSS = 0.01  # Share of the text above which a setting is warned of.
+_TOLERATED_LOSS = 0.01  # Share of the text above which there is a warning.
 _SHOWN_WORDS = 12  # Speakers and markers in the print.
 _SPEAKER = re.compile(r"^[ \t]*([^\s:：][^:：\n]{0,29}?)[ \t]*[:：]", re.MULTILINE)
 _MARKER = re.compile(r"#[^\s#]{1,30}#|<[^\s<>]{1,30}>|\[[A-Z_]{2,30}\]")
@@ -29,6 +29,7 @@ class Lengths:
     """Lengths of the texts of one kind in one split.
 
     Attributes:
+        kind: `"dialogue"` or `"summary"`.
         percentiles: Tokens, with those that the tokenizer adds, by percentile.
         limit: The most that the recipe lets through.
         cut_rows: Rows above the limit.
@@ -36,11 +37,28 @@ class Lengths:
         unknown: Share of all tokens that the tokenizer has no entry for, 0 to 1.
     """
 
+    kind: str
     percentiles: dict[int, int]
     limit: int
     cut_rows: int
     lost: float
     unknown: float
+
+    def warnings(self, n_rows: int) -> list[str]:
+        """What a user should look at, in a split of `n_rows` rows."""
+        found = []
+        if self.lost > _TOLERATED_LOSS:
+            found.append(
+                f"data.max_{self.kind}_tokens of {self.limit} cuts off {self.lost:.1%} of the "
+                f"text, in {self.cut_rows} of {n_rows} rows; nothing is lost at "
+                f"{self.percentiles[100]}, if the model can read so much"
+            )
+        if self.unknown > _TOLERATED_LOSS:
+            found.append(
+                f"{self.unknown:.1%} of the {self.kind} tokens are unknown to the tokenizer; "
+                "choose a model of that language"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -50,9 +68,8 @@ class SplitFacts:
     Attributes:
         rows: Number of rows.
         references: Fewest and most references of a row.
-        dialogue: Lengths of the dialogues.
-        summary: Lengths of the first references, the ones that a model is trained on; None where
-            the rows have none.
+        lengths: Of the dialogues, and where every row has one, of the first references, which a
+            model is trained on.
         speakers: Rows by what stands before a colon at the start of a line.
         markers: Occurrences of `#...#`, `<...>`, `[...]` and the recipe's special tokens.
         repeated: Rows that repeat the dialogue of an earlier row.
@@ -61,21 +78,11 @@ class SplitFacts:
 
     rows: int
     references: tuple[int, int]
-    dialogue: Lengths
-    summary: Lengths | None
+    lengths: list[Lengths]
     speakers: dict[str, int]
     markers: dict[str, int]
     repeated: int
     round_trip: RoundTrip | None
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row as the model will see it: its token ids, turned back into text."""
-
-    identifier: str
-    dialogue: str
-    summary: str
 
 
 @dataclass(frozen=True)
@@ -86,15 +93,30 @@ class Inspection:
         splits: Facts by the name of the split.
         leaks: Rows of the second split whose dialogue stands in the first one too.
         whole_markers: The markers found that are one token to the tokenizer.
-        examples: The first rows of the first split.
-        warnings: What a user should look at, one sentence each.
+        examples: Name, dialogue and summary of the first rows of the first split, as they come back
+            from token ids.
     """
 
     splits: dict[str, SplitFacts]
     leaks: dict[tuple[str, str], int]
-    whole_markers: frozenset[str]
-    examples: list[Example]
-    warnings: list[str]
+    whole_markers: set[str]
+    examples: list[tuple[str, str, str]]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should look at, one sentence each."""
+        found = []
+        for name, split in self.splits.items():
+            for lengths in split.lengths:
+                found += [f"{name}: {warning}" for warning in lengths.warnings(split.rows)]
+            if split.round_trip and (note := split.round_trip.note()):
+                found.append(f"{name}: {note}")
+        return found + [
+            f"{count} of {self.splits[other].rows} dialogues of {other} stand in {one} too; scores "
+            "on them are too good"
+            for (one, other), count in self.leaks.items()
+            if count
+        ]
 
 
 def inspect_data(
@@ -117,19 +139,13 @@ def inspect_data(
         max_new_tokens: Most tokens of a generated summary; None: `max_summary_tokens`.
     """
     limit, rouge = max_new_tokens or section.max_summary_tokens, rouge or Rouge()
-    facts = {
-        name: _facts(split, tokenizer, section, rouge, limit) for name, split in splits.items()
-    }
+    facts = {n: _facts(split, tokenizer, section, rouge, limit) for n, split in splits.items()}
     pairs = combinations(splits, 2)
-    leaks = {(one, other): count_leaks(splits[one], splits[other]) for one, other in pairs}
-    markers = {marker for split in facts.values() for marker in split.markers}
-    vocabulary = tokenizer.get_vocab()
     return Inspection(
         facts,
-        leaks,
-        frozenset(marker for marker in markers if marker in vocabulary),
+        {(one, other): count_leaks(splits[one], splits[other]) for one, other in pairs},
+        tokenizer.get_vocab().keys() & {m for split in facts.values() for m in split.markers},
         _examples(next(iter(splits.values())).head(n_examples), tokenizer, section),
-        [*_split_warnings(facts), *_leak_warnings(leaks, facts)],
     )
 
 
@@ -141,18 +157,18 @@ def _facts(
     limit: int,
 ) -> SplitFacts:
     counts = [len(references) for references in data.references]
+    unknown, trip = tokenizer.unk_token_id, None
     dialogues = tokenizer(data.dialogues)["input_ids"]
-    summary = trip = None
+    lengths = [_lengths("dialogue", dialogues, section.max_dialogue_tokens, unknown)]
     if min(counts):
         labels, first = summary_tokens(data, tokenizer), [texts[0] for texts in data.references]
         trip = round_trip(first, labels, tokenizer, rouge, limit)
-        summary = _lengths(labels, section.max_summary_tokens, tokenizer.unk_token_id)
+        lengths.append(_lengths("summary", labels, section.max_summary_tokens, unknown))
     speakers = Counter(name for text in data.dialogues for name in set(_SPEAKER.findall(text)))
     return SplitFacts(
         len(data),
         (min(counts), max(counts)),
-        _lengths(dialogues, section.max_dialogue_tokens, tokenizer.unk_token_id),
-        summary,
+        lengths,
         dict(speakers.most_common()),
         _markers(data, section.special_tokens),
         count_repeated(data),
@@ -160,11 +176,14 @@ def _facts(
     )
 
 
-def _lengths(tokens: Sequence[Sequence[int]], limit: int, unknown: int | None) -> Lengths:
+def _lengths(
+    kind: str, tokens: Sequence[Sequence[int]], limit: int, unknown: int | None
+) -> Lengths:
     lengths = np.array([len(row) for row in tokens])
     total = max(int(lengths.sum()), 1)
     values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
     return Lengths(
+        kind,
         {percent: int(value) for percent, value in zip(PERCENTILES, values, strict=True)},
         limit,
         int((lengths > limit).sum()),
@@ -173,58 +192,25 @@ def _lengths(tokens: Sequence[Sequence[int]], limit: int, unknown: int | None) -
     )
 
 
-def _markers(data: Dialogues, special_tokens: Iterable[str]) -> dict[str, int]:
+def _markers(data: Dialogues, special_tokens: Sequence[str]) -> dict[str, int]:
     texts = [*data.dialogues, *(text for row in data.references for text in row)]
     found = Counter(marker for text in texts for marker in _MARKER.findall(text))
-    for token in special_tokens:  # Whatever they look like; those in #...# are found already.
+    for token in special_tokens:  # Of any form; those in #...# are found already.
         found[token] = max(found[token], sum(text.count(token) for text in texts))
     return {marker: count for marker, count in found.most_common() if count}
 
 
 def _examples(
     data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: DataSection
-) -> list[Example]:
+) -> list[tuple[str, str, str]]:
     if not len(data):
         return []  # A tokenizer cannot take an empty list.
     if not all(data.references):
         data = Dialogues(data.dialogues, [[""] for _ in data.ids], data.ids)
     tokens = tokenize(data, tokenizer, section)
     return [
-        Example(name, *(str(tokenizer.decode(row[key])) for key in ("input_ids", "labels")))
+        (name, str(tokenizer.decode(row["input_ids"])), str(tokenizer.decode(row["labels"])))
         for name, row in zip(data.ids, tokens, strict=True)
-    ]
-
-
-def _split_warnings(facts: Mapping[str, SplitFacts]) -> list[str]:
-    found = []
-    for name, split in facts.items():
-        for kind, lengths in (("dialogue", split.dialogue), ("summary", split.summary)):
-            if lengths is None:
-                continue
-            if lengths.lost > _TOLERATED_LOSS:
-                found.append(
-                    f"{name}: data.max_{kind}_tokens of {lengths.limit} cuts off "
-                    f"{lengths.lost:.1%} of the text, in {lengths.cut_rows} of {split.rows} rows; "
-                    f"nothing is lost at {lengths.percentiles[100]}, if the model can read so much"
-                )
-            if lengths.unknown > _TOLERATED_LOSS:
-                found.append(
-                    f"{name}: {lengths.unknown:.1%} of the {kind} tokens are unknown to the "
-                    "tokenizer; choose a model of that language"
-                )
-        if split.round_trip is not None and (note := split.round_trip.note()):
-            found.append(f"{name}: {note}")
-    return found
-
-
-def _leak_warnings(
-    leaks: Mapping[tuple[str, str], int], facts: Mapping[str, SplitFacts]
-) -> list[str]:
-    return [
-        f"{count} of {facts[other].rows} dialogues of {other} stand in {one} too; scores on them "
-        "are too good"
-        for (one, other), count in leaks.items()
-        if count
     ]
 
 
@@ -234,39 +220,33 @@ def print_inspection(inspection: Inspection) -> None:
         fewest, most = split.references
         number = str(most) if fewest == most else f"{fewest} to {most}"
         print(f"{name}: {split.rows} rows, references a row: {number}, repeated: {split.repeated}")
-        for kind, lengths in (("dialogue", split.dialogue), ("summary", split.summary)):
-            if lengths is not None:
-                print(_lengths_line(kind, lengths))
-        if split.round_trip is not None:
-            _print_round_trip(split.round_trip)
+        _print_texts(split)
         print(f"  speakers  {_shown(split.speakers)}")
         pieces = {m: n for m, n in split.markers.items() if m not in inspection.whole_markers}
         whole = {m: n for m, n in split.markers.items() if m in inspection.whole_markers}
         print(f"  markers   one token each: {_shown(whole)}; in pieces: {_shown(pieces)}")
-    for example in inspection.examples:
-        print(f"\n{example.identifier}, as the model will see it\n{example.dialogue}")
-        print(f"-> {example.summary}")
+    for name, dialogue, summary in inspection.examples:
+        print(f"\n{name}, as the model will see it\n{dialogue}\n-> {summary}")
     print()
     for warning in inspection.warnings:
         print(f"warning: {warning}")
 
 
-def _print_round_trip(trip: RoundTrip) -> None:
-    print(
-        f"  as tokens {trip.rows - trip.changed} of {trip.rows} references come back as they were, "
-        f"{trip.cut} are cut at {trip.limit} tokens; "
-        f"a perfect model would score at most {trip.scores()}"
-    )
-    for before, after in trip.examples:
-        print(f"            {before!r}\n         -> {after!r}")
-
-
-def _lengths_line(kind: str, lengths: Lengths) -> str:
-    values = ", ".join(f"{value} ({percent}%)" for percent, value in lengths.percentiles.items())
-    return (
-        f"  {kind:<9} tokens {values}; the limit of {lengths.limit} cuts {lengths.cut_rows} "
-        f"rows and {lengths.lost:.2%} of the text; unknown {lengths.unknown:.2%}"
-    )
+def _print_texts(split: SplitFacts) -> None:
+    for one in split.lengths:
+        values = ", ".join(f"{value} ({percent}%)" for percent, value in one.percentiles.items())
+        print(
+            f"  {one.kind:<9} tokens {values}; the limit of {one.limit} cuts {one.cut_rows} "
+            f"rows and {one.lost:.2%} of the text; unknown {one.unknown:.2%}"
+        )
+    if (trip := split.round_trip) is not None:
+        print(
+            f"  as tokens {trip.rows - trip.changed} of {trip.rows} references are decoded "
+            f"unchanged, {trip.cut} are cut at {trip.limit} tokens; "
+            f"a perfect model would score at most {trip.scores()}"
+        )
+        for before, after in trip.examples:
+            print(f"            {before!r}\n         -> {after!r}")
 
 
 def _shown(counts: Mapping[str, int]) -> str:

@@ -1,7 +1,4 @@
-"""Writes files that another process may be reading; makes and deletes folders that carry a mark.
-
-A folder is deleted only if it carries a mark that was written when it was made.
-"""
+"""Atomic writes, and folders that are deleted only if they carry the mark of their owner."""
 
 from __future__ import annotations
 
@@ -15,21 +12,21 @@ from typing import Any
 
 from hpo_summarize.errors import HpoError, Problem, RecipeError, RunStopped
 
-MARK = "identity.json"  # Its content says what the folder belongs to.
+MARK = "identity.json"  # Its content identifies the owner of the folder.
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file so that a reader sees the old or the new content, never a part of it.
+    """Writes a UTF-8 file atomically: a reader sees the old or the new content.
 
     Args:
-        path: Path of the file; its folder is made if there is none.
+        path: Path of the file; its folder is created if missing.
         text: The content; line ends are written as they are.
 
     Raises:
         OSError: The folder cannot be written; the file is then what it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are closed to everybody else, and the results may be shared.
+    # Not tempfile, whose files nobody else can read: the results may be shared.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(text.encode("utf-8"))
@@ -42,14 +39,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_writable(folder: Path, key: str = "output_dir") -> None:
-    """Makes a folder if there is none, and makes sure that files can be written into it.
+    """Creates a folder if it is missing, and checks that files can be written into it.
 
     Args:
         folder: The folder.
         key: The setting that names it, for the message.
 
     Raises:
-        RecipeError: It cannot be made, or not be written into.
+        RecipeError: It cannot be created or written into.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +58,7 @@ def make_writable(folder: Path, key: str = "output_dir") -> None:
 
 
 def mark_of(folder: Path) -> str | None:
-    """What a folder belongs to; None for one without a mark."""
+    """The mark of a folder; None for one without."""
     try:
         return (folder / MARK).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -69,14 +66,14 @@ def mark_of(folder: Path) -> str | None:
 
 
 def claim(folder: Path, owner: str) -> None:
-    """Makes an empty folder that carries the mark of its owner.
+    """Creates an empty folder with the mark of its owner.
 
     Args:
-        folder: What the same owner has written into it is deleted.
+        folder: The folder; what the same owner has written into it is deleted.
         owner: Content of the mark.
 
     Raises:
-        RunStopped: It holds anything else. Nothing has been deleted.
+        RunStopped: It holds files of another owner; nothing is deleted.
     """
     discard(folder, owner)
     if is_taken(folder):
@@ -85,7 +82,7 @@ def claim(folder: Path, owner: str) -> None:
 
 
 def discard(folder: Path, owner: str | None) -> None:
-    """Deletes a folder that carries the mark of `owner`, and leaves any other one as it is."""
+    """Deletes a folder with the mark of `owner`, and no other one."""
     if owner is None or mark_of(folder) != owner:
         return
     for path in folder.iterdir():
@@ -104,19 +101,19 @@ def delete(path: Path) -> None:
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether something stands in the place of a folder that is to be made; no mark alone does."""
+    """Whether a folder that is to be created exists with more in it than a mark."""
     if folder.is_dir():
         return any(path.name != MARK for path in folder.iterdir())
     return os.path.lexists(folder)
 
 
 def first_taken(folders: Sequence[Path], count_begun: Callable[[], int]) -> Path | None:
-    """The first folder that is in the way of a trial to come.
+    """The first existing folder that a future trial would write into.
 
     Args:
         folders: Folders of the trials 0, 1, 2 and so on.
-        count_begun: Gives the number of trials in the study. Called after the folders were looked
-            at: one that another worker has just made is then one of a trial that is counted.
+        count_begun: Returns the number of trials in the study. Called after the folders were
+            listed, so that one which another worker has just created belongs to a counted trial.
     """
     taken = [number for number, folder in enumerate(folders) if is_taken(folder)]
     begun = count_begun() if taken else 0
@@ -124,7 +121,7 @@ def first_taken(folders: Sequence[Path], count_begun: Callable[[], int]) -> Path
 
 
 def taken_message(folder: Path) -> str:
-    """The message for a folder that is in the way."""
+    """The message for a folder that `is_taken`."""
     return (
         f"{folder} is needed for a trial or a training, and holds files of another one, or of "
         "somebody else; they are never deleted. Move them, or choose another output_dir"
@@ -132,22 +129,21 @@ def taken_message(folder: Path) -> str:
 
 
 def folder_below(root: Path, name: Any) -> Path:
-    """The folder of a name inside of another folder.
+    """The folder of a trial by the name that a user's `hp_name` returned.
 
     Args:
-        root: The other folder.
-        name: What a user's function gave as a name.
+        root: The `output_dir` of the trainer.
+        name: The name; a path relative to `root`.
 
     Raises:
-        HpoError: It is no name, or one of `root` itself or of a folder outside of it.
+        HpoError: It is not text, or not a folder inside of `root` and outside of other trials'.
     """
     rule = f"hp_name must return the name of a folder inside of output_dir ({root}), got {name!r}"
     step = "return another name for each trial, such as f'run-{trial.number}'"
-    if not isinstance(name, str) or "\0" in name:
-        raise HpoError(f"{rule}; {step}")
-    parents, around = (root / name).resolve().parents, root.resolve()
+    around, is_name = root.resolve(), isinstance(name, str) and "\0" not in name
+    parents = (root / name).resolve().parents if is_name else ()
     if around not in parents:
-        raise HpoError(f"{rule}, which is not inside of it; {step}")
+        raise HpoError(f"{rule}; {step}")
     # A trial that is not among the best loses its folder, with all that is inside of it.
     if outer := next((p for p in parents if around in p.parents and mark_of(p)), None):
         raise HpoError(f"{rule}, which is inside of the folder of another trial ({outer}); {step}")

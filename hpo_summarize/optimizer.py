@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import as_recipe, dump_recipe, with_settings
 from hpo_summarize.config.schema import Recipe
-from hpo_summarize.dry_run.settings import refusals, try_arguments, try_settings
+from hpo_summarize.dry_run import refusals, try_arguments, try_settings
 from hpo_summarize.errors import HpoError, StudyMoved, UnwrittenResults, storage_failure
 from hpo_summarize.io import write_text
 from hpo_summarize.launch.processes import join_group, on_all, on_main
@@ -244,7 +244,7 @@ class OptunaOptimizer:
     def _search_decoding(self, decoder: Decoder, start: float) -> None:
         search = self.recipe.search
         wait_for_running(self.study)
-        finalists = find_finalists(self.study, self.studies.folder_of, search.staged.n_models)
+        finalists = find_finalists(self.study, self.output_dir, search.staged.n_models)
         decoding = DecodingSearch(
             self.experiment,
             decoder,

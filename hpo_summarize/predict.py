@@ -18,12 +18,12 @@ from hpo_summarize.config.schema import Recipe
 from hpo_summarize.data.dialogues import Dialogues, listed
 from hpo_summarize.data.splits import read_every_row
 from hpo_summarize.errors import DataError, HpoError, stopping_at_storage_failure
-from hpo_summarize.final_model.kept import find_kept, load_kept
+from hpo_summarize.final_model.kept import load_kept
 from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
 from hpo_summarize.generation import Summaries
 from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
 from hpo_summarize.launch.processes import on_all, on_main
-from hpo_summarize.reporting.progress import PredictionProgress
+from hpo_summarize.reporting.progress import show_batches
 from hpo_summarize.summarizer import Summarizer, load_summarizer
 
 BEST = "best"
@@ -164,7 +164,7 @@ class Prediction:
         batches, share = summarizer.batches(len(dialogues)), summarizer.share(len(dialogues))
         with stopping_at_storage_failure(self.output.parent):
             done = on_main(self._parts.read)
-            for number in PredictionProgress(batches, share, set(done)):
+            for number in show_batches(batches, share, set(done)):
                 texts = [dialogues[row] for row in batches[number]]
                 self._parts.add(number, summarizer.summarize(texts))
             PartialState().wait_for_everyone()
@@ -196,7 +196,7 @@ class Prediction:
         notes: list[str] = []
         if self._model == BEST:
             (best,), notes = choose_candidates(self.experiment, output_dir / BEST_PARAMS)
-            self.folder = find_kept(output_dir, best)
+            self.folder = best.checkpoint(output_dir)
             self.summarizer = load_kept(self.experiment, best)
         else:
             self.folder = Path(self._model) if self._model else output_dir / MODEL

@@ -11,23 +11,21 @@ from __future__ import annotations
 import functools
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 
 from hpo_summarize.components import Experiment
-from hpo_summarize.errors import HpoError, StudyError, stopping_at_storage_failure
+from hpo_summarize.errors import HpoError, stopping_at_storage_failure
 from hpo_summarize.generation import Summaries
 from hpo_summarize.launch.processes import hear, on_all, tell
 from hpo_summarize.search_space import SearchSpace, build_space
 from hpo_summarize.study.run import StudyCallback, TrialError, open_study, run_study
-from hpo_summarize.study.trials import best_trials, values_of
+from hpo_summarize.study.trials import Candidate, best_trials
 from hpo_summarize.study.user_attrs import (
     BEST_EPOCH,
     FAILURE,
@@ -51,26 +49,7 @@ _MAX_BLOCKS = 50  # Each is a write to the storage, of some 5 to 10 ms.
 _P_THRESHOLD = 0.1  # Optuna's default: a trial is worse with this probability of an error.
 
 
-@dataclass(frozen=True)
-class Finalist:
-    """A trained model of the first stage.
-
-    Attributes:
-        number: Of its trial.
-        params: Its hyperparameters by name.
-        epoch: The epoch that its weights are of.
-        checkpoint: Folder with the weights.
-    """
-
-    number: int
-    params: dict[str, Any]
-    epoch: float
-    checkpoint: Path
-
-
-def find_finalists(
-    study: optuna.Study, folder_of: Callable[[FrozenTrial], Path], count: int
-) -> list[Finalist]:
+def find_finalists(study: optuna.Study, output_dir: Path, count: int) -> list[Candidate]:
     """The best trials of the first stage with their weights, at most `count`, best first.
 
     Raises:
@@ -79,17 +58,10 @@ def find_finalists(
     """
     sign = 1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
     best = sorted(best_trials(study, count), key=lambda one: (-sign * one.values[0], one.number))
-    found = [(trial, [*folder_of(trial).glob("checkpoint-*")]) for trial in best[:count]]
-    if missing := [str(trial.number) for trial, checkpoints in found if len(checkpoints) != 1]:
-        raise StudyError(
-            "decoding cannot be searched: the weights of the best trials (missing: "
-            f"{', '.join(missing)}) are not all in {folder_of(best[0]).parent}; run this where "
-            "they are, or give all machines one folder"
-        )
-    return [
-        Finalist(trial.number, values_of(trial), trial.user_attrs[BEST_EPOCH], checkpoint)
-        for trial, (checkpoint,) in found
-    ]
+    finalists = [Candidate.of(trial, study) for trial in best[:count]]
+    for finalist in finalists:
+        finalist.checkpoint(output_dir)
+    return finalists
 
 
 class Decoder:
@@ -137,7 +109,7 @@ class Decoder:
             yield
 
     def decode(
-        self, number: int, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
+        self, number: int, finalist: Candidate, values: Mapping[str, Any], rows: Sequence[int]
     ) -> Summaries:
         """The summaries of some rows, decoded by all processes.
 
@@ -187,11 +159,12 @@ class Decoder:
         self._loaded = None
 
     def _decode(
-        self, finalist: Finalist, values: Mapping[str, Any], rows: Sequence[int]
+        self, finalist: Candidate, values: Mapping[str, Any], rows: Sequence[int]
     ) -> Summaries:
         trainer = self._trainer
         if self._loaded != finalist.number:
-            on_all(lambda: trainer.load_trial(finalist.params, finalist.checkpoint))
+            folder = Path(self._experiment.recipe.output_dir)
+            on_all(lambda: trainer.load_trial(finalist.params, finalist.checkpoint(folder)))
             self._loaded = finalist.number
         trainer.args.per_device_eval_batch_size = self._sizes[1]
         fixed = self._experiment.decided_recipe.generation.model_dump()
@@ -220,7 +193,7 @@ class DecodingSearch:
         self,
         experiment: Experiment,
         decoder: Decoder,
-        finalists: Sequence[Finalist],
+        finalists: Sequence[Candidate],
         first: optuna.Study,
         storage: str,
         worker: int = 0,
@@ -231,7 +204,7 @@ class DecodingSearch:
         self.study_name = f"{first.study_name}.decoding.{numbers}"
         self._experiment, self._decoder = experiment, decoder
         self._storage, self._opened, self._worker = storage, first._storage, worker
-        self._folder = finalists[0].checkpoint.parents[1]
+        self._folder = finalists[0].checkpoint(Path(self.recipe.output_dir)).parents[1]
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -288,7 +261,7 @@ class DecodingSearch:
         trial.set_user_attr(BEST_EPOCH, finalist.epoch)
         trial.set_user_attr(VALUES, {**finalist.params, **values})
         try:
-            with stopping_at_storage_failure(finalist.checkpoint):
+            with stopping_at_storage_failure(self._folder):
                 return self._evaluate(trial, finalist, values)
         except optuna.TrialPruned:
             raise
@@ -301,7 +274,7 @@ class DecodingSearch:
             raise optuna.TrialPruned(reason) from None
 
     def _evaluate(
-        self, trial: optuna.Trial, finalist: Finalist, values: Mapping[str, Any]
+        self, trial: optuna.Trial, finalist: Candidate, values: Mapping[str, Any]
     ) -> float | tuple[float, ...]:
         names, references = self.recipe.search.objectives, self._validation.references
         blocks = shuffled_blocks(len(references), self.recipe.data.seed)

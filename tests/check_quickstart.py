@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from benchmarking.constant import best_constant
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
@@ -26,6 +25,10 @@ from hpo_summarize.data.splits import read_dialogues
 from hpo_summarize.models.factory import build_model
 from hpo_summarize.models.tokenizer import load_tokenizer
 from hpo_summarize.rouge import Rouge
+from hpo_summarize.search_space import TrialSpec
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from benchmarking.winners import best_constant  # noqa: E402
 
 GAIN = 1.2
 
@@ -63,7 +66,7 @@ def first_utterance(dialogue: str) -> str:
 def summarise(folder: Path, recipe: Recipe, best: dict, split: Dialogues) -> list[str]:
     """Summaries of the best trial's kept weights."""
     tokenizer = load_tokenizer(recipe.model, recipe.data.special_tokens)
-    model = build_model(recipe, tokenizer, best["best_params"])
+    model = build_model(recipe, tokenizer, TrialSpec.of(best["best_params"]))
     trial = folder / "trials" / best["study_name"] / f"trial-{best['best_trial_number']}"
     (weights,) = trial.glob("checkpoint-*/adapter_model.safetensors")
     set_peft_model_state_dict(model, load_file(weights))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from transformers import (
 
 from hpo_summarize.config.loader import parse_recipe
 from hpo_summarize.config.schema import Recipe
+from hpo_summarize.models import factory
+from hpo_summarize.search_space import TrialSpec
 
 CLASSES: dict[str, Any] = {
     "bart": (BartConfig, BartForConditionalGeneration),
@@ -33,38 +36,39 @@ CLASSES: dict[str, Any] = {
 }
 WITH_DEPTH = ("bart", "mbart", "pegasus")
 POSITIONS = 64
+BART: dict[str, Any] = {
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": POSITIONS,
+}
+T5: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
 DIALOGUE = "#Person1#: Hello Mina, shall we meet at the park?"
 SUMMARY = "#Person1# and Mina meet at the park."
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The fields of a configuration that its tokenizer decides."""
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    ids = {name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name) is not None}
+    return {"vocab_size": len(tokenizer), "decoder_start_token_id": ids["eos_token_id"], **ids}
 
 
 def save_checkpoint(
     folder: Path, family: str, tokenizer: PreTrainedTokenizerBase, **changes: Any
 ) -> Path:
     """Writes a random model of two layers a stack, with its tokenizer."""
-    ids = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.eos_token_id,
-    }
+    sizes = T5
     if family in WITH_DEPTH:
-        sizes = {
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "decoder_ffn_dim": 32,
-            "max_position_embeddings": POSITIONS,
-            "bos_token_id": tokenizer.bos_token_id,
-            "forced_eos_token_id": None,
-            "init_std": 0.5,  # Far enough from zero that outputs of different models differ.
-        }
-    else:
-        sizes = {"d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+        # Outputs of different models differ with weights that far from zero.
+        sizes = {**BART, "forced_eos_token_id": None, "init_std": 0.5}
     config_class, model_class = CLASSES[family]
     torch.manual_seed(0)
-    model = model_class(config_class(**{"d_model": 16, **ids, **sizes, **changes}))
+    model = model_class(config_class(**{**ids_of(tokenizer), **sizes, **changes}))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -80,6 +84,13 @@ def make_recipe(model: Path | str | dict[str, Any], **sections: Any) -> Recipe:
         **sections,
     }
     return parse_recipe(content)
+
+
+def build_model(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any], base: Any = None
+) -> Any:
+    """The model of a trial with these values."""
+    return factory.build_model(recipe, tokenizer, TrialSpec.of(values), base)
 
 
 def batch(tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:

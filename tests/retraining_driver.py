@@ -17,9 +17,9 @@ from transformers import TrainerCallback
 from hpo_summarize.cli import run
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import load_recipe
-from hpo_summarize.final_model.select import Candidate
 from hpo_summarize.final_model.train import Training
 from hpo_summarize.launch.processes import join_group
+from hpo_summarize.study.trials import Candidate
 
 
 class Trouble(TrainerCallback):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import CLASSES, make_recipe
+from model_families import CLASSES, build_model, make_recipe
 from transformers import (
     AutoModelForSeq2SeqLM,
     BartForConditionalGeneration,
@@ -19,7 +19,6 @@ from transformers import (
 
 from hpo_summarize import SummarizationTrainer, decoder
 from hpo_summarize.decoder import SharedCrossAttentionCache, beam_cache, decoding_with
-from hpo_summarize.models.factory import build_model
 from hpo_summarize.summarizer import make_summarizer
 
 DIALOGUES = [

@@ -17,7 +17,7 @@ from benchmarking.methods import Job, search_unpruned
 from benchmarking.observation import Observation
 from benchmarking.schedule import RunFailed, run_missing
 from benchmarking.stock import build_stock_trainer
-from benchmarking.summary import metrics, summarise, table_rows
+from benchmarking.summary import summarise, table_rows
 from conftest import REPOSITORY, make_rows
 from programs import restored_signals
 from transformers import AutoModelForSeq2SeqLM
@@ -145,8 +145,7 @@ def test_the_texts_of_a_winner_are_kept_and_counted_beside_the_best_constant_sum
 
 
 def test_the_table_has_the_figures_of_the_runs(runs: dict[str, Any]) -> None:
-    digits = {metric.title: metric.digits for metric in metrics("rougeL")}
-    head, *rows = table_rows(summarise(list(runs.values()), "rougeL"), digits)
+    head, *rows = table_rows(summarise(list(runs.values()), "rougeL"))
     assert head == ["", *METHODS]
     table = {row[0]: dict(zip(METHODS, row[1:], strict=True)) for row in rows}
     for method, run in runs.items():

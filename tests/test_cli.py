@@ -25,7 +25,7 @@ def test_options_may_stand_before_and_behind_the_recipe_and_its_changes(
     words = [REPOSITORY / "recipes" / "quickstart.yaml", "--debug", "data.no_such_key=3"]
     done = run_program(program, *(words[place] for place in order))
     assert done.status == 2
-    assert "1 problem to mend" in done.stderr and "data.no_such_key" in done.stderr
+    assert "1 error found" in done.stderr and "data.no_such_key" in done.stderr
 
 
 def run_line(done: Outcome, word: str) -> Outcome:

@@ -17,9 +17,10 @@ import sqlalchemy
 from postgres import Server, running_server
 
 from hpo_summarize.config.schema import SearchSection
+from hpo_summarize.launch.writer import Writer
 from hpo_summarize.reporting.outcome import read_study
+from hpo_summarize.reporting.plots import copy_study
 from hpo_summarize.reporting.progress import SearchProgress
-from hpo_summarize.reporting.sanitized import copy_study
 from hpo_summarize.reporting.summary import describe_study, list_trials
 from hpo_summarize.study import heartbeats, recovery
 from hpo_summarize.study.heartbeats import GRACE_SECONDS, BeatingJournal, Watch
@@ -164,9 +165,9 @@ def test_a_process_is_the_same_one_after_the_clock_was_set(
 
 
 def test_durations_are_those_of_a_clock_that_nobody_sets(
-    sqlite: optuna.Study, capsys: pytest.CaptureFixture[str]
+    sqlite: optuna.Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = SearchProgress(sqlite, 3, ["rougeL"])
+    progress = SearchProgress(sqlite, 3, ["rougeL"], Writer(tmp_path))
 
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr("best_epoch", 1.0)

@@ -90,7 +90,7 @@ def hub() -> Iterator[ThreadingHTTPServer]:
 
 READ = """
 import json, sys
-from hpo_summarize.data import load_splits
+from hpo_summarize.data.splits import load_splits
 from hpo_summarize.errors import DataError
 from hpo_summarize.config.schema import DataSection
 for keys in json.load(sys.stdin):
@@ -130,9 +130,9 @@ def test_a_data_set_on_the_hub_is_read_and_stays_readable_without_it(
     absent = [{**by_id, "revision": "v2"}, {**by_id, "config": "none"}, closed]
     *found, revision, config, refused = read(url, tmp_path / "home", by_id, by_url, file, *absent)
     assert found == [wanted] * 3
-    assert "me/open: there is no such folder, and the Hub does not give it out" in revision
+    assert "me/open: there is no such folder, and it cannot be downloaded from the Hub" in revision
     assert "data.config picks a configuration" in config
-    assert "put a token into HF_TOKEN if it is private" in refused
+    assert "set HF_TOKEN to a token if it is private" in refused
     assert not any("big.bin" in path for path in hub.paths)  # type: ignore[attr-defined]
     home, asked = tmp_path / "home", len(hub.paths)  # type: ignore[attr-defined]
     assert read(url, home, by_id, HF_HUB_OFFLINE="1") == [wanted]

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_families import make_recipe
+from model_families import build_model, make_recipe
 from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
 from hpo_summarize import OptunaOptimizer, SummarizationTrainer, console
 from hpo_summarize.components import Experiment
 from hpo_summarize.errors import RecipeError
 from hpo_summarize.generation import set_decoding, with_settings
-from hpo_summarize.models.factory import build_model
 
 IDS = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 # As facebook/bart-large-cnn, whose summaries are of newspaper articles.

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from final_models import paths_within, read_json, search
+from huggingface_hub import ModelCard
 from model_families import save_checkpoint
 from programs import run_well
 from safetensors.torch import load_file
@@ -184,3 +185,6 @@ def test_the_model_card_says_what_the_model_is(trained: dict[str, Path]) -> None
     assert all(f"| {name} | {value} |" in card for name, value in content["params"].items())
     assert "torch.manual_seed(42)" in card and f"| torch | {content['versions']['torch']} |" in card
     assert "\nmodel:\n" in card and "base_model:" not in card  # A folder of this machine.
+    results = ModelCard.load(model / "README.md").data.eval_results
+    found = {(one.dataset_split, one.metric_name): one.metric_value for one in results}
+    assert found == {(s, name): v for s, m in content["scores"].items() for name, v in m.items()}

@@ -97,9 +97,9 @@ def to_memory(folder: Path) -> None:
     [
         (to_full_device, "No space left on device (disk)"),
         (to_torch, "a file could not be written to its end (disk)"),
-        (to_safetensors, "file too large (disk)"),
-        (to_sqlite, "disk i/o error (disk)"),
-        (to_closed_folder, "permission denied (disk)"),
+        (to_safetensors, "File too large (disk)"),
+        (to_sqlite, "disk I/O error (disk)"),
+        (to_closed_folder, "Permission denied (disk)"),
         (to_nowhere, None),
         (to_memory, None),
     ],

@@ -31,9 +31,8 @@ def test_lengths_and_losses_are_those_of_the_tokens_a_model_gets(
     limits = DataSection(train="unused", max_dialogue_tokens=20, max_summary_tokens=8)
     cut = tokenize(data, tokenizer, limits)
     facts = inspect_data({"train": data}, tokenizer, limits).splits["train"]
-    for lengths, column in ((facts.dialogue, "input_ids"), (facts.summary, "labels")):
+    for lengths, column in zip(facts.lengths, ("input_ids", "labels"), strict=True):
         before, after = sum(map(len, whole[column])), sum(map(len, cut[column]))
-        assert lengths is not None
         assert lengths.lost == pytest.approx(1 - after / before)
         assert lengths.cut_rows == sum(len(row) > lengths.limit for row in whole[column])
         assert lengths.percentiles[100] == max(map(len, whole[column]))
@@ -45,7 +44,7 @@ def test_a_limit_that_cuts_more_than_a_hundredth_is_warned_of_with_the_one_that_
 ) -> None:
     splits = {"train": dialogues(rows)}
     assert inspect_data(splits, tokenizer, SECTION).warnings == []
-    longest = inspect_data(splits, tokenizer, SECTION).splits["train"].dialogue.percentiles[100]
+    longest = inspect_data(splits, tokenizer, SECTION).splits["train"].lengths[0].percentiles[100]
     tight = DataSection(train="unused", max_dialogue_tokens=longest - 10)
     (warning,) = inspect_data(splits, tokenizer, tight).warnings
     assert warning.startswith(f"train: data.max_dialogue_tokens of {longest - 10} cuts off ")
@@ -56,7 +55,7 @@ def test_unknown_tokens_are_counted_and_warned_of(tokenizer: PreTrainedTokenizer
     word = Dialogues([f"a {tokenizer.unk_token}"], [["b"]], ["0"])
     inspection = inspect_data({"train": word}, tokenizer, SECTION)
     length = len(tokenizer(word.dialogues[0])["input_ids"])
-    assert inspection.splits["train"].dialogue.unknown == pytest.approx(1 / length)
+    assert inspection.splits["train"].lengths[0].unknown == pytest.approx(1 / length)
     assert "of the dialogue tokens are unknown to the tokenizer" in inspection.warnings[0]
 
 
@@ -91,10 +90,10 @@ def test_examples_are_cut_as_the_model_will_see_them(
 ) -> None:
     tight = DataSection(train="unused", max_dialogue_tokens=8)
     inspection = inspect_data({"train": dialogues(rows)}, tokenizer, tight)
-    assert [example.identifier for example in inspection.examples] == ["row_0", "row_1", "row_2"]
-    first = inspection.examples[0]
-    assert len(tokenizer.tokenize(first.dialogue)) == 8
-    assert first.summary == f"<s>{rows[0]['summary']}</s>"
+    assert [name for name, _, _ in inspection.examples] == ["row_0", "row_1", "row_2"]
+    _, dialogue, summary = inspection.examples[0]
+    assert len(tokenizer.tokenize(dialogue)) == 8
+    assert summary == f"<s>{rows[0]['summary']}</s>"
 
 
 def test_a_split_without_summaries_is_inspected_and_printed(
@@ -102,7 +101,7 @@ def test_a_split_without_summaries_is_inspected_and_printed(
 ) -> None:
     data = Dialogues(["A: hello", "B: bye"], [[], ["s", "t"]], ["x", "y"])
     inspection = inspect_data({"test": data}, tokenizer, SECTION)
-    assert inspection.splits["test"].summary is None
+    assert [lengths.kind for lengths in inspection.splits["test"].lengths] == ["dialogue"]
     print_inspection(inspection)
     printed = capsys.readouterr().out
     assert "test: 2 rows, references a row: 0 to 2, repeated: 0" in printed

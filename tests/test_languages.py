@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import make_rows
 from datasets import Dataset
-from model_families import make_recipe, save_checkpoint
+from model_families import build_model, make_recipe, save_checkpoint
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -25,7 +25,6 @@ from transformers.models.mbart50 import tokenization_mbart50
 
 from hpo_summarize.config.schema import DataSection
 from hpo_summarize.errors import ModelError
-from hpo_summarize.models.factory import build_model
 from hpo_summarize.models.tokenization import from_dataset, tokenize
 from hpo_summarize.models.tokenizer import load_tokenizer
 

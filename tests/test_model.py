@@ -9,6 +9,7 @@ import torch
 from model_families import (
     WITH_DEPTH,
     batch,
+    build_model,
     logits,
     make_recipe,
     save_checkpoint,
@@ -21,9 +22,9 @@ from transformers import (
 )
 
 from hpo_summarize.errors import ModelError
-from hpo_summarize.models.config import load_config, model_facts
+from hpo_summarize.models.config import load_config
 from hpo_summarize.models.depth import spread_layers, with_depth
-from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.families import require_family
 from hpo_summarize.models.tokenizer import load_tokenizer
 
 
@@ -68,7 +69,8 @@ def test_dropout_changes_the_training_output_and_zero_makes_it_repeatable(
 def test_facts_hold_what_a_model_has_a_setting_for_and_nothing_else(
     folders: dict[str, Path],
 ) -> None:
-    facts = {f: model_facts(load_config(make_recipe(p).model)) for f, p in folders.items()}
+    configs = {name: load_config(make_recipe(path).model) for name, path in folders.items()}
+    facts = {name: require_family(config).facts(config) for name, config in configs.items()}
     for family in WITH_DEPTH:
         assert facts[family] == {
             "model_type": family,

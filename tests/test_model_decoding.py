@@ -13,6 +13,7 @@ import transformers
 from model_families import (
     POSITIONS,
     batch,
+    build_model,
     make_recipe,
 )
 from transformers import (
@@ -23,7 +24,6 @@ from transformers import (
 
 from hpo_summarize.errors import ModelError
 from hpo_summarize.models.config import check_lengths, load_config
-from hpo_summarize.models.factory import build_model
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_training_texts_longer_than_the_positions_are_refused(
 ) -> None:
     data = {"train": "x", "max_dialogue_tokens": 64, "max_summary_tokens": 64}
     recipe = make_recipe(folders["bart"], data=data)
-    check_lengths(load_config(recipe.model), recipe.data)
+    check_lengths(load_config(recipe.model), recipe)
     recipe = make_recipe(folders["bart"], data={**data, key: 65})
     with pytest.raises(ModelError, match=f"data.{key} is 65, .* set it to 64 or less"):
-        check_lengths(load_config(recipe.model), recipe.data)
+        check_lengths(load_config(recipe.model), recipe)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_families import batch, logits, make_recipe, save_checkpoint
+from model_families import BART, T5, batch, build_model, logits, make_recipe, save_checkpoint
 from transformers import (
     PreTrainedTokenizerBase,
 )
@@ -15,7 +15,6 @@ from transformers import (
 from hpo_summarize.config.schema import ModelSection
 from hpo_summarize.errors import ModelError
 from hpo_summarize.models.config import load_config, loading_options
-from hpo_summarize.models.factory import build_model
 from hpo_summarize.models.tokenizer import (
     add_tokens,
     load_tokenizer,
@@ -24,19 +23,7 @@ from hpo_summarize.models.tokenizer import (
 )
 
 TEXTS = ["The meeting is at five, see you there!", "회의는 다섯 시에 시작합니다. 늦지 마세요!"] * 4
-SIZES = {
-    "bart": {
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-        "decoder_ffn_dim": 32,
-        "max_position_embeddings": 64,
-    },
-    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
-}
+SIZES = {"bart": BART, "t5": T5}
 
 
 # From a configuration.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import batch, logits, make_recipe
+from model_families import batch, build_model, logits, make_recipe
 from safetensors.torch import load_file
 from transformers import (
     BartForConditionalGeneration,
@@ -21,8 +21,8 @@ from transformers import (
 
 from hpo_summarize.config.schema import ModelSection
 from hpo_summarize.errors import ModelError
-from hpo_summarize.models.config import check_is_seq2seq, load_config
-from hpo_summarize.models.factory import build_model
+from hpo_summarize.models.config import load_config
+from hpo_summarize.models.families import family_of, require_family
 from hpo_summarize.models.tokenizer import load_tokenizer
 
 
@@ -131,7 +131,8 @@ def test_a_model_without_encoder_and_decoder_is_refused(config: Any, tmp_path: P
     with pytest.raises(
         ModelError, match=f"'{config.model_type}' is .*.BART, mBART, T5, mT5, Pegasus.; choose"
     ):
-        check_is_seq2seq(loaded)
+        require_family(loaded)
+    assert family_of(loaded) is None
 
 
 class Touch:

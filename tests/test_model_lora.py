@@ -12,6 +12,7 @@ from model_families import (
     CLASSES,
     WITH_DEPTH,
     batch,
+    build_model,
     logits,
     make_recipe,
     save_checkpoint,
@@ -23,7 +24,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hpo_summarize.errors import ModelError
-from hpo_summarize.models.factory import build_model
 from hpo_summarize.models.tokenizer import load_tokenizer
 
 NEW = ["#Mina#", "#Tae#"]

@@ -13,9 +13,9 @@ import pytest
 import test_search_command
 import torch
 from datasets import Dataset
+from transformers import AutoModelForSeq2SeqLM
 
 from hpo_summarize import OptunaOptimizer
-from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.console import print_search_plan
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
@@ -34,24 +34,25 @@ def files_of(folder: Path) -> set[Path]:
     return {path for path in every if not path.name.startswith(".")}
 
 
-def test_a_mended_recipe_begins_the_study_that_the_wrong_one_could_not(
+def test_a_corrected_recipe_begins_the_study_that_the_wrong_one_could_not(
     recipe: Path, tmp_path: Path, run_search: Any
 ) -> None:
     wrong = run_search(recipe, "lora.target_modules=[no_such_layer]", "lora.r=2", "--n_trials", 1)
     assert wrong.status == 2
-    mended = run_search(recipe, "--n_trials", 1)
-    assert mended.status == 0, mended.stderr
+    corrected = run_search(recipe, "--n_trials", 1)
+    assert corrected.status == 0, corrected.stderr
     trials = pd.read_csv(tmp_path / "out" / "all_trials.csv")
     assert list(trials["params_lora_r"]) == [4]
+
+
+def is_loaded(*args: Any, **kwargs: Any) -> None:
+    pytest.fail("the model is loaded")
 
 
 def test_a_storage_that_is_away_is_found_before_the_model_is_loaded(
     recipe: Path, run_search: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any) -> None:
-        raise AssertionError("the model is loaded")
-
-    monkeypatch.setattr(Experiment, "_build_model", refuse)
+    monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", is_loaded)
     away = "postgresql+psycopg://me:canary@127.0.0.1:1/x"
     assert "cannot be used" in run_search(recipe, "--storage", away).stderr
 
@@ -60,7 +61,7 @@ def test_a_study_of_another_recipe_is_found_before_the_model_is_loaded(
     recipe: Path, run_search: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_search(recipe, "--n_trials", 1).status == 0
-    monkeypatch.setattr(Experiment, "_build_model", lambda *args: pytest.fail("it is loaded"))
+    monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", is_loaded)
     refused = run_search(recipe, "training.weight_decay=0.1")
     assert refused.status == 2 and "training.weight_decay: was 0.0, now 0.1" in refused.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,9 @@ from hpo_summarize.study.storage import build_storage
 from hpo_summarize.training.trainer import SummarizationTrainer
 
 
-class Stream(io.StringIO):
-    """A terminal, or none."""
-
-    def __init__(self, terminal: bool) -> None:
-        super().__init__()
-        self._terminal = terminal
-
+class Terminal(io.StringIO):
     def isatty(self) -> bool:
-        return self._terminal
+        return True
 
 
 class StatementsOfStep(TrainerCallback):
@@ -66,13 +61,11 @@ def statements() -> Iterator[list[int]]:
     sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", count)
 
 
-def search(
-    make_trainer: Callable[..., Any], folder: Path, stream: Stream, *around: TrainerCallback
-) -> None:
+def search(make_trainer: Callable[..., Any], folder: Path, *around: TrainerCallback) -> None:
     """Two trials of two epochs of four steps."""
     storage = build_storage(f"sqlite:///{folder / 'study.db'}")
     study = optuna.create_study(study_name="s", storage=storage)
-    progress = SearchProgress(study, 2, ["loss"], Writer(folder), stream=stream)
+    progress = SearchProgress(study, 2, ["loss"], Writer(folder))
     trainer = make_trainer(SummarizationTrainer, num_train_epochs=2, per_device_train_batch_size=8)
     for callback in (*around[:1], progress, *around[1:]):
         trainer.add_callback(callback)
@@ -86,7 +79,7 @@ def search(
     )
 
 
-def test_the_live_line_of_a_terminal_asks_the_storage_for_nothing_at_a_step(
+def test_the_live_line_of_a_terminal_reads_nothing_from_the_storage_at_a_step(
     make_trainer: Callable[..., Any],
     tmp_path: Path,
     statements: list[int],
@@ -99,26 +92,27 @@ def test_the_live_line_of_a_terminal_asks_the_storage_for_nothing_at_a_step(
         return real(writer)
 
     monkeypatch.setattr(Writer, "is_here", is_here)
-    stream, counted = Stream(terminal=True), StatementsOfStep(statements)
-    search(make_trainer, tmp_path, stream, counted, counted.last)
+    terminal, counted = Terminal(), StatementsOfStep(statements)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    search(make_trainer, tmp_path, counted, counted.last)
     assert counted.of_steps == [0] * 16
-    shown = stream.getvalue().split("\r")
+    shown = terminal.getvalue().split("\r")
     assert any(re.search(r"trial 2/2  epoch 1.2/2  loss now \d", line) for line in shown)
     assert "best so far" in shown[-1] and "epoch 2/2" not in shown[-1]
 
 
 def test_where_the_output_is_no_terminal_every_epoch_is_a_line(
-    make_trainer: Callable[..., Any], tmp_path: Path
+    make_trainer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stream = Stream(terminal=False)
-    search(make_trainer, tmp_path, stream)
-    lines = stream.getvalue().splitlines()
+    search(make_trainer, tmp_path)
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line.startswith("trial ")]
     epochs = [f"trial   {n}  epoch {epoch} of 2  loss" for n in (0, 1) for epoch in (1, 2)]
     assert [line[: len(epochs[0])] for line in lines if "epoch" in line and "best" not in line] == (
         epochs
     )
     assert all(re.search(r"loss \d\.\d{4}  after 0:00:\d\d$", lines[n]) for n in (0, 1, 3, 4))
-    assert "\r" not in stream.getvalue() and len(lines) == 6
+    assert "\r" not in printed and len(lines) == 6
 
 
 def test_the_full_evaluation_at_the_end_of_a_trial_is_no_epoch(
@@ -126,7 +120,7 @@ def test_the_full_evaluation_at_the_end_of_a_trial_is_no_epoch(
 ) -> None:
     """`evaluate` after the training has the same `state.epoch` as the last epoch."""
     trainer = make_trainer(SummarizationTrainer, num_train_epochs=1)
-    trainer.add_callback(SearchProgress(optuna.create_study(), 1, ["loss"]))
+    trainer.add_callback(SearchProgress(optuna.create_study(), 1, ["loss"], Writer(tmp_path)))
     trainer.train()
     assert "epoch 1 of 1" in capsys.readouterr().out
     trainer.evaluate()

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from build_quickstart import write_csv  # noqa: E402
-from quickstart.denoising import IGNORED, add_noise, draw_batches, mask_spans  # noqa: E402
-from quickstart.dialogues import (  # noqa: E402
+from build_quickstart import write_csv
+from conftest import REPOSITORY
+from quickstart.denoising import IGNORED, add_noise, draw_batches, mask_spans
+from quickstart.dialogues import (
     MAX_TURNS,
     SPEAKERS,
     Word,
@@ -26,9 +20,10 @@ from quickstart.dialogues import (  # noqa: E402
     pairs_of,
     write_corpus,
 )
-from quickstart.tokenizer import BOS, EOS, MASK, PAD  # noqa: E402
+from quickstart.tokenizer import BOS, EOS, MASK, PAD
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-FOLDER = ROOT / "recipes" / "quickstart"
+FOLDER = REPOSITORY / "recipes" / "quickstart"
 SPLITS = {"train": 480, "validation": 72, "test": 72}
 MAX_BYTES = 6_000_000
 

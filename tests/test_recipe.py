@@ -146,7 +146,7 @@ def test_misspelt_keys_of_every_level_are_listed_at_once_with_the_nearest_name()
         "space.num_beams.lo": "unknown key (value 1); did you mean 'low'?",
     }
     assert found == expected
-    assert str(error.value).splitlines()[0].endswith("mine.yaml: 18 problems to mend")
+    assert str(error.value).splitlines()[0].endswith("mine.yaml: 18 errors found")
 
 
 @pytest.mark.parametrize("value", ["null", "3", "[1]", "text", "true"])

@@ -6,7 +6,7 @@ import pytest
 from recipe_files import BASE, load
 
 from hpo_summarize.config.loader import dump_recipe
-from hpo_summarize.redact import RedactedStream, redact_url
+from hpo_summarize.redact import RedactedStream, redact_url, remember_process_secrets
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,13 @@ from hpo_summarize.redact import RedactedStream, redact_url
         ("postgresql://db/x?pasword=s3cret&user=me", "postgresql://db/x?pasword=***&user=me"),
         ("postgresql://db/x?sslkey=s3cret", "postgresql://db/x?sslkey=***"),
         ("postgresql://me:s3cret@db/x?password=cret", "postgresql://me:***@db/x?password=***"),
+        ("mysql://db/x?pw=s3cret&ssl_key=s3cret", "mysql://db/x?pw=***&ssl_key=***"),
+        ("postgresql:me:s3cret@db/x", "postgresql:me:***@db/x"),
+        ("postgresql://me:s3cret/x", "postgresql://me:***/x"),
+        ("host=db user=me password=s3cret", "host=db user=me password=***"),
+        ("mysql://db/x?user=me;password=s3cret", "mysql://db/x?user=me;password=***"),
+        ('{"user":"me","password":"s3cret"}', '{"user":"me","password":"***"}'),
+        ("{'user': 'me', 'password': 's3cret'}", "{'user': 'me', 'password': '***'}"),
     ],
 )
 def test_the_password_of_a_url_is_hidden_in_every_form(url: str, shown: str) -> None:
@@ -53,6 +60,7 @@ def test_a_password_within_a_text_is_hidden_and_the_text_stays() -> None:
         "one line with a://host:80\nand another with me@example.org",
         "the storage postgresql://db:5432/x cannot be used; write postgresql://user@host/database",
         "out of memory",
+        "eos_token=</s> max_new_tokens=64 passed: 12:30 me@example.org",
     ],
 )
 def test_a_text_without_a_password_is_left_alone(text: str) -> None:
@@ -82,3 +90,13 @@ def test_a_query_in_a_text_that_holds_no_storage_stays_as_it_is() -> None:
     text = "#Person1#: see https://example.org/watch?v=abc&t=3 &c=4"
     assert redact_url(text) == text
     assert redact_url(f"{text}&password=s3cret-4711") == f"{text}&password=***"
+
+
+def test_secret_variables_are_hidden_anywhere_and_other_variables_are_not() -> None:
+    secrets = {"SOME_TOKEN": "t0ken-0815", "PGPASSWORD": "pgpass-0815", "S_ACCESS_KEY": "key-0815"}
+    proxy = {"HTTPS_PROXY": "http://me:proxy-0815@host:80", "PWD": "/home/me/folder-0815"}
+    remember_process_secrets(["--password", "option-0815"], {**secrets, **proxy})
+    assert redact_url("t0ken-0815 pgpass-0815 key-0815 proxy-0815 option-0815") == " ".join(
+        ["***"] * 5
+    )
+    assert redact_url("in /home/me/folder-0815") == "in /home/me/folder-0815"

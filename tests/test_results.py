@@ -158,9 +158,9 @@ def test_without_a_complete_trial_a_message_tells_what_happened(
         assert part in content["message"]
 
 
-def test_only_pruned_trials_give_the_advice_to_loosen_the_pruner(tmp_path: Path) -> None:
+def test_only_pruned_trials_give_the_advice_to_use_a_less_aggressive_pruner(tmp_path: Path) -> None:
     write_results(make_study(make_trial(0, TrialState.PRUNED)), tmp_path)
-    assert "Loosen the pruner" in read_json(tmp_path, "best_params.json")["message"]
+    assert "Use a less aggressive pruner" in read_json(tmp_path, "best_params.json")["message"]
 
 
 def test_a_study_without_trials_gives_three_files_that_say_so(tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.console import print_training_plan
 from hpo_summarize.errors import HpoError, StudyError
 from hpo_summarize.final_model.retrain import Retraining
-from hpo_summarize.final_model.select import Candidate, find_candidates, read_candidates
-from hpo_summarize.final_model.train import Training
+from hpo_summarize.final_model.select import choose_candidates, read_candidates
+from hpo_summarize.final_model.train import Trained, Training, best_of
+from hpo_summarize.study.trials import Candidate
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ class Spoils(TrainerCallback):
 def test_a_training_that_fails_says_which_and_why(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(HpoError, match=r"trial-0-seed-42: the training failed \(RuntimeError: the"):
         train(recipe, tmp_path / "error", Breaks())
-    with pytest.raises(HpoError, match="no finite numbers; leave this seed out"):
+    with pytest.raises(HpoError, match="diverged .non-finite weights.; leave this seed out"):
         train(recipe, tmp_path / "nan", Spoils(), epoch=1)
 
 
@@ -185,6 +186,16 @@ def test_several_seeds_give_mean_and_deviation_and_the_best_on_validation_is_kep
     assert (content["seed"], content["scores"]) == (best, runs[best])
     assert "mean and deviation of 2 seeds" in done.stdout
     assert not (out / "training").exists()
+
+
+def test_the_best_seed_of_the_trial_with_the_best_mean_is_kept() -> None:
+    def trained(number: int, seed: int, value: float) -> Trained:
+        training = Training(Candidate(number, {}, 1, (0.1,), "s"), seed)
+        return Trained(training, Path(), {"validation": {"rougeL": value}}, {})
+
+    runs = [trained(0, 1, 0.9), trained(0, 2, 0.1), trained(1, 1, 0.6), trained(1, 2, 0.7)]
+    for maximize, kept in ((True, runs[3]), (False, runs[1])):
+        assert best_of(runs, "rougeL", maximize) is kept
 
 
 def test_the_best_trials_are_trained_and_the_best_of_them_is_kept(recipe: Path, out: Path) -> None:
@@ -252,7 +263,7 @@ def test_the_test_split_is_scored_by_all_references_and_what_it_shares_with_trai
     done = run_well("train", *options)
     trained_on = set(pd.read_csv(recipe.parent / "train.csv")["dialogue"])
     shared = sum(row["dialogue"] in trained_on for row in rows)
-    assert f"{shared} of 4 test dialogues stand in the training split too" in done.stdout
+    assert f"{shared} of 4 test dialogues are in the training split, too" in done.stdout
     card = (out / "model" / "README.md").read_text()
     assert "of several references to a dialogue the mean counts" in card
     run_well("predict", *options)
@@ -265,7 +276,7 @@ def test_the_test_split_is_scored_by_all_references_and_what_it_shares_with_trai
         ]
         assert value == pytest.approx(mean(by_row), abs=1e-9) and 0.2 < value < 0.9
     refused = run_program("train", *options, "data.leaks=refuse")
-    assert refused.status == 2 and "test dialogues stand in the training split" in refused.stderr
+    assert refused.status == 2 and "test dialogues are in the training split" in refused.stderr
 
 
 def test_a_test_split_without_summaries_gives_a_model_without_test_scores(
@@ -333,11 +344,11 @@ DEPTH = (
     ("space", "overrides", "needs"),
     [
         ("", ["data.special_tokens=[]"], "`, and on nothing else"),
-        ("", [], r"` with embeddings for \d+ tokens, and on nothing else"),
+        ("", [], r"` with `vocab_size` \d+, and on nothing else"),
         (
             DEPTH,
             [],
-            r"` with embeddings for \d+ .*`encoder_layers` [34] and `decoder_layers` [34],",
+            r"` with `vocab_size` \d+ and `encoder_layers` [34] and `decoder_layers` [34],",
         ),
     ],
 )
@@ -389,8 +400,9 @@ def test_others_may_read_the_model_where_they_may_read_the_rest(recipe: Path, ou
 
 
 def with_epochs(out: Path, epochs: int) -> Path:
-    """A copy of the search's result, away from its study, whose best epoch is a later one."""
+    """A copy of the search's result, without its study, whose best epoch is a later one."""
     content = {**read_json(out / "best_params.json"), "best_epoch": epochs}
+    (out / "study.db").unlink()
     path = out.parent / "longer.json"
     path.write_text(json.dumps(content))
     return path
@@ -424,15 +436,19 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_o
 
 WRONG = [
     (["--best_params", "nothing.json"], "there is no file nothing.json; run scripts/search.py"),
-    (["--best_params", "BROKEN"], "is damaged"),
+    (["--best_params", "BROKEN"], "is no best_params.json of a search (JSONDecodeError"),
     (["--best_params", "EMPTY"], "is no best_params.json of a search (KeyError"),
-    (["--best_params", "LIST"], "is no best_params.json, it holds [1]"),
+    (["--best_params", "LIST"], "is no best_params.json of a search (AttributeError"),
+    (["--best_params", "FRONT"], "the search has no result yet"),
     (["--best_params", "NONE"], "the search has no result yet. Nothing came of it"),
     (
         ["space.learning_rate.low=0.0499", "training.learning_rate=0.0499"],
         "learning_rate: must lie",
     ),
-    (["space={learning_rate: {type: float, low: 1e-2, high: 5e-2}}"], "searches no such name"),
+    (
+        ["space={learning_rate: {type: float, low: 1e-2, high: 5e-2}}"],
+        "hidden_dropout: is not searched",
+    ),
     (["space.num_beams={type: int, low: 1, high: 2}"], "num_beams: this recipe searches it, and"),
     (
         ["training.num_epochs=0.5"],
@@ -479,6 +495,7 @@ def test_what_cannot_be_trained_ends_with_a_short_message_and_status_2(
         "BROKEN": json.dumps(good)[:-20],
         "EMPTY": "{}",
         "LIST": "[1]",
+        "FRONT": json.dumps({"pareto_front": [], "study_name": "tiny"}),
         "NONE": json.dumps({**good, "best_params": None, "message": "Nothing came of it."}),
     }
     for name, text in files.items():
@@ -507,14 +524,15 @@ def test_values_of_another_type_or_that_cannot_act_are_refused(
         wrong = {**content["best_params"], **params}
         path.write_text(json.dumps({**content, "best_params": wrong}))
         with pytest.raises(HpoError) as error:
-            find_candidates(experiment.recipe, experiment.space, path)
+            choose_candidates(experiment, path)
         return str(error.value)
 
     text = refused(num_beams=1.5, do_sample=1, length_penalty=1.0)
     assert "num_beams: must be a whole number, got 1.5" in text
     assert "do_sample: must be one of [False, True], got 1" in text
-    assert "length_penalty: cannot act" in refused(num_beams=1, do_sample=False, length_penalty=1.0)
-    with pytest.raises(StudyError, match="cannot be read"):
+    text = refused(num_beams=1, do_sample=False, length_penalty=1.0)
+    assert "length_penalty: acts only while num_beams is above 1" in text
+    with pytest.raises(StudyError, match="is no best_params.json of a search .IsADirectoryError"):
         read_candidates(tmp_path, maximize=True)
 
 

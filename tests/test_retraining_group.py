@@ -85,7 +85,8 @@ def wait_for_checkpoint(out: Path, processes: list[BaseProcess]) -> None:
 
 
 def longer(out: Path) -> list[str]:
-    """Options for the best trial with 12 epochs, and with dropout, away from its study."""
+    """Options for the best trial with 12 epochs, and with dropout, without its study."""
+    (out / "study.db").unlink(missing_ok=True)
     best, path = read_json(out / "best_params.json"), out.parent / "longer.json"
     path.write_text(json.dumps({**best, "best_epoch": 12}))
     options = ["training.num_epochs=12", "lora.dropout=0.2", "--best_params"]

@@ -64,4 +64,4 @@ def test_tens_of_thousands_of_references_are_cut_once_for_all_evaluations(
     references = [[f"{row} 가", f"{row} 나", f"{row} 다"] for row in range(8000)]
     for _ in range(2):
         metric.score_rows([f"{row} 라" for row in range(8000)], references)
-    assert len(cut) == 24_000 + 2 * 8000  # And the predictions, which are not remembered.
+    assert len(cut) == 24_000 + 2 * 8000  # And the predictions, which are not cached.

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from hpo_summarize.rouge import Rouge
-from hpo_summarize.rouge.tokenizers import RememberingTokenizer
+from hpo_summarize.rouge.tokenizers import CachedTokenizer
 
 kiwipiepy = pytest.importorskip("kiwipiepy", reason="the extra 'korean' is not installed")
 
@@ -38,12 +38,9 @@ def korean_texts() -> list[str]:
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     metric: Rouge
+    tokenizer: CachedTokenizer
     n_threads: int  # That loading began.
     seconds: float  # Of the processor.
-
-    @property
-    def tokenizer(self) -> RememberingTokenizer:
-        return self.metric._tokenizer
 
 
 def load(n_threads: int) -> Loaded:
@@ -54,7 +51,8 @@ def load(n_threads: int) -> Loaded:
         before, start = psutil.Process().num_threads(), time.process_time()
         metric = Rouge("kiwi")
         seconds = time.process_time() - start
-        return Loaded(metric, psutil.Process().num_threads() - before, seconds)
+        n_threads = psutil.Process().num_threads() - before
+        return Loaded(metric, CachedTokenizer("kiwi"), n_threads, seconds)
     finally:
         torch.set_num_threads(usual)
 

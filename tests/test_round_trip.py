@@ -246,6 +246,6 @@ def test_an_inspection_shows_what_does_not_come_back(
     inspection = inspect_data({"train": data}, tokenizer, DataSection(train="unused"))
     print_inspection(inspection)
     printed = capsys.readouterr().out
-    assert "as tokens 0 of 3 references come back as they were, 0 are cut at 100 tokens" in printed
+    assert "as tokens 0 of 3 references are decoded unchanged, 0 are cut at 100 tokens" in printed
     assert repr(TEXTS[0]) in printed and "-> 'and Sora meet #Person2#, at the office.'" in printed
     assert any("('#Person1#' in 3)" in warning for warning in inspection.warnings)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import runpy
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from final_models import read_json
+from programs import run_program, script
 
 FILES = [
     "all_trials.csv",
@@ -59,51 +56,14 @@ def recipe(tmp_path: Path, checkpoint: Path, csv_path: Path) -> Path:
     return path
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-SCRIPT = str(REPOSITORY / "scripts" / "search.py")
-
-
-@dataclass
-class Outcome:
-    """What a run of the program left: its exit status and what it printed."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-Search = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run_search(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Search:
-    """Runs the program in this process, which saves it the import of torch."""
-
-    def run(*arguments: Any) -> Outcome:
-        monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, arguments)])
-        status = 0
-        try:
-            runpy.run_path(SCRIPT, run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-        return Outcome(status, *capsys.readouterr())
-
-    return run
-
-
-def test_a_search_writes_everything_that_it_promises(
-    recipe: Path, tmp_path: Path, run_search: Search
-) -> None:
-    done = run_search(recipe)
+def test_a_search_writes_everything_that_it_promises(recipe: Path, tmp_path: Path) -> None:
+    done = run_program("search", recipe)
     assert done.status == 0, done.stderr
     out = tmp_path / "out"
     written = {path.name for path in out.iterdir() if not path.name.startswith((".", "study.db-"))}
     assert written == {*FILES, *PLOTS, "trials"}
-    best = json.loads((out / "best_params.json").read_text())
-    stats = json.loads((out / "study_stats.json").read_text())
+    best = read_json(out / "best_params.json")
+    stats = read_json(out / "study_stats.json")
     trials = pd.read_csv(out / "all_trials.csv")
     assert best["best_value"] == stats["best_value"] == trials["value"].max()
     assert best["n_trials"] == stats["n_trials"] == len(trials) == 3
@@ -118,82 +78,83 @@ def test_a_search_writes_everything_that_it_promises(
 def without_times(folder: Path) -> dict[str, Any]:
     trials = pd.read_csv(folder / "all_trials.csv")
     times = [name for name in trials.columns if "time" in name or "seconds" in name]
-    best = json.loads((folder / "best_params.json").read_text())
+    best = read_json(folder / "best_params.json")
     return {"trials": trials.drop(columns=times).to_csv(), "best": best}
 
 
 def test_two_runs_with_one_seed_give_the_same_trials_and_files(
-    recipe: Path, tmp_path: Path, run_search: Search
+    recipe: Path, tmp_path: Path
 ) -> None:
     for name in ("a", "b"):
-        assert run_search(recipe, "--output_dir", tmp_path / name).status == 0
+        assert run_program("search", recipe, "--output_dir", tmp_path / name).status == 0
     assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
 
 
 def test_the_same_command_goes_on_and_debug_leaves_the_study_alone(
-    recipe: Path, tmp_path: Path, run_search: Search
+    recipe: Path, tmp_path: Path
 ) -> None:
-    assert run_search(recipe, "--n_trials", 1).status == 0
+    assert run_program("search", recipe, "--n_trials", 1).status == 0
     before = (tmp_path / "out" / "all_trials.csv").read_text()
-    debug = run_search(recipe, "--debug")
+    debug = run_program("search", recipe, "--debug")
     assert debug.status == 0, debug.stderr
     assert len(pd.read_csv(tmp_path / "out" / "debug" / "all_trials.csv")) == 2
     assert (tmp_path / "out" / "all_trials.csv").read_text() == before
-    again = run_search(recipe, "search.n_trials=2")
+    again = run_program("search", recipe, "search.n_trials=2")
     assert "1 of 2 trials done" in again.stdout
     trials = pd.read_csv(tmp_path / "out" / "all_trials.csv")
     assert list(trials["number"]) == [0, 1]
 
 
-def test_a_study_of_another_recipe_is_refused_with_the_difference_shown(
-    recipe: Path, run_search: Search
-) -> None:
-    assert run_search(recipe, "--n_trials", 1).status == 0
-    refused = run_search(recipe, "training.weight_decay=0.1", "space.num_beams.high=3")
+def test_a_study_of_another_recipe_is_refused_with_the_difference_shown(recipe: Path) -> None:
+    assert run_program("search", recipe, "--n_trials", 1).status == 0
+    refused = run_program("search", recipe, "training.weight_decay=0.1", "space.num_beams.high=3")
     assert refused.status == 2
     assert "space.num_beams.high: was 2, now 3" in refused.stderr
     assert "training.weight_decay: was 0.0, now 0.1" in refused.stderr
     assert "--study_name" in refused.stderr
-    assert run_search(recipe, "training.per_device_eval_batch_size=4", "--n_trials", 1).status == 0
+    assert (
+        run_program(
+            "search", recipe, "training.per_device_eval_batch_size=4", "--n_trials", 1
+        ).status
+        == 0
+    )
     other = ["training.weight_decay=0.1", "--study_name", "other", "--n_trials", 1]
-    assert run_search(recipe, *other).status == 0
+    assert run_program("search", recipe, *other).status == 0
 
 
-def test_several_objectives_give_a_pareto_front(
-    recipe: Path, tmp_path: Path, run_search: Search
-) -> None:
-    done = run_search(recipe, "search.objective=[rouge1, rouge2, rougeL]", "--n_trials", 2)
+def test_several_objectives_give_a_pareto_front(recipe: Path, tmp_path: Path) -> None:
+    done = run_program(
+        "search", recipe, "search.objective=[rouge1, rouge2, rougeL]", "--n_trials", 2
+    )
     assert done.status == 0, done.stderr
-    best = json.loads((tmp_path / "out" / "best_params.json").read_text())
+    best = read_json(tmp_path / "out" / "best_params.json")
     assert set(best["pareto_front"][0]["values"]) == {"rouge1", "rouge2", "rougeL"}
     assert "Pareto front" in done.stdout
     assert "no trial is pruned" in done.stdout
 
 
 def test_a_search_whose_trials_all_fail_writes_everything_and_says_why(
-    recipe: Path, tmp_path: Path, run_search: Search
+    recipe: Path, tmp_path: Path
 ) -> None:
     space = "space={learning_rate: {type: float, low: 1e30, high: 1e38}}"
     wild = ["training.learning_rate=1e30", "training.optim=sgd", "training.max_grad_norm=0", space]
-    done = run_search(recipe, *wild)
+    done = run_program("search", recipe, *wild)
     assert done.status == 1
     assert "3 trials in a row failed with the same reason: the training loss is not" in done.stderr
     assert "Traceback" not in done.stderr
-    stats = json.loads((tmp_path / "out" / "study_stats.json").read_text())
+    stats = read_json(tmp_path / "out" / "study_stats.json")
     assert (stats["n_trials"], stats["n_failed"], stats["best_value"]) == (3, 3, None)
     assert all((tmp_path / "out" / name).exists() for name in [*FILES, *PLOTS])
 
 
-def test_ctrl_c_keeps_what_has_finished_and_says_how_to_go_on(
-    recipe: Path, tmp_path: Path, run_search: Search
-) -> None:
-    command = [sys.executable, SCRIPT, str(recipe)]
+def test_ctrl_c_keeps_what_has_finished_and_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, script("search"), str(recipe)]
     process = subprocess.Popen(
         [*command, "--n_trials", "500"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / "all_trials.csv").exists() and time.monotonic() < deadline:
@@ -203,13 +164,13 @@ def test_ctrl_c_keeps_what_has_finished_and_says_how_to_go_on(
     assert process.returncode == 130
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
-    stats = json.loads((tmp_path / "out" / "study_stats.json").read_text())
+    stats = read_json(tmp_path / "out" / "study_stats.json")
     assert stats["n_completed"] >= 1
     database = sqlite3.connect(tmp_path / "out" / "study.db")
     assert database.execute("select count(*) from trials where state='RUNNING'").fetchone() == (0,)
     total = stats["n_trials"] + 1
-    assert run_search(recipe, "--n_trials", total).status == 0
-    assert json.loads((tmp_path / "out" / "study_stats.json").read_text())["n_trials"] == total
+    assert run_program("search", recipe, "--n_trials", total).status == 0
+    assert read_json(tmp_path / "out" / "study_stats.json")["n_trials"] == total
 
 
 WRONG = [
@@ -229,9 +190,9 @@ WRONG = [
 
 @pytest.mark.parametrize(("overrides", "message"), WRONG)
 def test_a_wrong_recipe_ends_with_a_short_message_and_status_2(
-    overrides: list[str], message: str, recipe: Path, run_search: Search
+    overrides: list[str], message: str, recipe: Path
 ) -> None:
-    done = run_search(recipe, *overrides)
+    done = run_program("search", recipe, *overrides)
     assert done.status == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout

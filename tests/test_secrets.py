@@ -13,22 +13,13 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
+from final_models import write_recipe
 from postgres import PASSWORD, Server, running_server
 from search_process import SEARCH, end_of, start_search
 
 from hpo_summarize.study.storage import build_storage
 
 TOKEN = "hf_canary0815"
-RECIPE = """
-model: {{name: {checkpoint}}}
-lora: {{r: 4, alpha: 8}}
-data: {{train: {csv}, validation_fraction: 0.25, max_dialogue_tokens: 100, max_summary_tokens: 30}}
-training: {{num_epochs: 3, batch_size: 8, learning_rate: 1e-3}}
-generation: {{num_beams: 1, max_new_tokens: 16}}
-search: {{n_trials: 2, keep_trials: 2, pruner: null}}
-space: {{learning_rate: {{type: float, low: 1e-4, high: 1e-2, log: true}}}}
-output_dir: {output}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +45,10 @@ def files_with_secrets(folder: Path) -> list[Path]:
 
 
 def test_no_file_and_no_log_of_a_whole_search_holds_the_password_or_the_token(
-    server: Server, checkpoint: Path, csv_path: Path, tmp_path: Path
+    server: Server, checkpoint: Path, tmp_path: Path
 ) -> None:
-    recipe, url = tmp_path / "secret.yaml", server.new_database("secrets")
-    recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=tmp_path / "out"))
+    recipe = write_recipe(tmp_path, checkpoint)
+    url = f"{server.new_database('secrets')}?password={PASSWORD}"
     process = start(tmp_path, recipe, url)
     while not (found := list((tmp_path / "out").rglob("training_args.bin"))):
         assert process.poll() is None, (tmp_path / "log").read_text()
@@ -69,10 +60,10 @@ def test_no_file_and_no_log_of_a_whole_search_holds_the_password_or_the_token(
     process.send_signal(signal.SIGCONT)
     assert process.wait(timeout=180) == 0, (tmp_path / "log").read_text()
     assert files_with_secrets(tmp_path) == []
-    # The search is alive to the secrets: it shows the URL, without its password.
+    # The search shows the URL, without its password.
     assert "tests:***@127.0.0.1" in (tmp_path / "log").read_text()
     assert "tests:***@127.0.0.1" in (tmp_path / "out" / "recipe.yaml").read_text()
-    study = optuna.load_study(study_name="secret", storage=build_storage(url))
+    study = optuna.load_study(study_name="tiny", storage=build_storage(url))
     assert len(study.trials) == 2
     stored = f"{study.user_attrs} {study.trials}"
     assert PASSWORD not in stored and TOKEN not in stored
@@ -80,10 +71,9 @@ def test_no_file_and_no_log_of_a_whole_search_holds_the_password_or_the_token(
 
 
 def test_a_storage_that_refuses_the_password_does_not_give_it_away(
-    server: Server, checkpoint: Path, csv_path: Path, tmp_path: Path
+    server: Server, checkpoint: Path, tmp_path: Path
 ) -> None:
-    recipe = tmp_path / "secret.yaml"
-    recipe.write_text(RECIPE.format(checkpoint=checkpoint, csv=csv_path, output=tmp_path / "out"))
+    recipe = write_recipe(tmp_path, checkpoint)
     host = server.url().partition("@")[2]
     url = f"postgresql+psycopg://nobody@{host}?password={PASSWORD}"
     log = tmp_path / "log"

@@ -13,14 +13,22 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from model_families import CLASSES, WITH_DEPTH, batch, logits, make_recipe, train_a_little
+from model_families import (
+    CLASSES,
+    WITH_DEPTH,
+    batch,
+    build_model,
+    logits,
+    make_recipe,
+    train_a_little,
+)
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from hpo_summarize import OptunaOptimizer
 from hpo_summarize.errors import ModelError
-from hpo_summarize.models.factory import build_model
-from hpo_summarize.models.shared_base import PretrainedBase, unshare
+from hpo_summarize.models.lora import merged
+from hpo_summarize.models.shared_base import PretrainedBase
 from hpo_summarize.models.tokenizer import load_tokenizer
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.1}
@@ -54,15 +62,15 @@ def whole_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def tensors_of(base: PretrainedBase) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in base._weights.items()}
+    return {name: tensor.clone() for name, tensor in base.weights.items()}
 
 
 def is_unchanged(base: PretrainedBase, before: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, before[name]) for name, tensor in base._weights.items())
+    return all(torch.equal(tensor, before[name]) for name, tensor in base.weights.items())
 
 
 def shared_names(model: torch.nn.Module, base: PretrainedBase) -> set[str]:
-    memory = {tensor.data_ptr() for tensor in base._weights.values()}
+    memory = {tensor.data_ptr() for tensor in base.weights.values()}
     return {name for name, weight in model.named_parameters() if weight.data_ptr() in memory}
 
 
@@ -107,7 +115,7 @@ def test_frozen_weights_share_memory_and_trained_ones_do_not(
     base = PretrainedBase(recipe.model, tokenizer)
     model = build(recipe, tokenizer, {}, base)
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
-    assert len(frozen) == len([name for name in base._weights if "final_logits" not in name])
+    assert len(frozen) == len([name for name in base.weights if "final_logits" not in name])
     assert shared_names(model, base) == frozen
 
 
@@ -173,7 +181,7 @@ def test_a_head_of_its_own_is_shared_too(
     recipe = make_recipe(folder, lora=LORA)
     for given in (tokenizer, load_tokenizer(recipe.model, NEW)):
         base = PretrainedBase(recipe.model, given)
-        assert torch.equal(base._weights["lm_head.weight"], weights["lm_head.weight"])
+        assert torch.equal(base.weights["lm_head.weight"], weights["lm_head.weight"])
         read, shared = build(recipe, given, {}), build(recipe, given, {}, base)
         inputs = batch(given)
         for model in (read, shared):
@@ -205,7 +213,7 @@ def test_a_model_is_gone_when_nobody_holds_it_and_the_base_stays(
     del model
     gc.collect()
     assert not any(reference() is not None for reference in held)
-    assert base._weights
+    assert base.weights
 
 
 @pytest.mark.parametrize("move", [lambda m: m.to(torch.bfloat16), lambda m: m.double()])
@@ -217,11 +225,11 @@ def test_a_model_that_moves_to_another_place_or_type_leaves_the_base_behind(
     base = PretrainedBase(recipe.model, tokenizer)
     before = tensors_of(base)
     move(build(recipe, tokenizer, {}, base))
-    assert {tensor.dtype for tensor in base._weights.values()} == {torch.float32}
+    assert {tensor.dtype for tensor in base.weights.values()} == {torch.float32}
     assert is_unchanged(base, before)
 
 
-def test_a_merge_into_the_shared_weights_is_noticed_and_one_after_unshare_is_harmless(
+def test_a_merge_leaves_the_shared_weights_as_they_are(
     folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     recipe = make_recipe(folders["bart"], lora=LORA)
@@ -230,17 +238,10 @@ def test_a_merge_into_the_shared_weights_is_noticed_and_one_after_unshare_is_har
     model = build(recipe, tokenizer, {}, base)
     train_a_little(model, inputs)
     expected = logits(model, inputs)
-    unshare(model)
-    merged = model.merge_and_unload()
-    assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
-    assert torch.allclose(logits(merged, inputs), expected, atol=1e-4)
+    whole = merged(model)
+    assert whole.get_output_embeddings().weight is whole.get_input_embeddings().weight
+    assert torch.allclose(logits(whole, inputs), expected, atol=1e-4)
     assert is_unchanged(base, before)
-
-    careless = build(recipe, tokenizer, {}, base)
-    train_a_little(careless, inputs)
-    careless.merge_and_unload()
-    with pytest.raises(ModelError, match="changed in place.*call unshare"):
-        build(recipe, tokenizer, {}, base)
 
 
 # Through a whole search.

@@ -132,7 +132,7 @@ def test_a_password_alone_and_one_of_the_environment_are_hidden(
 def test_a_password_that_is_a_word_hides_nothing_else() -> None:
     for word in ("hpo", "a", "search", "1"):
         done = run_program("search", QUICKSTART, f"search.storag={URL.format(word)}", "--debug")
-        assert done.stderr.splitlines()[0].endswith("quickstart.yaml: 1 problem to mend")
+        assert done.stderr.splitlines()[0].endswith("quickstart.yaml: 1 error found")
         assert "did you mean 'storage'?" in done.stderr and "search.storag:" in done.stderr
         assert "me:***@127.0.0.1:1/studies" in done.stderr
     assert "error: unrecognized arguments: --password" in (

@@ -10,14 +10,13 @@ import pytest
 import torch
 from conftest import TrainerFactory
 from final_models import read_json, write_recipe
-from model_families import batch, logits, make_recipe, save_checkpoint, train_a_little
+from model_families import batch, build_model, logits, make_recipe, save_checkpoint, train_a_little
 from peft import PeftModel, PeftModelForSeq2SeqLM
 from programs import run_program, run_well
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hpo_summarize.errors import ModelError
-from hpo_summarize.models.factory import build_model
 from hpo_summarize.models.lora import load_adapter, merged
 from hpo_summarize.models.tokenizer import load_tokenizer
 from hpo_summarize.training.trainer import SummarizationTrainer

@@ -16,7 +16,7 @@ from hpo_summarize import OptunaOptimizer
 from hpo_summarize.console import print_search_plan, print_search_result
 from hpo_summarize.errors import HpoError, RecipeError, StudyError
 from hpo_summarize.reporting.outcome import read_study
-from hpo_summarize.reporting.sanitized import copy_study
+from hpo_summarize.reporting.plots import copy_study
 from hpo_summarize.study.run import run_study
 from hpo_summarize.study.storage import build_storage
 from hpo_summarize.study.trials import best_trials, finished_trials
@@ -113,7 +113,7 @@ def test_earlier_trials_teach_and_neither_count_nor_are_the_best(
     print_search_plan(new)
     print_search_result(new)
     shown = capsys.readouterr().out
-    assert f"earlier  12 of 12 trials of 'old' in {url(tmp_path)} teach this search" in shown
+    assert f"earlier  12 of 12 trials of 'old' in {url(tmp_path)} warm-start this search" in shown
     assert "study    new" in shown and "4 of 4 trials done" in shown
     assert f"trial {best.number}: rougeL {best.value:.4f}" in shown
 

@@ -63,7 +63,7 @@ WRONG = [
     (["lora.modules_to_save=[nothing]"], "lora.modules_to_save: .*'nothing'"),
     (["lora.exclude_modules=nothing"], "lora.exclude_modules: .*'nothing'"),
     (["lora.exclude_modules=("], "lora: .*unterminated subpattern"),
-    (["lora.ensure_weight_tying=true"], "lora: .*no tied modules"),
+    (["lora.ensure_weight_tying=true"], "lora.ensure_weight_tying: .*tied layers"),
     (["lora.rank_pattern={nothing: 3}"], "lora.rank_pattern: .*'nothing'"),
     # The command line and the places that are written to.
     (["--n_trials", "0"], "search.n_trials: .*got 0"),

@@ -100,10 +100,10 @@ def parse_recipe(
     content = dict(_require_mapping(content, source))
     if isinstance(space := content.get("space"), Mapping):
         content["space"] = {name: given for name, given in space.items() if given is not None}
-    remember_secrets(content)
     unusable = list(unusable_values(content))
     if any(problem.message == TOO_DEEP for problem in unusable):
         raise RecipeError([*problems, *unusable], source)  # What follows is recursive.
+    remember_secrets(content)
     try:
         recipe = Recipe.model_validate(content)
         found = find_problems(recipe.model_dump(exclude_unset=True), needs_data)

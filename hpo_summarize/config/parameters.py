@@ -147,6 +147,7 @@ IDLE_LORA = {
     "use_qalora": _QALORA,
     "qalora_group_size": _QALORA,
     "fan_in_fan_out": "peft sets it itself, by the kind of each layer; drop it",
+    "ensure_weight_tying": "tied layers are untied before they get an adapter; drop it",
 }
 
 

@@ -1,4 +1,4 @@
-"""Training and validation split of a recipe, with nothing in both."""
+"""Training and validation split of a recipe, without dialogues that are in both."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from hpo_summarize.config.schema import DataSection
-from hpo_summarize.data.dialogues import Dialogues, find_columns, joined
-from hpo_summarize.data.rows import to_dialogues
+from hpo_summarize.data.dialogues import Dialogues, identifier_column, joined, to_dialogues
 from hpo_summarize.data.sources import find_splits, open_tables
 from hpo_summarize.errors import DataError
 
@@ -28,23 +27,18 @@ def load_splits(section: DataSection) -> tuple[Dialogues, Dialogues]:
     Raises:
         DataError: The data cannot be used as they are.
     """
-    train_source: Source = section.train or "train"
+    sources = [section.train or "train"] if not isinstance(section.train, list) else section.train
     validation_source = section.validation
     if validation_source is None and section.name is not None:
-        validation_source = _own_validation_split(section)
-    train = _read_all(train_source, section)
+        splits = set(find_splits(section)).difference(sources)
+        validation_source = next((name for name in _VALIDATION_SPLITS if name in splits), None)
+    train = _read_all(sources, section)
     if validation_source is None:
         train, validation = split(train, section.validation_fraction, section.seed)
     else:
         validation = _read_all(validation_source, section)
         validation = validation.with_notes(*leak_notes(train, validation, "validation", section))
     return train.head(section.max_rows), validation.head(section.max_rows)
-
-
-def _own_validation_split(section: DataSection) -> str | None:
-    train = [section.train or "train"] if not isinstance(section.train, list) else section.train
-    splits = [name for name in find_splits(section) if name not in train]
-    return next((name for name in _VALIDATION_SPLITS if name in splits), None)
 
 
 def read_dialogues(
@@ -54,7 +48,7 @@ def read_dialogues(
 
     Args:
         source: As `data.train` in a recipe: a file, a glob or a list of them, or, where the recipe
-            has `data.name`, the name of a split. A `Path` is a file in any case.
+            has `data.name`, the name of a split. A `Path` is always a file.
         section: How to read it.
         require_summaries: Whether rows without summaries are refused; otherwise a table without
             a summary column gives no references.
@@ -70,27 +64,27 @@ def _read_all(source: Source, section: DataSection, require_summaries: bool = Tr
     data = joined([to_dialogues(table, section, require_summaries) for table in tables])
     if not (repeated := count_repeated(data)):
         return data
-    name = tables[0].name if len(tables) == 1 else f"{tables[0].name} and {len(tables) - 1} more"
+    name = tables[0].name + f" and {len(tables) - 1} more" * (len(tables) > 1)
     note = f"{name}: {repeated} of {len(data)} rows repeat the dialogue of an earlier row"
     return data.with_notes(note)
 
 
 def read_every_row(source: Source, section: DataSection) -> tuple[Dialogues, str | None]:
-    """Reads dialogues that are to be summarised: no row is left out, also none without a text.
+    """Reads dialogues to be summarised: every row, also one without a text.
 
     Args:
         source: Files, folder or data set, as for `read_dialogues`.
-        section: How to read it; `max_rows` has its say.
+        section: How to read it; at most `max_rows` rows.
 
     Returns:
-        The rows, and the name of the column that tells them apart, if there is one.
+        The rows, and the name of the column that identifies them; None if there is none.
 
     Raises:
         DataError: The data cannot be used as they are.
     """
     tables = open_tables(source, section)
     parts = [to_dialogues(t, section, require_summaries=False, keep_empty=True) for t in tables]
-    data, name = joined(parts), find_columns(tables[0], section, require_summaries=False).identifier
+    data, name = joined(parts), identifier_column(tables[0], section)
     if name is None:
         data = replace(data, ids=[str(number) for number in range(len(data))])
     kept = data.head(section.max_rows)
@@ -103,8 +97,8 @@ def read_every_row(source: Source, section: DataSection) -> tuple[Dialogues, str
 def split(data: Dialogues, fraction: float, seed: int) -> tuple[Dialogues, Dialogues]:
     """Splits off `fraction` of the dialogues, at least one, at random by `seed`.
 
-    Rows with the same dialogue stay together, so that none stands in both parts. The notes go
-    with the first part.
+    Rows with the same dialogue stay together, so that none is in both parts. The notes go to
+    the first part.
 
     Args:
         data: The rows to split.
@@ -129,24 +123,24 @@ def split(data: Dialogues, fraction: float, seed: int) -> tuple[Dialogues, Dialo
 
 
 def count_repeated(data: Dialogues) -> int:
-    """How many rows repeat the dialogue of an earlier row, but for white space."""
+    """How many rows repeat the dialogue of an earlier row, ignoring white space."""
     return len(data) - len(_by_dialogue(data))
 
 
 def count_leaks(train: Dialogues, other: Dialogues) -> int:
-    """How many rows of `other` have a dialogue that stands in `train` too, but for white space."""
+    """How many rows of `other` have a dialogue that is in `train`, too, ignoring white space."""
     known = _by_dialogue(train)
     return sum(len(rows) for text, rows in _by_dialogue(other).items() if text in known)
 
 
 def leak_notes(train: Dialogues, other: Dialogues, name: str, section: DataSection) -> list[str]:
-    """What a user should know of dialogues that stand in the training split and in another one.
+    """A warning where dialogues are in the training split and in another one, or nothing.
 
     Args:
         train: What is trained on.
         other: What scores are measured on.
         name: Name of the other split, for the note.
-        section: The section `data`; its `leaks` says what to do about them.
+        section: The section `data`; its `leaks` says whether they are refused.
 
     Raises:
         DataError: There are such dialogues, and the recipe refuses them.
@@ -154,14 +148,14 @@ def leak_notes(train: Dialogues, other: Dialogues, name: str, section: DataSecti
     count = count_leaks(train, other)
     if not count:
         return []
-    message = f"{count} of {len(other)} {name} dialogues stand in the training split too"
+    message = f"{count} of {len(other)} {name} dialogues are in the training split, too"
     if section.leaks == "refuse":
-        raise DataError(f"data: {message}; take them out of one, or set data.leaks to warn")
-    return [f"{message}, and scores on them are too good; data.leaks: refuse would stop here"]
+        raise DataError(f"data: {message}; remove them from one, or set data.leaks to warn")
+    return [f"{message}, and their scores are too high; data.leaks: refuse makes this an error"]
 
 
 def _by_dialogue(data: Dialogues) -> dict[str, list[int]]:
-    """The numbers of the rows that have the same dialogue, but for white space."""
+    """The numbers of the rows that have the same dialogue, ignoring white space."""
     groups: dict[str, list[int]] = {}
     for row, text in enumerate(data.dialogues):
         groups.setdefault(" ".join(text.split()), []).append(row)

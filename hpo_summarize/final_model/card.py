@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from hpo_summarize import __version__
 from hpo_summarize.components import Experiment
+from hpo_summarize.config.fields import last_part
 from hpo_summarize.config.loader import dump_recipe
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import Problem, RecipeError
-from hpo_summarize.final_model.export import adapter_usage
+from hpo_summarize.final_model.export import ADAPTER, changes_of_base
 from hpo_summarize.final_model.train import Trained, of_trial, spread
 from hpo_summarize.generation import count_in_words, degenerate_note
 from hpo_summarize.io import write_text
 from hpo_summarize.summarizer import SEED
 from hpo_summarize.training.arguments import eval_batch_size
 
-SCORES = "scores.json"
-FILES = "files"  # In there: what is replaced by the next training, and nothing else is.
+SCORES, CARD = "scores.json", "README.md"
+FILES = "files"  # Its key for the files that the next training may replace.
 _PACKAGES = ("transformers", "torch", "peft", "optuna", "datasets", "rouge-score")
 
 
@@ -38,10 +41,9 @@ def write_card(
         sizes: Dialogues by split.
     """
     content = describe(best, trained, experiment, sizes)
-    content[FILES] = sorted({*files_in(best.folder), SCORES, "README.md"})
+    content[FILES] = sorted({*files_in(best.folder), SCORES, CARD})
     write_text(best.folder / SCORES, f"{json.dumps(content, ensure_ascii=False, indent=2)}\n")
-    card = _card(content, experiment.recipe, best.folder, adapter_usage(experiment, best.folder))
-    write_text(best.folder / "README.md", card)
+    build_card(content, experiment, best.folder).save(best.folder / CARD)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -74,6 +76,7 @@ def describe(
     """The content of `scores.json`."""
     recipe, candidate = experiment.recipe, best.training.candidate
     runs = of_trial(trained, candidate.number)
+    packages = {name: version(name) for name in _PACKAGES}
     return {
         "scores": best.scores,
         # Without examples: the folder may be published, and the texts may be private.
@@ -102,58 +105,95 @@ def describe(
         "trained_on_validation": recipe.train.use_validation,
         "max_dialogue_tokens": recipe.data.max_dialogue_tokens,
         "batch_size": eval_batch_size(recipe),
-        "versions": _versions(),
+        "versions": {
+            "hpo_summarize": __version__,
+            "python": platform.python_version(),
+            **packages,
+        },
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {name: version(name) for name in _PACKAGES}
-    return {"hpo_summarize": __version__, "python": platform.python_version(), **found}
+def build_card(content: Mapping[str, Any], experiment: Experiment, folder: Path) -> ModelCard:
+    """The model card of a final model.
 
-
-def _base_model(recipe: Recipe) -> str | None:
-    """The id of the pretrained model on the Hub; a folder of this machine says nothing there."""
-    name = recipe.model.name
-    return None if name is None or Path(name).expanduser().is_dir() else name
-
-
-def _card(content: Mapping[str, Any], recipe: Recipe, folder: Path, adapter: str) -> str:
-    """The model card as Markdown."""
+    Args:
+        content: From `describe`.
+        experiment: Names the base of the adapter, where there is one.
+        folder: Folder of the model.
+    """
+    recipe = experiment.recipe
     decoding = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    sampled = f", and `torch.manual_seed({SEED})` before each" if decoding.get("do_sample") else ""
-    base = _base_model(recipe)
-    parts = [
-        "---\nlibrary_name: transformers\npipeline_tag: summarization",
-        *([f"base_model: {base}"] if base else ()),
-        "tags: [dialogue-summarization]\n---\n\n# Dialogue summariser\n",
-        f"Trained with the values of trial {content['trial']} of the study "
-        f"`{content['study_name']}`: {content['epochs']:g} of the {content['schedule_epochs']:g} "
-        f"epochs that its learning rate schedule is made for, seed {content['seed']}.\n",
-        _USAGE,
-        f"Dialogues are cut at {content['max_dialogue_tokens']} tokens. The scores were measured "
-        f"with batches of {content['batch_size']} dialogues in their order{sampled}.\n",
-        *([adapter] if adapter else ()),
-        "## Scores\n",
-        *_scores_in_words(content),
-        *_summaries_in_words(content["summaries"]),
-        "## Data\n",
-        _table(("split", "dialogues"), content["n_dialogues"].items()),
-    ]
-    if content["trained_on_validation"]:
-        parts.append("The validation split was trained on, too.\n")
-    parts += [
-        "## Hyperparameters\n",
-        _table(("name", "value"), content["params"].items()),
-        "Decoding, as in `generation_config.json`:\n",
-        _table(("name", "value"), ((k, v) for k, v in decoding.items() if not k.startswith("_"))),
-        f"## Recipe\n\n```yaml\n{dump_recipe(recipe, published=True).rstrip()}\n```\n",
-        "## Versions\n",
-        _table(("package", "version"), content["versions"].items()),
-    ]
-    return "\n".join(parts)
+    return ModelCard.from_template(
+        _card_data(content, recipe),
+        template_str=_TEMPLATE,
+        **content,
+        adapter=_adapter(experiment, folder) if (folder / ADAPTER).is_dir() else None,
+        sampling_seed=SEED if decoding.get("do_sample") else None,
+        summaries_in_words={
+            split: (count_in_words(found), degenerate_note(found))
+            for split, found in content["summaries"].items()
+        },
+        decoding={key: value for key, value in decoding.items() if not key.startswith("_")},
+        recipe=dump_recipe(recipe, published=True).rstrip(),
+    )
 
 
-_USAGE = """\
+def _adapter(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """What the adapter fits on, and the arguments with which that is loaded and changed."""
+    model, changes = experiment.recipe.model, changes_of_base(experiment, folder)
+    revision = f", revision={json.dumps(model.revision)}" if model.revision else ""
+    depth = ", ".join(f"{key}={n}" for key, n in changes.items() if key != "vocab_size")
+    base = last_part(model.name)
+    return {"base": base, "place": json.dumps(base) + revision, "changes": changes, "depth": depth}
+
+
+def _card_data(content: Mapping[str, Any], recipe: Recipe) -> ModelCardData:
+    """The metadata, which the Hub shows and searches; paths of this machine are no part of it."""
+    base, data = recipe.model.name, recipe.data.name
+    base = None if base is None or Path(base).expanduser().is_dir() else base
+    data = None if data is None or Path(data).expanduser().is_dir() else data
+    results = [
+        EvalResult(
+            task_type="summarization",
+            dataset_type=data or "dialogues",
+            dataset_name=data or "dialogues",
+            dataset_split=split,
+            metric_type="rouge",
+            metric_name=name,
+            metric_value=value,
+        )
+        for split, measures in content["scores"].items()
+        for name, value in measures.items()
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="summarization",
+        base_model=base,
+        datasets=data,
+        metrics=["rouge"],
+        tags=["dialogue-summarization"],
+        model_name=content["study_name"],
+        eval_results=results or None,
+    )
+
+
+_TEMPLATE = """\
+---
+{{ card_data }}
+---
+{% macro table(header, rows) -%}
+| {{ header | join(" | ") }} |
+|{{ " --- |" * header | length }}
+{%- for row in rows %}
+| {{ row | join(" | ") }} |
+{%- endfor %}
+{%- endmacro %}
+# Dialogue summariser
+
+Trained with the values of trial {{ trial }} of the study `{{ study_name }}`: \
+{{ "%g" % epochs }} of the {{ "%g" % schedule_epochs }} epochs of its learning rate schedule, \
+seed {{ seed }}.
+
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -163,44 +203,86 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 inputs = tokenizer([dialogue], truncation=True, padding=True, return_tensors="pt")
 print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0].strip())
 ```
+
+Dialogues are cut at {{ max_dialogue_tokens }} tokens. The scores were measured with batches of \
+{{ batch_size }} dialogues in their order\
+{% if sampling_seed %}, and `torch.manual_seed({{ sampling_seed }})` before each{% endif %}.
+{% if adapter %}
+The LoRA adapter in `adapter/`, which is merged into the weights above, fits on \
+`{{ adapter.base }}`\
+{% for name, number in adapter.changes.items() %}\
+{{ " with" if loop.first else " and" }} `{{ name }}` {{ number }}\
+{% endfor %}, and on nothing else:
+
+```python
+from peft import PeftModel
+from transformers import GenerationConfig
+{%- if adapter.depth %}
+from hpo_summarize.models.depth import with_depth
+{%- endif %}
+
+base = AutoModelForSeq2SeqLM.from_pretrained({{ adapter.place }})
+{%- if adapter.changes.vocab_size %}
+base.resize_token_embeddings({{ adapter.changes.vocab_size }})
+{%- endif %}
+{%- if adapter.depth %}
+base = with_depth(base, {{ adapter.depth }})
+{%- endif %}
+base.generation_config = GenerationConfig.from_pretrained(folder)
+model = PeftModel.from_pretrained(base, f"{folder}/adapter")
+```
+{% endif %}
+## Scores
+{% if scores %}
+ROUGE F1 (0 to 1), in lower case, by \
+`hpo_summarize.rouge.Rouge(tokenizer="{{ rouge_tokenizer }}", references="{{ rouge_references }}")`\
+{{ ", as rouge-score without stemming" if rouge_tokenizer == "default" }}; \
+of several references to a dialogue the {{ rouge_references }} counts.
+
+| split | dialogues | {{ (scores.values() | first).keys() | join(" | ") }} |
+| --- | --- |{{ " --- |" * (scores.values() | first) | length }}
+{%- for split, measures in scores.items() %}
+| {{ split }} | {{ n_dialogues[split] }} |\
+{% for value in measures.values() %} {{ "%.4f" % value }} |{% endfor %}
+{%- endfor %}
+{% if seeds %}
+Mean and standard deviation over the seeds; the best one on validation is kept.
+
+| split | {{ (scores.values() | first).keys() | join(" | ") }} |
+| --- |{{ " --- |" * (scores.values() | first) | length }}
+{%- for split, measures in seeds.items() %}
+| {{ split }} |\
+{% for one in measures.values() %} {{ "%.4f ± %.4f" % (one.mean, one.deviation) }} |{% endfor %}
+{%- endfor %}
+{% endif %}
+{%- for split, (counts, note) in summaries_in_words.items() %}
+Summaries of the {{ split }} split: {{ counts }}.{{ " **Note: %s.**" % note if note }}
+{% endfor %}
+{%- else %}
+Not measured: no test split has summaries, and validation was trained on.
+{% endif %}
+## Data
+
+{{ table(["split", "dialogues"], n_dialogues.items()) }}
+{% if trained_on_validation %}
+The validation split was trained on, too.
+{% endif %}
+## Hyperparameters
+
+{{ table(["name", "value"], params.items()) }}
+
+Decoding, as in `generation_config.json`:
+
+{{ table(["name", "value"], decoding.items()) }}
+
+## Recipe
+
+```yaml
+{{ recipe }}
+```
+
+## Versions
+
+{{ table(["package", "version"], versions.items()) }}
+
 """
-
-
-def _scores_in_words(content: Mapping[str, Any]) -> Iterator[str]:
-    scores, seeds = content["scores"], content["seeds"]
-    if not scores:
-        yield "Not measured: no test split has summaries, and validation was trained on.\n"
-        return
-    measures = list(next(iter(scores.values())))
-    tokenizer, over = content["rouge_tokenizer"], content["rouge_references"]
-    counted = f'hpo_summarize.rouge.Rouge(tokenizer="{tokenizer}", references="{over}")'
-    own = ", as rouge-score without stemming" if tokenizer == "default" else ""
-    yield (
-        f"ROUGE F1 (0 to 1), in lower case, by `{counted}`{own}; of several references to a "
-        f"dialogue the {over} counts.\n"
-    )
-    rows = [
-        (split, content["n_dialogues"][split], *(f"{values[name]:.4f}" for name in measures))
-        for split, values in scores.items()
-    ]
-    yield _table(("split", "dialogues", *measures), rows)
-    if seeds:
-        yield "Mean and standard deviation over the seeds; the best one on validation is kept.\n"
-        spreads = [
-            (split, *(f"{s[name]['mean']:.4f} ± {s[name]['deviation']:.4f}" for name in measures))
-            for split, s in seeds.items()
-        ]
-        yield _table(("split", *measures), spreads)
-
-
-def _summaries_in_words(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Counts only: the texts themselves may be private."""
-    for split, description in summaries.items():
-        note = degenerate_note(description)
-        warning = f" **Note: {note}.**" if note else ""
-        yield f"Summaries of the {split} split: {count_in_words(description)}.{warning}\n"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)

@@ -9,27 +9,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 
 from hpo_summarize.components import Experiment
 from hpo_summarize.errors import ModelError
-from hpo_summarize.final_model.select import Candidate
 from hpo_summarize.models.lora import load_adapter
 from hpo_summarize.models.outputs import OUTPUTS, difference_from
+from hpo_summarize.study.trials import Candidate
 from hpo_summarize.summarizer import Summarizer, make_summarizer
-
-
-def find_kept(output_dir: Path, candidate: Candidate) -> Path:
-    """The checkpoint of a trial's best epoch.
-
-    Raises:
-        ModelError: The search has not kept it.
-    """
-    folder = output_dir / "trials" / candidate.study_name / f"trial-{candidate.number}"
-    found = sorted(folder.glob("checkpoint-*"))
-    if len(found) != 1:
-        raise ModelError(
-            f"the search has kept no weights of trial {candidate.number}: {folder} holds "
-            f"{len(found)} checkpoints, not one; set search.keep_trials to 1 or more and search "
-            "again, or retrain it with scripts/train.py"
-        )
-    return found[0]
 
 
 def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
@@ -40,12 +23,12 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
     values, as for the trial, and gets the kept weights.
 
     Raises:
-        ModelError: There are no such weights, or they do not fit the recipe.
+        StudyError: The search has kept no weights.
+        ModelError: They do not fit the recipe.
     """
-    checkpoint = find_kept(Path(experiment.recipe.output_dir), candidate)
+    checkpoint = candidate.checkpoint(Path(experiment.recipe.output_dir))
     # A tokenizer that was trained for the search is only here.
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-    experiment.tokenizer = tokenizer
+    experiment.tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     set_seed(experiment.seed)  # Some weights that are not kept are drawn.
     model = experiment.build_model(candidate.params)
     try:
@@ -68,4 +51,4 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
             "the trial with scripts/train.py"
         )
     limit = experiment.recipe.data.max_dialogue_tokens
-    return make_summarizer(model, tokenizer, limit, experiment.recipe)
+    return make_summarizer(model, experiment.tokenizer, limit, experiment.recipe)

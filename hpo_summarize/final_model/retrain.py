@@ -1,14 +1,13 @@
-"""From the results of a search to the final model."""
+"""From the results of a search to the final model: `Retraining`, and the steps of one training."""
 
 from __future__ import annotations
 
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from accelerate import PartialState
@@ -27,26 +26,26 @@ from hpo_summarize.final_model.export import (
     upload,
     write_model,
 )
-from hpo_summarize.final_model.select import BEST_PARAMS, Candidate, choose_candidates
+from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
 from hpo_summarize.final_model.train import (
     FITTING,
-    Scores,
     Trained,
     Training,
     TrainingProgress,
+    best_of,
     in_words,
 )
 from hpo_summarize.io import claim, discard, make_writable, mark_of, write_text
 from hpo_summarize.launch.processes import on_all, on_main
 from hpo_summarize.models.outputs import OUTPUTS, difference_from, first_rows, write_outputs
-from hpo_summarize.study.fingerprint import differences, fingerprint_of
-from hpo_summarize.summarizer import Summarizer, load_summarizer, make_summarizer, summarize_all
+from hpo_summarize.study.fingerprint import fingerprint_of
+from hpo_summarize.study.trials import Candidate
+from hpo_summarize.summarizer import load_summarizer, summarize_all
 
 MODEL = "model"
 _WORK = "training"  # Unfinished and not yet chosen trainings, in the output folder.
 _MEASURED = "measured.json"
-_TEXTS = "texts.json"  # Of the model in memory, for `_COMPARED` rows.
-_COMPARED = 4
+_COMPARED = 2  # Rows by which the saved model is compared with the one in memory.
 
 
 class Retraining:
@@ -57,7 +56,7 @@ class Retraining:
         best_params: Path of `best_params.json`. Default: the one in the output folder.
         top: Number of best trials that are trained, at least 1.
         trial: Number of the one trial to train, in the place of the best.
-        on_event: Function that gets a line for every step of the work. Default: none is told.
+        on_event: Function that gets one line for each step of the work. Default: no output.
     """
 
     def __init__(
@@ -92,8 +91,8 @@ class Retraining:
     @property
     def notes(self) -> list[str]:
         """What a user should know of the trials and of the data, one sentence each."""
-        notes = [note for split in self.experiment.splits for note in split.notes]
-        return [*self._chosen[1], *notes, *self._test[1]]
+        splits = (*self.experiment.splits, self.test)
+        return [*self._chosen[1], *(note for split in splits for note in split.notes)]
 
     @property
     def trainings(self) -> list[Training]:
@@ -101,27 +100,21 @@ class Retraining:
         seeds = self.recipe.train.seeds
         return [Training(one, seed) for one in self.candidates for seed in seeds]
 
-    @property
-    def test(self) -> Dialogues | None:
-        """The rows of the test split that have summaries, if there are any."""
-        return self._test[0]
-
     @functools.cached_property
-    def _test(self) -> tuple[Dialogues | None, list[str]]:
-        """The rows that can be scored, and what a user should know of the split."""
+    def test(self) -> Dialogues:
+        """The rows of the test split that have summaries to score by, maybe none, with notes."""
         section = self.recipe.data
         if section.test is None:
-            return None, []
+            return Dialogues([], [], [])
         test = read_dialogues(section.test, section, require_summaries=False)
-        scored = [row for row, texts in enumerate(test.references) if texts]
+        scored = test.rows([row for row, texts in enumerate(test.references) if texts])
         if not scored:
             note = "the test split (data.test) has no summaries: there will be no test scores"
-            return None, [*test.notes, note]
-        missing, found = len(test) - len(scored), test.rows(scored)
-        notes = [*test.notes, *leak_notes(self.trained_on, found, "test", section)]
-        if missing:
-            notes.append(f"{missing} of {len(test)} test dialogues have no summary to score by")
-        return found, notes
+            return scored.with_notes(note)
+        if missing := len(test) - len(scored):
+            note = f"{missing} of {len(test)} test dialogues have no summary to score by"
+            scored = scored.with_notes(note)
+        return scored.with_notes(*leak_notes(self.trained_on, scored, "test", section))
 
     @functools.cached_property
     def trained_on(self) -> Dialogues:
@@ -168,31 +161,42 @@ class Retraining:
         """Writes the best of the trainings to `model/` and, if the recipe says so, to the Hub.
 
         Returns:
-            The best one: of the trial with the best mean over the seeds the best seed, by the
-            first objective on the validation split.
+            The best one, see `best_of`.
         """
-        best = self._choose(trained)
-        with stopping_at_storage_failure(self.output_dir / MODEL):
+        search, folder = self.recipe.search, self.output_dir / MODEL
+        best = best_of(trained, search.objectives[0], search.direction == "maximize")
+        with stopping_at_storage_failure(folder):
             on_main(lambda: self._write(best, trained))
-        # Nobody waits for the main process: an upload may take longer than an exchange may.
+        # Not by `on_main`: an upload may take longer than the timeout of the group.
         if PartialState().is_main_process:
             if self.recipe.train.push_to_hub:
-                upload(self.output_dir / MODEL, self.recipe.train.push_to_hub)
+                upload(folder, self.recipe.train.push_to_hub)
             _clear_work(self.output_dir / _WORK)
         return best
 
     def _finish(self, training: Training) -> Trained:
+        """Does what is left to do of a training; its folder holds what has been done."""
         folder = self.output_dir / _WORK / training.name
-        model, known = folder / MODEL, folder / _MEASURED
+        model, measured = folder / MODEL, folder / _MEASURED
         on_main(lambda: _claim(folder, self._identity(training)))
         if not on_main(model.is_dir):
-            on_main(lambda: known.unlink(missing_ok=True))
+            on_main(lambda: measured.unlink(missing_ok=True))
             self._train(training, folder)
-        if not on_main(known.is_file):
-            measured = self._measure(folder)
-            on_main(lambda: write_text(known, json.dumps(measured)))
-        measured = on_main(lambda: json.loads(known.read_text(encoding="utf-8")))
-        return Trained(training, model, **measured)
+        if not on_main(measured.is_file):
+            found = self._measure(folder)
+            on_main(lambda: write_text(measured, json.dumps(found)))
+        return Trained(training, model, **on_main(lambda: json.loads(measured.read_text("utf-8"))))
+
+    def _identity(self, training: Training) -> str:
+        """All that decides the result of a training, as JSON."""
+        content = {
+            **fingerprint_of(self.experiment.decided_recipe, self._splits),
+            "params": training.candidate.params,
+            "epoch": training.candidate.epoch,
+            "seed": training.seed,
+            "train": self.recipe.train.model_dump(include={"use_validation", "save_adapter"}),
+        }
+        return json.dumps(content, indent=2, sort_keys=True, default=str)
 
     def _train(self, training: Training, folder: Path) -> None:
         train, validation = self.trained_on, self.experiment.splits[1]
@@ -202,24 +206,14 @@ class Retraining:
         on_main(lambda: self._save(model, folder))
 
     def _save(self, model: Any, folder: Path) -> None:
-        """Writes the model, and what it says in memory: before merging, and as texts after it."""
-        experiment, limit = self.experiment, self.recipe.data.max_dialogue_tokens
-        batch = first_rows(
-            experiment.tokenize(self._compared), DataCollatorForSeq2Seq(experiment.tokenizer)
-        )
+        """Writes the model, and what it gives for a few rows before its adapters are merged."""
+        experiment, validation = self.experiment, self.experiment.splits[1]
+        few = experiment.tokenize(validation.head(_COMPARED))
+        batch = first_rows(few, DataCollatorForSeq2Seq(experiment.tokenizer))
         if batch is not None:
             write_outputs(model, batch, folder / OUTPUTS)
-        adapter = self.recipe.train.save_adapter
-        whole = write_model(model, experiment.tokenizer, folder / MODEL, limit, adapter)
-        summarizer = make_summarizer(whole, experiment.tokenizer, limit, self.recipe)
-        summaries = summarizer.summarize(self._compared.dialogues)
-        write_text(folder / _TEXTS, json.dumps(summaries.texts))
-
-    @property
-    def _compared(self) -> Dialogues:
-        """The validation rows by which the saved model is compared with the one in memory."""
-        validation = self.experiment.splits[1]
-        return validation.rows(range(min(_COMPARED, len(validation))))
+        limit, adapter = self.recipe.data.max_dialogue_tokens, self.recipe.train.save_adapter
+        write_model(model, experiment.tokenizer, folder / MODEL, limit, adapter)
 
     def _measure(self, folder: Path) -> dict[str, Any]:
         """Scores the model as it was saved: what is in the folder is what was measured.
@@ -231,77 +225,27 @@ class Retraining:
             HpoError: It is not the one that was trained.
         """
         summarizer = load_summarizer(folder / MODEL, self.recipe)
-        on_all(lambda: self._compare(summarizer, folder))
+        on_all(lambda: _compare(summarizer.model, folder))
         on_main(lambda: check_adapter(self.experiment, folder / MODEL, folder / OUTPUTS))
-        scores: Scores = {}
-        described = {}
-        for name, split in self._measured_splits().items():
+        scores, described = {}, {}
+        for name, split in self._splits.items():
+            if name == "train" or name == "validation" and self.recipe.train.use_validation:
+                continue
             summaries = summarize_all(summarizer, split.dialogues)
             scores[name] = self.experiment.score(summaries.texts, split.references)
             described[name] = summaries.describe()
             self._say(f"  {name}: {in_words(scores[name])}")
         return {"scores": scores, "summaries": described}
 
-    def _compare(self, summarizer: Summarizer, folder: Path) -> None:
-        differs = difference_from(folder / OUTPUTS, summarizer.model)
-        if not differs and (folder / _TEXTS).is_file():
-            texts = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
-            summaries = summarizer.summarize(self._compared.dialogues)
-            pairs = zip(texts, summaries.texts, strict=True)
-            differs = next(
-                (f"{one!r} became {other!r}" for one, other in pairs if one != other), ""
-            )
-        if differs:
-            raise HpoError(
-                f"the model in {folder / MODEL}, loaded again, is not the one that was trained "
-                f"({differs}), and is not published; scripts/predict.py --model best has the "
-                "weights that the search kept. Leave the keys of lora beside r, alpha, dropout and "
-                "target_modules out, or take another model, and search again"
-            )
-
-    def _measured_splits(self) -> dict[str, Dialogues]:
-        splits = {}
-        if not self.recipe.train.use_validation:
-            splits["validation"] = self.experiment.splits[1]
-        if self.test is not None:
-            splits["test"] = self.test
-        return splits
-
-    def _identity(self, training: Training) -> dict[str, Any]:
-        """All that decides what a training gives."""
+    @property
+    def _splits(self) -> dict[str, Dialogues]:
+        """The rows of each split by its name; without the test split where it has no summaries."""
         train, validation = self.experiment.splits
-        splits = {"train": train, "validation": validation}
-        if self.test is not None:
-            splits["test"] = self.test
-        identity = fingerprint_of(self.experiment.decided_recipe, splits)
-        one = training.candidate
-        return {
-            **identity,
-            "params": one.params,
-            "epoch": one.epoch,
-            "seed": training.seed,
-            "train": self.recipe.train.model_dump(include={"use_validation", "save_adapter"}),
-        }
-
-    def _choose(self, trained: list[Trained]) -> Trained:
-        if len(trained) == 1:
-            return trained[0]
-        sign = 1 if self.recipe.search.direction == "maximize" else -1
-        measure = self.recipe.search.objectives[0]
-
-        def value(one: Trained) -> float:
-            return sign * one.scores["validation"][measure]
-
-        def mean(one: Trained) -> float:
-            number = one.training.candidate.number
-            return fmean(value(t) for t in trained if t.training.candidate.number == number)
-
-        return max(trained, key=lambda one: (mean(one), value(one)))
+        test = {"test": self.test} if self.test else {}
+        return {"train": train, "validation": validation, **test}
 
     def _write(self, best: Trained, trained: list[Trained]) -> None:
-        sizes = dict(zip(("train", "validation"), map(len, self.experiment.splits), strict=True))
-        if self.test is not None:
-            sizes["test"] = len(self.test)
+        sizes = {name: len(split) for name, split in self._splits.items()}
         write_card(best, trained, self.experiment, sizes)
         check_replaceable(self.output_dir / MODEL)
         new = best.folder
@@ -312,6 +256,24 @@ class Retraining:
         replace_folder(new, self.output_dir / MODEL)
 
 
+def _compare(model: Any, folder: Path) -> None:
+    if differs := difference_from(folder / OUTPUTS, model):
+        raise HpoError(
+            f"the model in {folder / MODEL}, loaded again, is not the one that was trained "
+            f"({differs}), and is not published; scripts/predict.py --model best has the weights "
+            "that the search kept. Leave the keys of lora beside r, alpha, dropout and "
+            "target_modules out, or take another model, and search again"
+        )
+
+
+def _claim(folder: Path, owner: str) -> None:
+    """Makes the folder of a training, and clears it of another training of the same name."""
+    known = mark_of(folder)
+    if known != owner:
+        discard(folder, known)
+        claim(folder, owner)
+
+
 def _clear_work(work: Path) -> None:
     """Deletes the finished trainings, and the folder that they are in if nothing else is there."""
     for folder in work.iterdir():
@@ -319,16 +281,3 @@ def _clear_work(work: Path) -> None:
     (work / FITTING).unlink(missing_ok=True)
     with suppress(OSError):  # It holds files of others.
         work.rmdir()
-
-
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Clears a folder that holds something of another training."""
-    text, owner = json.dumps(identity, indent=2, sort_keys=True, default=str), mark_of(folder)
-    try:
-        known = json.loads(owner or "{}")
-    except ValueError:
-        known = {}
-    if known and not differences(known, json.loads(text)):
-        return
-    discard(folder, owner if known else None)
-    claim(folder, text)

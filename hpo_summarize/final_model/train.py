@@ -22,8 +22,8 @@ from transformers import (
 from hpo_summarize.components import Experiment
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import HpoError, stopping_at_storage_failure
-from hpo_summarize.final_model.select import Candidate
 from hpo_summarize.launch.processes import is_lost_peer, on_main
+from hpo_summarize.study.trials import Candidate
 from hpo_summarize.training.arguments import follows_metric, within_device
 from hpo_summarize.training.checkpoints import last_checkpoint
 from hpo_summarize.training.devices import halved, remember_in, remembered_in
@@ -32,50 +32,6 @@ from hpo_summarize.training.trial import OUT_OF_MEMORY, failure_reason
 
 # ROUGE F1 by split (`validation`, `test`) and measure, 0 to 1.
 Scores = dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training.
-
-    Attributes:
-        training: What was trained.
-        folder: Folder of its model.
-        scores: Scores of its saved model, by split and measure.
-        summaries: What its summaries are like, by split (`Summaries.describe`).
-    """
-
-    training: Training
-    folder: Path
-    scores: Scores
-    summaries: dict[str, dict[str, Any]]
-
-
-def of_trial(trained: Sequence[Trained], number: int) -> list[Trained]:
-    """The trainings of one trial, one for each seed."""
-    return [one for one in trained if one.training.candidate.number == number]
-
-
-def spread(trained: Sequence[Trained]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean and sample standard deviation of several trainings, by split and measure.
-
-    Args:
-        trained: At least two.
-    """
-    runs = [one.scores for one in trained]
-    return {
-        split: {name: _mean_and_deviation([run[split][name] for run in runs]) for name in measures}
-        for split, measures in runs[0].items()
-    }
-
-
-def _mean_and_deviation(values: list[float]) -> dict[str, float]:
-    return {"mean": fmean(values), "deviation": stdev(values)}
-
-
-def in_words(scores: Mapping[str, float]) -> str:
-    """The measures of one split in one line."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
 # An epoch is a sum of fractions, and ends within this of a whole number.
@@ -113,12 +69,15 @@ class StopAfter(TrainerCallback):
 
 
 class SkipEvaluations(TrainerCallback):
-    """Leaves out the evaluations of a training, whose dropout stays what it is with them."""
+    """Leaves out the evaluations of a training, with the same dropout as in a training with them.
+
+    The data loader of an evaluation draws one random number.
+    """
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Draws the random number of the evaluation in its place."""
+        """Draws that number in place of the evaluation."""
         if control.should_evaluate:
             control.should_evaluate = False
             draw_as_loader()
@@ -127,10 +86,10 @@ class SkipEvaluations(TrainerCallback):
 
 
 class TrainingProgress(TrainerCallback):
-    """Says the loss of each epoch.
+    """Reports the loss of each epoch.
 
     Args:
-        say: Function that gets a line an epoch.
+        say: Function that gets one line for each epoch.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -150,7 +109,7 @@ class TrainingProgress(TrainerCallback):
             self._say(f"  epoch {epochs}  training loss {logs['loss']:.4f}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Training:
     """One training.
 
@@ -183,22 +142,23 @@ class Training:
     ) -> Any:
         """Trains, from the last checkpoint in `folder` on if there is one, and returns the model.
 
-        Out of memory, it goes on with half the examples at once and twice the accumulation. What
-        fits is noted beside `folder`, for all trainings there. Several processes end first, since
-        the others cannot be called back from where they wait; the same call goes on then.
+        Out of memory, one process retries with half the per-device batch and twice the
+        accumulation. Several processes end first, since the others are blocked in an exchange; the
+        same command goes on then. What fits is noted beside `folder`, for all trainings there.
 
         The trial's evaluations are left out, unless its schedule follows them.
 
         Raises:
-            HpoError: It ended in an error, or its weights are no numbers any more.
+            HpoError: It ended in an error, or with weights that are not finite.
         """
-        args = self.arguments(experiment, folder)
-        world_size = args.world_size
+        args, fitting = self.arguments(experiment, folder), folder.parent / FITTING
         while True:
-            sizes = on_main(lambda: remembered_in(folder.parent / FITTING))
-            fitting = args if sizes is None else within_device(args, *sizes)
+            sizes = on_main(lambda: remembered_in(fitting))
             trainer = experiment.build_trainer_for(
-                self.candidate.params, fitting, train, validation
+                self.candidate.params,
+                within_device(args, *sizes) if sizes else args,
+                train,
+                validation,
             )
             if follows_metric(args):
                 trainer.epoch_evaluation = experiment.build_epoch_evaluation(
@@ -209,47 +169,108 @@ class Training:
             for callback in (StopAfter(self.candidate.epoch), *callbacks):
                 trainer.add_callback(callback)
             try:
-                checkpoint = on_main(lambda: last_checkpoint(folder, world_size))
+                checkpoint = on_main(lambda: last_checkpoint(folder, args.world_size))
                 with stopping_at_storage_failure(folder):
                     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
                 break
             except Exception as error:
                 if is_lost_peer(error):
                     raise
-                self._note_smaller(fitting, failure_reason(error), folder.parent / FITTING)
+                self._note_smaller(trainer.args, failure_reason(error), fitting)
             del trainer
         # Without mixed precision, as the model that is loaded from its folder.
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        on_main(lambda: self._check(model))
+        on_main(lambda: self._check_finite(model))
         return model
 
     def _note_smaller(self, args: Seq2SeqTrainingArguments, reason: str, path: Path) -> None:
-        """Writes down the sizes to go on with after a failure.
+        """Notes the per-device batches to go on with after a failure.
 
         Raises:
-            HpoError: There are none, or the other processes wait for this one.
+            HpoError: There are none, or other processes are blocked.
         """
-        state = PartialState()
-        alone = state.num_processes == 1
-        where = "" if alone else f" on process {state.process_index}"
+        state, is_memory = PartialState(), reason == OUT_OF_MEMORY
+        where = "" if state.num_processes == 1 else f" on process {state.process_index}"
         sizes = args.per_device_train_batch_size, args.per_device_eval_batch_size
-        smaller = halved(sizes) if sizes[0] > 1 else None
-        if reason != OUT_OF_MEMORY or smaller is None:
-            memory = reason == OUT_OF_MEMORY
-            step = "set data.max_dialogue_tokens lower" if memory else "mend the cause"
+        smaller = halved(sizes) if is_memory and sizes[0] > 1 else None
+        if smaller is None:
+            step = "set data.max_dialogue_tokens lower" if is_memory else "fix the cause"
             raise HpoError(
                 f"{self.name}: the training failed{where} ({reason}); {step} and run it again"
             )
         remember_in(path, smaller)
-        if not alone:
+        if where:
             raise HpoError(
                 f"{self.name}: {reason}{where}. The launch ends here; the same command goes on "
                 f"with {smaller[0]} examples at once on each device and more accumulation"
             )
 
-    def _check(self, model: torch.nn.Module) -> None:
+    def _check_finite(self, model: torch.nn.Module) -> None:
         if not all(torch.isfinite(weights).all() for weights in model.parameters()):
             raise HpoError(
-                f"{self.name}: the training went astray, and its weights are no finite numbers; "
-                "leave this seed out of train.seeds, or take another trial with --trial"
+                f"{self.name}: the training diverged (non-finite weights); leave this seed out of "
+                "train.seeds, or take another trial with --trial"
             )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        training: What was trained.
+        folder: Folder of its model.
+        scores: Scores of its saved model, by split and measure.
+        summaries: What its summaries are like, by split (`Summaries.describe`).
+    """
+
+    training: Training
+    folder: Path
+    scores: Scores
+    summaries: dict[str, dict[str, Any]]
+
+
+def of_trial(trained: Sequence[Trained], number: int) -> list[Trained]:
+    """The trainings of one trial, one for each seed."""
+    return [one for one in trained if one.training.candidate.number == number]
+
+
+def spread(trained: Sequence[Trained]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean and sample standard deviation of several trainings, by split and measure.
+
+    Args:
+        trained: At least two.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for split, measures in trained[0].scores.items():
+        for name in measures:
+            values = [one.scores[split][name] for one in trained]
+            both = {"mean": fmean(values), "deviation": stdev(values)}
+            found.setdefault(split, {})[name] = both
+    return found
+
+
+def best_of(trained: Sequence[Trained], measure: str, maximize: bool) -> Trained:
+    """Of the trial with the best mean over the seeds the best seed, on the validation split.
+
+    Args:
+        trained: One alone needs no scores.
+        measure: Name of the first objective.
+        maximize: Whether more of it is better.
+    """
+    if len(trained) == 1:
+        return trained[0]
+    sign = 1 if maximize else -1
+
+    def value(one: Trained) -> float:
+        return sign * one.scores["validation"][measure]
+
+    def mean(one: Trained) -> float:
+        return fmean(map(value, of_trial(trained, one.training.candidate.number)))
+
+    return max(trained, key=lambda one: (mean(one), value(one)))
+
+
+def in_words(scores: Mapping[str, float]) -> str:
+    """The measures of one split in one line."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())

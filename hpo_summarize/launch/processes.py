@@ -124,7 +124,7 @@ def on_all(act: Callable[[], T]) -> T:
 
     Raises:
         HpoError: What `act` raised, where that was the same on every process.
-        ProcessError: `act` has raised an `HpoError` on some processes; names them.
+        RunStopped: `act` has raised an `HpoError` on some processes; names them.
     """
     if PartialState().num_processes == 1:
         return act()

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hpo_summarize.config.fields import foreign_settings
-from hpo_summarize.config.parameters import DEPTHS, split_by_owner
-from hpo_summarize.config.schema import ModelSection, Recipe
+from hpo_summarize.config.parameters import DEPTHS, LEAVES_BASE
+from hpo_summarize.config.schema import Recipe
 from hpo_summarize.generation import put_values
-from hpo_summarize.models.config import (
-    check_can_act,
-    check_output_length,
-    load_config,
-    not_loaded,
-    set_dropout,
-)
+from hpo_summarize.models.config import check_lengths, load_config, not_loaded
 from hpo_summarize.models.depth import with_depth
-from hpo_summarize.models.families import begin_as_trained
-from hpo_summarize.models.lora import leaves_base, lora_settings, with_lora
-from hpo_summarize.models.shared_base import (
-    PretrainedBase,
-    grow,
-    load_pretrained,
-    n_embeddings,
-    unshare,
-)
-from hpo_summarize.models.tokenizer import n_rows, new_tokens
+from hpo_summarize.models.families import require_family
+from hpo_summarize.models.lora import lora_settings, with_lora
+from hpo_summarize.models.shared_base import PretrainedBase
+from hpo_summarize.models.tokenizer import n_rows
+from hpo_summarize.models.weights import unshare
+from hpo_summarize.search_space import TrialSpec
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -42,7 +26,7 @@ if TYPE_CHECKING:
 def build_model(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
-    values: Mapping[str, Any],
+    spec: TrialSpec,
     base: PretrainedBase | None = None,
 ) -> PreTrainedModel | PeftModel:
     """A fresh model: pretrained or random weights, depth, dropout, decoding and LoRA.
@@ -50,37 +34,34 @@ def build_model(
     Args:
         recipe: The recipe, for the checkpoint or the configuration, LoRA and the fixed decoding.
         tokenizer: Decides the size of the vocabulary and the ids of its special tokens.
-        values: Values of a trial; names of other owners than `model` and `lora` are passed over,
-            but for the decoding values that decide which others can act.
-        base: The weights of the recipe's checkpoint, for adapters; None: they are read from disk.
-            The model is the same to the bit, but what it does not train lies in the memory of
-            `base`: see `unshare` before merging.
+        spec: Values of a trial. Those of the generation are not set; they only decide which fixed
+            ones can act.
+        base: The recipe's checkpoint, which many models share; None: it is read from disk. What the
+            model does not train lies in the memory of `base`.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, it and the tokenizer do not belong together, a
             value cannot act in it, or LoRA cannot be put on it.
     """
-    parts = split_by_owner(values)
-    config = load_config(recipe.model) if base is None else base.config()
-    check_can_act(config, parts["model"])
-    check_output_length(config, recipe.generation, recipe.space)
-    set_dropout(config, parts["model"])
-    depth = {name: parts["model"][name] for name in DEPTHS if name in parts["model"]}
-    if base is None:
-        model = _load(recipe.model, config, tokenizer)
+    depth = {name: spec.model[name] for name in DEPTHS if name in spec.model}
+    new: list[int] = []
+    if recipe.model.name is None:
+        config = _checked(load_config(recipe.model), recipe, spec)
+        model = _with_random_weights(config, recipe, tokenizer)
+        model = with_depth(model, **depth) if depth else model
     else:
-        model, depth = base.build(config, depth), {}
-    old_rows = n_embeddings(model)
-    if n_rows(tokenizer) > old_rows:
-        grow(model, n_rows(tokenizer))
-    if any(getattr(config, name) != layers for name, layers in depth.items()):
-        model = with_depth(model, **depth)
-    _set_fixed_decoding(model, recipe, tokenizer, parts["generation"])
+        source = base or PretrainedBase(recipe.model, tokenizer)
+        config = _checked(source.config(), recipe, spec)
+        model, new = source.build(config, depth), source.new_tokens
+        if base is None and depth:
+            unshare(model)  # Repeated layers have weights of their own.
+    _set_fixed_decoding(model, recipe, tokenizer, spec)
     if recipe.lora is None:
+        if base:
+            unshare(model)
         return model
-    settings = lora_settings(recipe.lora, parts["lora"])
-    new = base.new_tokens if base else new_tokens(recipe.model, tokenizer, old_rows)
-    if base and not leaves_base(settings):
+    settings = lora_settings(recipe.lora, spec.lora)
+    if base and settings.get("init_lora_weights", True) not in LEAVES_BASE:
         unshare(model)
     adapted = with_lora(model, settings, new)
     if base:
@@ -88,43 +69,31 @@ def build_model(
     return adapted
 
 
-def _load(
-    section: ModelSection, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+def _checked(config: PretrainedConfig, recipe: Recipe, spec: TrialSpec) -> PretrainedConfig:
+    """The configuration with the dropout of a trial, for which it has the positions."""
+    check_lengths(config, recipe)
+    require_family(config).set_values(config, spec.model)
+    return config
+
+
+def _with_random_weights(
+    config: PretrainedConfig, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel:
-    if section.name is None:
-        _take_ids(config, tokenizer, section.from_config or {})
-        try:
-            return AutoModelForSeq2SeqLM.from_config(config)
-        except Exception as error:
-            raise not_loaded("model", section.from_config, error) from None
-    return load_pretrained(section, config, tokenizer)
-
-
-def _take_ids(
-    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]
-) -> None:
-    """The vocabulary of a model from a configuration is that of its tokenizer."""
+    family, given = require_family(config), recipe.model.from_config or {}
     config.vocab_size = n_rows(tokenizer)
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        if getattr(tokenizer, name) is not None:
-            setattr(config, name, getattr(tokenizer, name))
-    if "decoder_start_token_id" not in given:
-        # T5 begins its output with the padding token, BART with the end of the sentence.
-        is_t5 = "t5" in config.model_type
-        config.decoder_start_token_id = config.pad_token_id if is_t5 else config.eos_token_id
-    if "forced_eos_token_id" not in given and getattr(config, "forced_eos_token_id", None):
-        config.forced_eos_token_id = config.eos_token_id
+    family.set_token_ids(config, tokenizer, given)
+    try:
+        return family.auto_class.from_config(config)
+    except Exception as error:
+        raise not_loaded("model", given, error) from None
 
 
 def _set_fixed_decoding(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
-    values: Mapping[str, Any],
+    model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, spec: TrialSpec
 ) -> None:
     """The checkpoint's own decoding, with what the recipe fixes in its place."""
     config = model.generation_config
-    begin_as_trained(config, tokenizer)
+    require_family(model.config).set_start(config, tokenizer)
     fixed = recipe.generation.model_dump()
     if fixed["max_new_tokens"] is None:
         del fixed["max_new_tokens"]  # The limits stay the checkpoint's.
@@ -133,4 +102,4 @@ def _set_fixed_decoding(
             setattr(config, name, None)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    put_values(config, fixed, values)
+    put_values(config, fixed, spec.generation)

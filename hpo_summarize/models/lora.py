@@ -15,29 +15,34 @@ from peft import (
     PeftModel,
     PeftModelForSeq2SeqLM,
     TaskType,
+    get_peft_model,
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from hpo_summarize.config.parameters import LEAVES_BASE, LORA_WORDS
+from hpo_summarize.config.parameters import LORA_WORDS, WORDS_OF_LORA_KEYS
 from hpo_summarize.config.schema import LoraSection
 from hpo_summarize.errors import ModelError
-from hpo_summarize.models.shared_base import has_separate_head, keep_separate, name_of
+from hpo_summarize.models.families import require_family
+from hpo_summarize.models.weights import has_separate_head, keep_separate, name_of, unshare
 
 
 class AdaptedModel(PeftModelForSeq2SeqLM):
     """A model with adapters whose new embeddings are trained row by row.
 
-    Its checkpoints hold those rows and not the whole matrix, 92 MB for KoBART, which peft would
-    write at every epoch because the matrix has grown.
+    Its checkpoints hold those rows and not the whole matrix, 92 MB for KoBART, which peft 0.21
+    writes at every epoch because the matrix has grown.
     """
 
     def save_pretrained(self, save_directory: str, *args: Any, **kwargs: Any) -> None:
         """Like the parent's, with `save_embedding_layers=False` where nothing else is given."""
         kwargs.setdefault("save_embedding_layers", False)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+
+_SAVING_ROWS = {TaskType.SEQ_2_SEQ_LM: AdaptedModel}
 
 
 def lora_settings(section: LoraSection, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,20 +52,11 @@ def lora_settings(section: LoraSection, values: Mapping[str, Any]) -> dict[str, 
         section: What the recipe fixes.
         values: A trial's values in its place, by our names.
     """
-    words = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
-    fixed = {words.get(key, key): value for key, value in section.model_dump().items()}
-    sampled = {LORA_WORDS.get(name, name): value for name, value in values.items()}
-    return {"task_type": TaskType.SEQ_2_SEQ_LM, **fixed, **sampled}
+    fixed = {WORDS_OF_LORA_KEYS.get(key, key): value for key, value in section.model_dump().items()}
+    return {LORA_WORDS.get(name, name): value for name, value in {**fixed, **values}.items()}
 
 
-def leaves_base(settings: Mapping[str, Any]) -> bool:
-    """Whether adapters with these settings begin without a change of the weights below them."""
-    return settings.get("init_lora_weights", True) in LEAVES_BASE
-
-
-def with_lora(
-    model: PreTrainedModel, settings: Mapping[str, Any], new: Sequence[int]
-) -> PeftModelForSeq2SeqLM:
+def with_lora(model: PreTrainedModel, settings: Mapping[str, Any], new: Sequence[int]) -> PeftModel:
     """Puts adapters on a model, in place.
 
     Args:
@@ -72,25 +68,24 @@ def with_lora(
     Raises:
         ModelError: peft refuses, or a setting names a module that is not there.
     """
-    settings = dict(settings)
-    # Where the base came from is for `PeftModel.from_pretrained`.
-    settings["base_model_name_or_path"] = model.name_or_path or None
+    settings = {**settings, "task_type": require_family(model.config).task_type}
     try:
         _check_patterns(model, settings)
         config = LoraConfig(**settings)
         _untie_changed(model, config)
-        kind = PeftModelForSeq2SeqLM
+        saves_rows = False
         if new and "trainable_token_indices" not in settings:
-            layers = _with_tokens(model)
-            settings["trainable_token_indices"] = _rows_to_train(model, list(new), config)
+            config.trainable_token_indices = _rows_to_train(model, list(new), config)
             # Below an adapter the new rows stay as they were drawn, and have to be saved.
-            kind = kind if any(_is_target(config, name) for name in layers) else AdaptedModel
+            saves_rows = not any(_is_target(config, name) for name in _with_tokens(model))
         with warnings.catch_warnings():
-            # peft warns where this changes nothing, and goes on.
-            warnings.filterwarnings("error", "You have requested `ensure_weight_tying`, but no")
-            # The weights are not tied any more, see `_untie_adapted`.
+            # The weights are not tied any more, see `_untie_changed`.
             warnings.filterwarnings("ignore", "Model (has|with) `tie_word_embeddings=True`")
-            return kind(model, LoraConfig(**settings))
+            if saves_rows:
+                # Where the base came from is for `PeftModel.from_pretrained`.
+                config.base_model_name_or_path = model.name_or_path or None
+                return _SAVING_ROWS[settings["task_type"]](model, config)
+            return get_peft_model(model, config)
     except (ModelError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # peft raises ValueError, TypeError, IndexError, re.error and more.
@@ -103,6 +98,7 @@ def merged(model: PeftModel) -> PreTrainedModel:
     Raises:
         ModelError: peft cannot merge them.
     """
+    unshare(model)  # The weights below the adapters may be those of other models, too.
     base = model.get_base_model()
     tied = getattr(base.config, "tie_word_embeddings", False)
     try:
@@ -161,7 +157,7 @@ def _untie_changed(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def _is_changed(config: LoraConfig, name: str) -> bool:
-    copied = [*(config.modules_to_save or ())]
+    copied = config.modules_to_save or ()
     return _is_target(config, name) or any(f".{name}".endswith(f".{one}") for one in copied)
 
 
@@ -170,17 +166,17 @@ def _is_target(config: LoraConfig, name: str) -> bool:
     return isinstance(found, bool | re.Match) and bool(found)
 
 
-def _with_tokens(model: PreTrainedModel) -> set[str]:
+def _with_tokens(model: PreTrainedModel) -> list[str]:
     """The names of the modules that have a row for each token."""
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {name_of(model, layer) for layer in layers}
+    return sorted({name_of(model, layer) for layer in layers})
 
 
 def _rows_to_train(
     model: PreTrainedModel, new: list[int], config: LoraConfig
 ) -> list[int] | dict[str, list[int]] | None:
     """The new rows by module; a module that is changed as a whole needs none of its own."""
-    layers = sorted(_with_tokens(model))
+    layers = _with_tokens(model)
     rest = [name for name in layers if not _is_changed(config, name)]
     if has_separate_head(model):
         return dict.fromkeys(rest, new) or None
@@ -188,21 +184,22 @@ def _rows_to_train(
 
 
 def _check_patterns(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
-    """Refuses names of modules that the model has not; peft passes over them without a word."""
+    """Refuses names of modules that the model does not have; peft 0.21 silently ignores them.
+
+    Names in a list or as keys stand for the ends of whole names; a string is an expression for
+    whole names, and peft itself refuses one in `target_modules` that matches nothing.
+    """
     modules = [name for name, _ in model.named_modules()]
     keys = ("target_modules", "modules_to_save", "exclude_modules", "rank_pattern", "alpha_pattern")
     for key in keys:
-        patterns = settings.get(key) or ()
-        if key == "target_modules" and isinstance(patterns, str):
-            continue  # peft refuses an expression that matches nothing.
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            if isinstance(patterns, str):
-                text, what = pattern, "whose whole name matches"
-            elif isinstance(patterns, Mapping):
-                text, what = rf"(.*\.)?({pattern})", "that ends in"
-            else:
-                text, what = rf"(.*\.)?{re.escape(pattern)}", "that ends in"
-            if not any(re.fullmatch(text, name) for name in modules):
+        given = settings.get(key) or ()
+        if isinstance(given, str):
+            wanted = {} if key == "target_modules" else {given: (given, "whose whole name matches")}
+        else:
+            escape = str if isinstance(given, Mapping) else re.escape
+            wanted = {one: (rf"(.*\.)?({escape(one)})", "that ends in") for one in given}
+        for pattern, (expression, what) in wanted.items():
+            if not any(re.fullmatch(expression, name) for name in modules):
                 raise ModelError(
                     f"lora.{key}: a '{model.config.model_type}' model has no module {what} "
                     f"{pattern!r}; take one of its own, such as {modules[-1]!r}, or drop it"

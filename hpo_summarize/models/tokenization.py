@@ -13,9 +13,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from hpo_summarize.config.schema import DataSection
-from hpo_summarize.data.dialogues import Dialogues
-from hpo_summarize.data.rows import to_dialogues
+from hpo_summarize.data.dialogues import Dialogues, to_dialogues
 from hpo_summarize.data.sources import dataset_table
+from hpo_summarize.models.families import ENCODER_DECODER, Family
 from hpo_summarize.models.tokenizer import with_spaces
 from hpo_summarize.rouge import MEASURES, Rouge
 
@@ -23,42 +23,47 @@ _COVERED = 99.5  # Percent of the training references that an output may be as l
 _MARGIN = 1.1
 
 
-def tokenize(data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: DataSection) -> Dataset:
+def tokenize(
+    data: Dialogues,
+    tokenizer: PreTrainedTokenizerBase,
+    section: DataSection,
+    family: Family = ENCODER_DECODER,
+) -> Dataset:
     """Token ids for the model.
 
+    Args:
+        data: Rows with at least one reference; the first one becomes the labels.
+        tokenizer: The model's.
+        section: The section `data`, whose limits no row exceeds.
+        family: The model's.
+
     Returns:
-        A data set with `input_ids`, `attention_mask` and `labels`, one list of ints a row, none
-        longer than the recipe allows. The labels are those of the first reference and end with the
-        end-of-sequence token, also where the tokenizer adds none (KoBART's): a model that never
-        saw it would never stop.
+        A data set with `input_ids`, `attention_mask` and `labels`, one list of ints a row.
     """
-    inputs = tokenizer(data.dialogues, max_length=section.max_dialogue_tokens, truncation=True)
-    columns = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    labels = summary_tokens(data, tokenizer, section.max_summary_tokens)
-    return Dataset.from_dict({**columns, "labels": labels})
+    columns = family.encode(data.dialogues, _first_references(data), tokenizer, section)
+    return Dataset.from_dict(columns)
 
 
 def summary_tokens(
-    data: Dialogues, tokenizer: PreTrainedTokenizerBase, limit: int | None = None
+    data: Dialogues,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None = None,
+    family: Family = ENCODER_DECODER,
 ) -> list[list[int]]:
-    """The labels of each row, cut to `limit` tokens with the end-of-sequence token among them.
-
-    Args:
-        data: Rows with at least one reference; the first one counts.
-        tokenizer: The model's.
-        limit: Most tokens of a text; None cuts nothing.
-    """
-    texts = [references[0] for references in data.references]
-    labels = tokenizer(text_target=texts, max_length=limit, truncation=limit is not None)
-    end = tokenizer.eos_token_id
-    if end is None:
-        return labels["input_ids"]
-    keep = None if limit is None else limit - 1
-    # mBART's labels have the language after it.
-    return [row if end in row[-2:] else [*row[:keep], end] for row in labels["input_ids"]]
+    """Token ids of the first references, with the end-of-sequence token; see `Family`."""
+    return family.encode_summaries(_first_references(data), tokenizer, limit)
 
 
-def output_length(data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: DataSection) -> int:
+def _first_references(data: Dialogues) -> list[str]:
+    return [references[0] for references in data.references]
+
+
+def output_length(
+    data: Dialogues,
+    tokenizer: PreTrainedTokenizerBase,
+    section: DataSection,
+    family: Family = ENCODER_DECODER,
+) -> int:
     """How many tokens generated summaries may have, judged by the references of a training split.
 
     A model that has learned from them writes no longer summaries, unless it fails to find an end,
@@ -70,9 +75,10 @@ def output_length(data: Dialogues, tokenizer: PreTrainedTokenizerBase, section: 
         data: Rows with at least one reference; the first one counts, cut as in training.
         tokenizer: The model's.
         section: The section `data`; its `max_summary_tokens` is used.
+        family: The model's.
     """
-    lengths = [len(row) for row in summary_tokens(data, tokenizer, section.max_summary_tokens)]
-    usual = np.percentile(lengths, _COVERED, method="inverted_cdf")
+    labels = summary_tokens(data, tokenizer, section.max_summary_tokens, family)
+    usual = np.percentile([len(row) for row in labels], _COVERED, method="inverted_cdf")
     return math.ceil(_MARGIN * usual)
 
 
@@ -179,17 +185,16 @@ def round_trip(
     written = tokenizer.batch_decode([labels[n][:limit] for n in scored], skip_special_tokens=True)
     scores = rouge.score_rows(written, [references[n] for n in scored]) if scored else []
     share = len(differing) / max(len(references), 1)
-    lost = {name: share * (1 - _mean(row[name] for row in scores)) for name in MEASURES}
     added = tokenizer.get_added_vocab()
     faults = Counter(f for n in changed for f in _faults(references[n], texts[n], added))
     return RoundTrip(
-        len(references),
-        len(changed),
-        len(cut),
-        limit,
-        dict(faults.most_common()),
-        [(references[n], texts[n].strip()) for n in changed[:_N_EXAMPLES]],
-        {name: 1 - value for name, value in lost.items()},
+        rows=len(references),
+        changed=len(changed),
+        cut=len(cut),
+        limit=limit,
+        faults=dict(faults.most_common()),
+        examples=[(references[n], texts[n].strip()) for n in changed[:_N_EXAMPLES]],
+        ceiling={name: 1 - share * (1 - _mean(row[name] for row in scores)) for name in MEASURES},
     )
 
 

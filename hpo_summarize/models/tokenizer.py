@@ -6,15 +6,16 @@ import copy
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hpo_summarize.config.schema import ModelSection
-from hpo_summarize.errors import ModelError
+from hpo_summarize.errors import ModelError, did_you_mean
 from hpo_summarize.models.config import find_place, loading_options, not_loaded
-from hpo_summarize.models.families import language_codes, set_language
+from hpo_summarize.models.families import language_codes
 
 # Checkpoints have spare rows of embeddings, 28 in T5 and 12 in mT5; this many are no padding.
 _TOO_MANY_SPARE_ROWS = 1024
@@ -47,7 +48,7 @@ def load_tokenizer(
 
 
 def _check_is_whole(tokenizer: PreTrainedTokenizerBase, place: str) -> None:
-    """Transformers makes an empty tokenizer of a folder that has none, without a word."""
+    """Refuses the empty tokenizer that transformers 5 makes of a folder that has none."""
     files = set(tokenizer.vocab_files_names.values())
     if Path(place).is_dir() and files and not any((Path(place) / file).exists() for file in files):
         raise ModelError(
@@ -60,6 +61,32 @@ def _check_is_whole(tokenizer: PreTrainedTokenizerBase, place: str) -> None:
                 f"model: the tokenizer of '{place}' has no {role}, which training and decoding "
                 f"need; set {role} in its tokenizer_config.json, or take another tokenizer"
             )
+
+
+def set_language(tokenizer: PreTrainedTokenizerBase, language: str | None) -> None:
+    """Sets the language that a tokenizer marks dialogues and summaries with, in place.
+
+    Args:
+        tokenizer: The model's.
+        language: A code that the tokenizer knows, such as `ko_KR`. None: its source language.
+
+    Raises:
+        ModelError: It does not know the language, or knows none at all.
+    """
+    codes = language_codes(tokenizer)
+    if not codes and language is not None:
+        raise ModelError(
+            f"model.language: the tokenizer of this model marks no languages, got {language!r}; "
+            "leave it out"
+        )
+    if language is not None and language not in codes:
+        raise ModelError(
+            f"model.language must be one of the languages of the tokenizer ({', '.join(codes)}), "
+            f"got {language!r}{did_you_mean(language, codes)}"
+        )
+    if codes:
+        marked: Any = tokenizer
+        marked.src_lang = marked.tgt_lang = language or marked.src_lang
 
 
 def train_tokenizer(

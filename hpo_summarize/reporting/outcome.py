@@ -1,4 +1,4 @@
-"""What became of the trials of a study, as the result files, the plots and the report show it."""
+"""A study and its trials as the result files, the plots and the report show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import enum
 import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +30,9 @@ from hpo_summarize.study.user_attrs import (
     WORKER,
 )
 
-NO_REASON = "no reason recorded"
 
-
-class Fate(enum.Enum):
-    """How a trial ended, or where it stands."""
+class Status(enum.Enum):
+    """How a trial ended, or where it stands; the values are those of `all_trials.csv`."""
 
     COMPLETE = "COMPLETE"
     PRUNED = "PRUNED"
@@ -44,19 +41,21 @@ class Fate(enum.Enum):
     RUNNING = "RUNNING"
     WAITING = "WAITING"
 
+    @property
+    def label(self) -> str:
+        """The word for a reader."""
+        return "failed" if self is Status.FAIL else self.value.lower()
 
-FINISHED = (Fate.COMPLETE, Fate.PRUNED, Fate.FAIL)
 
-
-def fate_of(trial: FrozenTrial) -> Fate:
-    """What became of a trial; one that failed counts as such although Optuna calls it pruned."""
+def status_of(trial: FrozenTrial) -> Status:
+    """How a trial ended; one that failed counts as failed although Optuna calls it pruned."""
     if trial.user_attrs.get(INTERRUPTED) and trial.state == TrialState.FAIL:
-        return Fate.INTERRUPTED
+        return Status.INTERRUPTED
     if trial.state.is_finished() and FAILURE in trial.user_attrs:
-        return Fate.FAIL
+        return Status.FAIL
     if trial.state == TrialState.FAIL and WORKER in trial.user_attrs:
-        return Fate.INTERRUPTED  # Failed by the heartbeats of a storage: its worker is gone.
-    return Fate[trial.state.name]
+        return Status.INTERRUPTED  # Failed by the heartbeats of a storage: its worker died.
+    return Status[trial.state.name]
 
 
 def trained_trial_of(trial: FrozenTrial) -> int:
@@ -66,9 +65,9 @@ def trained_trial_of(trial: FrozenTrial) -> int:
 
 def failure_of(trial: FrozenTrial) -> str | None:
     """Why a trial failed; None for one that did not."""
-    if fate_of(trial) is not Fate.FAIL:
+    if status_of(trial) is not Status.FAIL:
         return None
-    return redact_url(str(trial.user_attrs.get(FAILURE) or NO_REASON))
+    return redact_url(str(trial.user_attrs.get(FAILURE) or "no reason recorded"))
 
 
 def summaries_of(trial: FrozenTrial) -> dict[str, Any] | None:
@@ -85,9 +84,8 @@ def best_epoch_of(trial: FrozenTrial) -> int | float | None:
 
 def is_finite(trial: FrozenTrial) -> bool:
     """Whether a trial is complete and has a number for every objective."""
-    if trial.state != TrialState.COMPLETE or fate_of(trial) is not Fate.COMPLETE:
-        return False
-    return all(math.isfinite(value) for value in trial.values)
+    complete = status_of(trial) is Status.COMPLETE
+    return complete and all(math.isfinite(value) for value in trial.values)
 
 
 @dataclass(frozen=True)
@@ -119,25 +117,23 @@ class Outcome:
         return len(self.objectives) > 1
 
     @functools.cached_property
-    def counts(self) -> Counter[Fate]:
-        """Number of trials by what became of them."""
-        return Counter(fate_of(trial) for trial in self.trials)
+    def counts(self) -> Counter[Status]:
+        """Number of trials by status."""
+        return Counter(status_of(trial) for trial in self.trials)
 
     @property
     def n_finished(self) -> int:
-        """Trials that ran to an end of their own: complete, pruned or failed."""
-        return sum(self.counts[fate] for fate in FINISHED)
+        """Number of trials that are complete, pruned or failed."""
+        return sum(self.counts[s] for s in (Status.COMPLETE, Status.PRUNED, Status.FAIL))
 
     @functools.cached_property
     def best(self) -> list[FrozenTrial]:
         """The best trial, or with several objectives the Pareto front by number; maybe empty."""
         trials = [trial for trial in self.trials if is_finite(trial)]
-        if not trials:
-            return []
-        gains = np.array([trial.values for trial in trials]) * self._signs()
-        if not self.several:
-            return [trials[int(gains[:, 0].argmax())]]
-        return [trials[place] for place in pareto_front(-gains)]
+        signs = [-1 if direction == "maximize" else 1 for direction in self.directions]
+        losses = np.array([trial.values for trial in trials]).reshape(-1, len(signs)) * signs
+        front = [trials[place] for place in pareto_front(losses)]
+        return front if self.several else front[:1]
 
     @functools.cached_property
     def failures(self) -> dict[str, int]:
@@ -146,55 +142,41 @@ class Outcome:
         return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
     def why_no_result(self) -> str:
-        """What happened to the trials of a study in which none is complete."""
+        """How the trials ended where none has a finite value; empty where there is a best one."""
+        if self.best:
+            return ""
         if not self.counts:
             return "The study has no trial yet."
-        parts = [f"{count} {_WORDS[fate]}" for fate in Fate if (count := self.counts[fate])]
-        text = f"No trial gave a result, so there are no best values: {', '.join(parts)}."
+        parts = ", ".join(f"{n} {s.label}" for s in Status if (n := self.counts[s]))
+        text = f"No trial has a finite value, so there are no best hyperparameters: {parts}."
         if self.failures:
             reasons = "; ".join(f"{reason} ({n})" for reason, n in self.failures.items())
-            text += f" Reasons of the failures: {reasons}. Mend them and run the search again."
-        elif self.counts[Fate.PRUNED]:
-            text += " Loosen the pruner (more start-up trials or warm-up epochs) and run again."
+            text += f" Reasons of the failures: {reasons}. Fix the cause and run the search again."
+        elif self.counts[Status.PRUNED]:
+            text += " Use a less aggressive pruner (more start-up trials or warm-up epochs)."
         return text
-
-    def _signs(self) -> list[int]:
-        return [1 if direction == "maximize" else -1 for direction in self.directions]
-
-
-_WORDS = {
-    Fate.COMPLETE: "complete, but without a finite value",
-    Fate.PRUNED: "pruned",
-    Fate.FAIL: "failed",
-    Fate.INTERRUPTED: "interrupted",
-    Fate.RUNNING: "running",
-    Fate.WAITING: "waiting",
-}
 
 
 def read_study(study: optuna.Study) -> Outcome:
-    """Reads a study once, without copying its trials."""
-    directions = [direction.name.lower() for direction in study.directions]
-    names = objective_names(study.user_attrs.get(OBJECTIVES), len(directions))
-    wanted = [
+    """Reads a study once, without copying its trials.
+
+    Objectives without a recorded name each are called `value`, or `value_0`, `value_1` and so on.
+    """
+    notes, count = study.user_attrs, len(study.directions)
+    names = notes.get(OBJECTIVES) or []
+    if len(names) != count:
+        names = ["value"] if count == 1 else [f"value_{index}" for index in range(count)]
+    trials = [
         trial
         for trial in study.get_trials(deepcopy=False)
         if not trial.user_attrs.keys() & {SURPLUS, EARLIER}
     ]
-    trials = sorted(wanted, key=lambda trial: trial.number)
     return Outcome(
         redact_url(study.study_name),
-        names,
-        directions,
-        trials,
-        is_decoding=study.user_attrs.get(STAGE) == "decoding",
-        max_new_tokens=study.user_attrs.get(MAX_NEW_TOKENS),
-        warm_start=study.user_attrs.get(WARM_START),
+        [redact_url(name) for name in names],
+        [direction.name.lower() for direction in study.directions],
+        sorted(trials, key=lambda trial: trial.number),
+        is_decoding=notes.get(STAGE) == "decoding",
+        max_new_tokens=notes.get(MAX_NEW_TOKENS),
+        warm_start=notes.get(WARM_START),
     )
-
-
-def objective_names(recorded: Sequence[str] | None, count: int) -> list[str]:
-    """The recorded names if there is one for each objective, `value`, `value_0`... otherwise."""
-    if recorded and len(recorded) == count:
-        return [redact_url(str(name)) for name in recorded]
-    return ["value"] if count == 1 else [f"value_{index}" for index in range(count)]

@@ -14,32 +14,31 @@ from optuna.trial import FrozenTrial
 from hpo_summarize.generation import count_in_words, degenerate_note
 from hpo_summarize.io import write_text
 from hpo_summarize.redact import redact_url
-from hpo_summarize.reporting.figures import Plot
 from hpo_summarize.reporting.outcome import (
-    Fate,
     Outcome,
+    Status,
     best_epoch_of,
     failure_of,
-    fate_of,
     is_finite,
     read_study,
+    status_of,
     summaries_of,
     trained_trial_of,
 )
-from hpo_summarize.reporting.plots import build_page, draw_plots, fill, plot_html
+from hpo_summarize.reporting.page import Plot, build_page, fill, plot_html
+from hpo_summarize.reporting.plots import draw_plots
 from hpo_summarize.reporting.progress import clock
 from hpo_summarize.reporting.summary import final_stage
 from hpo_summarize.study.trials import seconds_of, values_of
 
-_BODY = """<h1>{{ outcome.name }}</h1>
+# `final` is the stage whose best trials are shown, `stages` are all of them.
+_BODY = """<h1>{{ stages[0].name }}</h1>
 <p class="hint">{{ aims }}</p>
 <div class="cards">{% for label, value in cards %}<div>{{ label }}<b>{{ value }}</b></div>
 {% endfor %}</div>
-{% if not final.best %}<p class="problem">{{ outcome.why_no_result() }}</p>
-{% else %}<h2>{{ "Pareto front" if outcome.several else "Best hyperparameters" }}</h2>
+{% if not final.best %}<p class="problem">{{ stages[0].why_no_result() }}</p>
+{% else %}<h2>{{ "Pareto front" if final.several else "Best hyperparameters" }}</h2>
 <div class="table"><table>
-{% if outcome.several %}<thead><tr><th>trial{% for number in front %}<th class="number">
-{{- number }}{% endfor %}</thead>{% endif %}
 {% for name, cells in best_rows %}<tr><th>{{ name }}</th>{% for cell in cells %}<td class="number">
 {{- cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
@@ -47,19 +46,12 @@ _BODY = """<h1>{{ outcome.name }}</h1>
 {{- counts }}{% if note %}. Note: {{ note }}{% endif %}</p>
 <ul>{% for text in examples %}<li>{{ text }}</li>{% endfor %}</ul>
 {% endfor %}{% endif %}
-{% for title, stage, trial_rows in tables %}<h2>{{ title }}</h2>
+{% for title, columns, rows in tables %}<h2>{{ title }}</h2>
 <div class="table long"><table>
-<thead><tr><th class="number">trial</th>{% if stage.is_decoding %}
-<th class="number">trained trial</th>{% endif %}<th>state</th>{% for name in outcome.objectives %}
-<th class="number">{{ name }}</th>{% endfor %}<th class="number">epoch</th>
-<th class="number">distinct summaries</th>
-<th class="number">duration</th><th>failure or note</th></tr></thead>
-{% for row in trial_rows %}<tr{% if row.best %} class="best"{% endif %}>
-<td class="number">{{ row.number }}</td>{% if stage.is_decoding %}
-<td class="number">{{ row.trained }}</td>{% endif %}<td>{{ row.state }}</td>
-{% for value in row["values"] %}<td class="number">{{ value }}</td>{% endfor %}
-<td class="number">{{ row.epoch }}</td><td class="number">{{ row.distinct }}</td>
-<td class="number">{{ row.duration }}</td><td class="text">{{ row.remark }}</td></tr>
+<thead><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+{% for is_best, cells in rows %}<tr{% if is_best %} class="best"{% endif %}>
+{% for cell in cells[:-1] %}<td class="number">{{ cell }}</td>{% endfor %}
+<td class="text">{{ cells[-1] }}</td></tr>
 {% endfor %}</table></div>
 {% endfor %}{% for title, content in plots %}<h2>{{ title }}</h2>
 {{ content }}
@@ -89,20 +81,17 @@ def write_report(
     outcome = read_study(study)
     stages = [outcome] if decoding is None else [outcome, read_study(decoding)]
     final = final_stage(outcome, stages[-1])
-    plots = [(stage, plot) for stage in stages for plot in _telling_plots(stage)]
+    plots = [(stage, plot) for stage in stages for plot in _plots_to_show(stage)]
+    aims = zip(outcome.directions, outcome.objectives, strict=True)
     body = fill(
         _BODY,
-        outcome=outcome,
+        stages=stages,
         final=final,
-        aims=", ".join(
-            f"{direction} {name}"
-            for name, direction in zip(outcome.objectives, outcome.directions, strict=True)
-        ),
-        cards=_headline(stages, final),
+        aims=", ".join(f"{direction} {name}" for direction, name in aims),
+        cards=_cards(stages, final),
         best_rows=_best_rows(final),
-        summaries=[_summaries_row(trial) for trial in final.best if summaries_of(trial)],
-        front=[trained_trial_of(trial) for trial in final.best],
-        tables=[(_title("Trials", stage), stage, _trial_rows(stage)) for stage in stages],
+        summaries=[_describe_summaries(trial) for trial in final.best if summaries_of(trial)],
+        tables=[(_title("Trials", stage), *_trial_table(stage)) for stage in stages],
         plots=[(_title(plot.title, stage), plot_html(plot)) for stage, plot in plots],
         recipe_text=redact_url(recipe_text or ""),
     )
@@ -112,29 +101,18 @@ def write_report(
     return path
 
 
-def _summaries_row(trial: FrozenTrial) -> tuple[str, str | None, list[str]]:
-    """Counts of the summaries of a best trial, what is wrong with them, and examples."""
-    found: Any = summaries_of(trial)
-    counts = f"Summaries of trial {trained_trial_of(trial)}: {count_in_words(found)}"
-    return counts, degenerate_note(found), found["examples"]
-
-
 def _title(title: str, stage: Outcome) -> str:
     return f"{title}: decoding" if stage.is_decoding else title
 
 
-def _telling_plots(outcome: Outcome) -> list[Plot]:
-    """Plots with something to say, each with a name of its own on a page of both stages."""
-    told, stage = outcome.why_no_result(), "decoding_" if outcome.is_decoding else ""
-    plots = [plot for plot in draw_plots(outcome) if plot.figures or plot.problem != told]
-    return [dataclasses.replace(plot, name=f"{stage}{plot.name}") for plot in plots]
+def _plots_to_show(outcome: Outcome) -> list[Plot]:
+    """Plots but for those that only repeat why there is no result; their names differ by stage."""
+    known, prefix = outcome.why_no_result(), "decoding_" if outcome.is_decoding else ""
+    plots = [plot for plot in draw_plots(outcome) if plot.figures or plot.problem != known]
+    return [dataclasses.replace(plot, name=f"{prefix}{plot.name}") for plot in plots]
 
 
-def _trial_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    return [_trial_row(outcome, trial) for trial in outcome.trials]
-
-
-def _headline(stages: Sequence[Outcome], final: Outcome) -> list[tuple[str, str]]:
+def _cards(stages: Sequence[Outcome], final: Outcome) -> list[tuple[str, str]]:
     cards = []
     if final.best and not final.several:
         best = final.best[0]
@@ -143,45 +121,55 @@ def _headline(stages: Sequence[Outcome], final: Outcome) -> list[tuple[str, str]
     elif final.best:
         cards = [("trials on the Pareto front", str(len(final.best)))]
     for stage in stages:
-        for fate in Fate:
-            if (count := stage.counts[fate]) or fate is Fate.COMPLETE:
-                cards.append((_title(_state(fate), stage), str(count)))
+        for status in Status:
+            if (count := stage.counts[status]) or status is Status.COMPLETE:
+                cards.append((_title(status.label, stage), str(count)))
     seconds = sum(seconds_of(trial) or 0.0 for stage in stages for trial in stage.trials)
     return [*cards, ("time in trials", clock(seconds))]
 
 
 def _best_rows(outcome: Outcome) -> list[tuple[str, list[str]]]:
-    """Name and value of each hyperparameter, with one value for each of the best trials."""
+    """Name and value of each hyperparameter; a column for each trial of a Pareto front."""
     columns = [values_of(trial) for trial in outcome.best]
-    rows = []
     if outcome.several:
-        values = [[_show(value) for value in trial.values] for trial in outcome.best]
-        rows = list(zip(outcome.objectives, map(list, zip(*values, strict=True)), strict=False))
-    names = sorted({name for column in columns for name in column})
-    return rows + [
+        measured = [dict(zip(outcome.objectives, t.values, strict=True)) for t in outcome.best]
+        numbers = [{"trial": trained_trial_of(trial)} for trial in outcome.best]
+        columns = [n | m | c for n, m, c in zip(numbers, measured, columns, strict=True)]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [
         (redact_url(name), [_show(column[name]) if name in column else "" for column in columns])
         for name in names
     ]
 
 
-def _trial_row(outcome: Outcome, trial: FrozenTrial) -> dict[str, Any]:
+def _describe_summaries(trial: FrozenTrial) -> tuple[str, str | None, list[str]]:
+    """Counts of the summaries of a best trial, what is wrong with them, and examples."""
+    found: Any = summaries_of(trial)
+    counts = f"Summaries of trial {trained_trial_of(trial)}: {count_in_words(found)}"
+    return counts, degenerate_note(found), found["examples"]
+
+
+def _trial_table(outcome: Outcome) -> tuple[list[str], list[tuple[bool, list[str]]]]:
+    """Names of the columns; whether each trial is among the best, and its cells."""
+    trained = ["trained trial"] if outcome.is_decoding else []
+    columns = ["trial", *trained, "state", *outcome.objectives, "epoch", "distinct summaries"]
+    best = {trial.number for trial in outcome.best}
+    rows = [(trial.number in best, _trial_cells(outcome, trial)) for trial in outcome.trials]
+    return [*columns, "duration", "failure or note"], rows
+
+
+def _trial_cells(outcome: Outcome, trial: FrozenTrial) -> list[str]:
     seconds, summaries = seconds_of(trial), summaries_of(trial)
-    values = trial.values if is_finite(trial) else [None] * len(outcome.objectives)
-    return {
-        "number": trial.number,
-        "trained": trained_trial_of(trial),
-        "state": _state(fate_of(trial)),
-        "values": ["" if value is None else _show(value) for value in values],
-        "epoch": _show(best_epoch_of(trial)) if is_finite(trial) else "",
-        "duration": "" if seconds is None else clock(seconds),
-        "distinct": "{n_distinct} of {n_rows}".format_map(summaries) if summaries else "",
-        "remark": failure_of(trial) or degenerate_note(summaries) or "",
-        "best": any(trial.number == best.number for best in outcome.best),
-    }
-
-
-def _state(fate: Fate) -> str:
-    return "failed" if fate is Fate.FAIL else fate.value.lower()
+    measured = [*trial.values, best_epoch_of(trial)] if is_finite(trial) else None
+    return [
+        str(trial.number),
+        *([str(trained_trial_of(trial))] if outcome.is_decoding else []),
+        status_of(trial).label,
+        *(map(_show, measured) if measured else [""] * (len(outcome.objectives) + 1)),
+        "{n_distinct} of {n_rows}".format_map(summaries) if summaries else "",
+        "" if seconds is None else clock(seconds),
+        failure_of(trial) or degenerate_note(summaries) or "",
+    ]
 
 
 def _show(value: Any) -> str:

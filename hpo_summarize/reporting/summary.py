@@ -18,30 +18,18 @@ from optuna.trial import FrozenTrial
 from hpo_summarize.io import write_text
 from hpo_summarize.redact import redact_url
 from hpo_summarize.reporting.outcome import (
-    Fate,
     Outcome,
+    Status,
     best_epoch_of,
     failure_of,
-    fate_of,
     read_study,
+    status_of,
     summaries_of,
     trained_trial_of,
 )
 from hpo_summarize.study.trials import seconds_of, values_of
 
 DECODING_FOLDER = "decoding"  # The pages of a staged search's second stage.
-
-_PAGES = (
-    *("optimization_history.html", "param_importances.html", "parallel_coordinate.html"),
-    *("slice.html", "intermediate_values.html", "timeline.html", "pareto_front.html"),
-)
-
-# Paths in the output folder.
-RESULT_FILES = (
-    *("best_params.json", "all_trials.csv", "decoding_trials.csv", "study_stats.json"),
-    *("report.html", *_PAGES, *(f"{DECODING_FOLDER}/{page}" for page in _PAGES)),
-)
-
 
 # A spreadsheet takes a cell that begins like this for a formula (OWASP, "CSV Injection").
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -92,7 +80,8 @@ def describe_best(outcome: Outcome, decoding: Outcome | None = None) -> dict[str
         content |= {"n_decoding_trials": decoding.n_finished}
     if outcome.max_new_tokens is not None:
         content["max_new_tokens"] = outcome.max_new_tokens
-    return content if outcome.best else {**content, "message": outcome.why_no_result()}
+    message = outcome.why_no_result()
+    return {**content, "message": message} if message else content
 
 
 def _describe_single(outcome: Outcome) -> dict[str, Any]:
@@ -143,12 +132,12 @@ def describe_study(outcome: Outcome, decoding: Outcome | None = None) -> dict[st
     return {
         "study_name": outcome.name,
         "n_trials": outcome.n_finished,
-        "n_completed": counts[Fate.COMPLETE],
-        "n_pruned": counts[Fate.PRUNED],
-        "n_failed": counts[Fate.FAIL],
-        "n_interrupted": counts[Fate.INTERRUPTED],
-        "n_running": counts[Fate.RUNNING],
-        "n_waiting": counts[Fate.WAITING],
+        "n_completed": counts[Status.COMPLETE],
+        "n_pruned": counts[Status.PRUNED],
+        "n_failed": counts[Status.FAIL],
+        "n_interrupted": counts[Status.INTERRUPTED],
+        "n_running": counts[Status.RUNNING],
+        "n_waiting": counts[Status.WAITING],
         **_best_in_short(final_stage(outcome, decoding)),
         "failures": outcome.failures,
         **({"warm_start": outcome.warm_start} if outcome.warm_start else {}),
@@ -184,48 +173,54 @@ def _best_in_short(outcome: Outcome) -> dict[str, Any]:
 
 
 def list_trials(outcome: Outcome) -> str:
-    """The content of `all_trials.csv`: one row a trial, of any fate.
+    """The content of `all_trials.csv`: one row for each trial, whatever its status.
 
     Columns: number, state, value (with several objectives `value_<name>` each; only complete
     trials have one), datetime_start, datetime_complete, duration_seconds, `params_<name>` by
-    name, best_epoch, failure, `epoch_<n>` by number with the value that was reported after that
-    epoch; in a decoding stage trained_trial in their place. A cell without content is empty.
+    name, best_epoch, failure, `epoch_<step>` by step; in a decoding stage trained_trial in their
+    place. The state of a failed trial that Optuna calls pruned is FAIL, and INTERRUPTED that of
+    one that was cut off.
     """
-    params = sorted({name for trial in outcome.trials for name in values_of(trial)})
-    steps = sorted({step for trial in outcome.trials for step in trial.intermediate_values})
-    steps = [] if outcome.is_decoding else steps  # There a step is a block of rows.
-    value_columns = [f"value_{n}" for n in outcome.objectives] if outcome.several else ["value"]
-    header = ["number", "state", *value_columns, "datetime_start", "datetime_complete"]
-    header += ["duration_seconds", *(f"params_{name}" for name in params)]
-    header += ["best_epoch", "failure"]
-    header += ["trained_trial"] if outcome.is_decoding else [f"epoch_{step}" for step in steps]
+    rows = [_row(outcome, trial) for trial in outcome.trials]
+    params = {f"params_{name}" for trial in outcome.trials for name in values_of(trial)}
+    steps = {step for trial in outcome.trials for step in trial.intermediate_values}
+    epochs = [] if outcome.is_decoding else [f"epoch_{step}" for step in sorted(steps)]
+    columns = [
+        *("number", "state", *_value_columns(outcome)),
+        *("datetime_start", "datetime_complete", "duration_seconds", *sorted(params)),
+        *("best_epoch", "failure", *(["trained_trial"] if outcome.is_decoding else epochs)),
+    ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_cell(name) for name in header])
-    for trial in outcome.trials:
-        row = _list_cells(trial, params, steps, len(outcome.objectives))
-        row += [trained_trial_of(trial)] if outcome.is_decoding else []
-        writer.writerow([_cell(value) for value in row])
+    writer.writerow([_cell(name) for name in columns])
+    writer.writerows([_cell(row.get(name, "")) for name in columns] for row in rows)
     return text.getvalue()
 
 
-def _list_cells(
-    trial: FrozenTrial, params: list[str], steps: list[int], n_objectives: int
-) -> list[Any]:
-    fate, values = fate_of(trial), values_of(trial)
-    measured = trial.values if fate is Fate.COMPLETE else [""] * n_objectives
-    return [
-        *(trial.number, fate.value, *measured),
-        *(_or_empty(trial.datetime_start), _or_empty(trial.datetime_complete)),
-        _or_empty(seconds_of(trial)),
-        *(values.get(name, "") for name in params),
-        *(_or_empty(best_epoch_of(trial)), _or_empty(failure_of(trial))),
-        *(trial.intermediate_values.get(step, "") for step in steps),
-    ]
+def _value_columns(outcome: Outcome) -> list[str]:
+    return [f"value_{name}" for name in outcome.objectives] if outcome.several else ["value"]
 
 
-def _or_empty(value: Any) -> Any:
-    return "" if value is None else value
+def _row(outcome: Outcome, trial: FrozenTrial) -> dict[str, Any]:
+    """The cells of a trial by column, without those that are empty."""
+    status = status_of(trial)
+    values = trial.values if status is Status.COMPLETE else []
+    known = {
+        "datetime_start": trial.datetime_start,
+        "datetime_complete": trial.datetime_complete,
+        "duration_seconds": seconds_of(trial),
+        "best_epoch": best_epoch_of(trial),
+        "failure": failure_of(trial),
+    }
+    return {
+        "number": trial.number,
+        "state": status.value,
+        **dict(zip(_value_columns(outcome), values, strict=False)),
+        **{name: value for name, value in known.items() if value is not None},
+        **{f"params_{name}": value for name, value in values_of(trial).items()},
+        **{f"epoch_{step}": value for step, value in trial.intermediate_values.items()},
+        "trained_trial": trained_trial_of(trial),
+    }
 
 
 def _cell(value: Any) -> Any:

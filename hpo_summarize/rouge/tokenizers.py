@@ -1,10 +1,10 @@
-"""How a text is cut into the tokens that ROUGE counts."""
+"""The tokenizers of ROUGE."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -14,12 +14,11 @@ import regex
 import torch
 from rouge_score.tokenizers import DefaultTokenizer
 
-Split = Callable[[str], list[str]]
 # The tokens of each of several texts, in their order.
 SplitAll = Callable[[Iterable[str]], Iterable[list[str]]]
 
 AUTO = "auto"
-MAX_REMEMBERED = 100_000  # References of 150 characters take 130 MB as characters, less as words.
+MAX_CACHED = 100_000  # References of 150 characters take 130 MB as characters, less as words.
 
 # For the first three, the script's extensions (scx): they hold what the three have in common, such
 # as the long vowel sign of Japanese. Those of Thai hold an apostrophe that other languages use.
@@ -45,7 +44,7 @@ def split_words(text: str) -> list[str]:
 
     In scripts that are written without spaces (Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar)
     every character with its marks is a token. Everything else, `_` too, separates, so that ASCII
-    text gives exactly the tokens of `rouge_score`. Text is brought to Unicode's form NFC first.
+    text gives exactly the tokens of `rouge_score`. Text is normalised to NFC first.
 
     >>> split_words("Café 3시에 만나자, 駅で")
     ['café', '3시에', '만나자', '駅', 'で']
@@ -76,14 +75,6 @@ def _join_and_split(morphemes: Iterable[str]) -> list[str]:
     return " ".join(morphemes).lower().split()
 
 
-def _one_by_one(split: Split) -> SplitAll:
-    return functools.partial(map, split)
-
-
-def _load_default() -> SplitAll:
-    return _one_by_one(DefaultTokenizer(use_stemmer=False).tokenize)
-
-
 def _load_kiwi() -> SplitAll:
     try:
         from kiwipiepy import Match
@@ -108,13 +99,13 @@ def _load_kiwi() -> SplitAll:
 def _kiwi(n_threads: int) -> tuple[Any, int]:
     """An analyser for batches of texts, and the process whose threads it uses.
 
-    Loaded once, and never given up: a fork has a copy of it without its threads, and would wait
-    for them for ever, be it with a batch or when it collects the copy as garbage.
+    Loaded once and never freed: a fork has a copy of it without its threads, and would wait for
+    them for ever, with a batch or when it collects the copy as garbage.
     """
     from kiwipiepy import Kiwi
 
     kiwi: Any = Kiwi(num_workers=n_threads)
-    kiwi.tokenize("")  # Else more than half of the loading would fall into the first evaluation.
+    kiwi.tokenize("")  # Otherwise the first evaluation would do more than half of the loading.
     return kiwi, os.getpid()
 
 
@@ -125,10 +116,7 @@ def _load_mecab() -> SplitAll:
         raise _missing_package("mecab", "python-mecab-ko") from error
     mecab: Any = MeCab()
 
-    def split(text: str) -> list[str]:
-        return _join_and_split(mecab.morphs(_composed(text)))
-
-    return _one_by_one(split)
+    return lambda texts: (_join_and_split(mecab.morphs(_composed(text))) for text in texts)
 
 
 def _missing_package(tokenizer: str, package: str) -> ImportError:
@@ -140,63 +128,50 @@ def _missing_package(tokenizer: str, package: str) -> ImportError:
 
 
 _LOADERS: dict[str, Callable[[], SplitAll]] = {
-    "default": _load_default,
-    "unicode": lambda: _one_by_one(split_words),
-    "character": lambda: _one_by_one(split_characters),
+    "default": lambda: functools.partial(map, DefaultTokenizer(use_stemmer=False).tokenize),
+    "unicode": lambda: functools.partial(map, split_words),
+    "character": lambda: functools.partial(map, split_characters),
     "kiwi": _load_kiwi,
     "mecab": _load_mecab,
 }
 TOKENIZERS = (AUTO, *_LOADERS)
 
 
-class RememberingTokenizer:
-    """A tokenizer that cuts every remembered text once.
+class CachedTokenizer:
+    """A tokenizer with a cache for the references, which every evaluation has.
 
     Args:
         name: One of `TOKENIZERS` without `auto`. `kiwi` takes as many threads as torch has when
             it is loaded (`torch.get_num_threads`), the others one.
-        max_remembered: Most texts to remember; further ones are cut whenever they are met.
+        max_cached: Largest number of cached texts; further ones are split in every evaluation.
 
     Raises:
         ImportError: The tokenizer's package is not installed.
     """
 
-    def __init__(self, name: str, max_remembered: int = MAX_REMEMBERED) -> None:
+    def __init__(self, name: str, max_cached: int = MAX_CACHED) -> None:
         self.name = name
-        self.max_remembered = max_remembered
+        self.max_cached = max_cached
         self._split_all = _LOADERS[name]()
-        self._remembered: dict[str, list[str]] = {}
-        self._words: dict[str, str] = {}
+        self._cached: dict[str, list[str]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The analysers cannot be pickled; another process loads its own.
-        return type(self), (self.name, self.max_remembered)
+        return type(self), (self.name, self.max_cached)
 
-    def remember(self, texts: Iterable[str]) -> None:
-        """Cuts the texts that are not known yet, as far as there is room."""
-        room = max(0, self.max_remembered - len(self._remembered))
+    def cache(self, texts: Iterable[str]) -> None:
+        """Splits and caches the texts that are not cached yet, up to `max_cached`."""
+        room = max(0, self.max_cached - len(self._cached))
         unknown = list(islice(self._unknown(texts), room))
-        # Equal tokens of all texts are one object: a tenth of the memory, for characters.
-        once = self._words.setdefault
         for text, tokens in zip(unknown, self._split_all(unknown)):
-            self._remembered[text] = [once(token, token) for token in tokens]
+            # Equal tokens of all texts are one object: a tenth of the memory, for characters.
+            self._cached[text] = list(map(sys.intern, tokens))
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, list[str]]:
-        """The tokens of each text, which the caller must not change; equal texts are cut once."""
+        """The tokens of each text, which the caller must not change; equal texts are split once."""
         unknown = list(self._unknown(texts))
         tokens = dict(zip(unknown, self._split_all(unknown)))
-        known = {text: self._remembered[text] for text in texts if text in self._remembered}
-        return tokens | known
+        return tokens | {text: self._cached[text] for text in texts if text in self._cached}
 
     def _unknown(self, texts: Iterable[str]) -> Iterable[str]:
-        return (text for text in dict.fromkeys(texts) if text not in self._remembered)
-
-
-def check_name(name: str, known: Iterable[str], what: str) -> None:
-    """Raises a ValueError that lists the known names unless `name` is one of them."""
-    names = list(known)
-    if name in names:
-        return
-    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-    raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}{hint}")
+        return (text for text in dict.fromkeys(texts) if text not in self._cached)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,18 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo_summarize.errors import SearchFailed
-from hpo_summarize.study.user_attrs import CONTINUES, EARLIER, FAILURE, SECONDS, VALUES
+from hpo_summarize.config.schema import Recipe
+from hpo_summarize.errors import SearchFailed, StudyError
+from hpo_summarize.study.user_attrs import (
+    BEST_EPOCH,
+    CONTINUES,
+    EARLIER,
+    FAILURE,
+    MAX_NEW_TOKENS,
+    SECONDS,
+    TRAINED_TRIAL,
+    VALUES,
+)
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -33,6 +46,82 @@ def values_of(trial: FrozenTrial) -> dict[str, Any]:
     from what it samples, and in the second stage of a staged search.
     """
     return dict(sorted(trial.user_attrs.get(VALUES, trial.params).items()))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete trial of a search, which a model can be made of.
+
+    Attributes:
+        number: Number of the trial; in a decoding stage, of the one that trained the weights.
+        params: All its hyperparameters by name.
+        epoch: Best epoch, above 0, from which its weights and its values are.
+        values: Value of each objective.
+        study_name: The study that it belongs to.
+        max_new_tokens: Most tokens of a summary, as the study recorded it; None: it did not.
+        own_decoding: Whether its decoding is the recipe's own, since in a staged search no other
+            was evaluated in full on it; its values are then those of the first stage.
+    """
+
+    number: int
+    params: dict[str, Any]
+    epoch: float
+    values: tuple[float, ...]
+    study_name: str
+    max_new_tokens: int | None = None
+    own_decoding: bool = False
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, study: optuna.Study) -> Candidate:
+        """A complete trial of a study."""
+        return cls(
+            number=trial.user_attrs.get(TRAINED_TRIAL, trial.number),
+            params=values_of(trial),
+            epoch=float(trial.user_attrs.get(BEST_EPOCH) or 0),
+            values=tuple(trial.values),
+            study_name=study.study_name,
+            max_new_tokens=study.user_attrs.get(MAX_NEW_TOKENS),
+        )
+
+    def n_epochs(self, recipe: Recipe) -> float:
+        """The epochs that its learning rate schedule was made for."""
+        return self.params.get("num_epochs", recipe.training.num_epochs)
+
+    def checkpoint(self, output_dir: Path) -> Path:
+        """The weights of its best epoch that the search has kept.
+
+        Args:
+            output_dir: Output folder of the search.
+
+        Raises:
+            StudyError: They are not there.
+        """
+        folder = output_dir / "trials" / self.study_name / f"trial-{self.number}"
+        found = sorted(folder.glob("checkpoint-*"))
+        if len(found) != 1:
+            raise StudyError(
+                f"the search has kept no weights of trial {self.number}: {folder} holds "
+                f"{len(found)} checkpoints, not one; run this where they are, or set "
+                "search.keep_trials to 1 or more and search again, or retrain the trial with "
+                "scripts/train.py"
+            )
+        return found[0]
+
+
+def candidates_of(study: optuna.Study) -> list[Candidate]:
+    """The complete trials of a study, the best in the first objective first."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    ranked = sorted(filter(counts, complete), key=lambda t: (sign * t.values[0], t.number))
+    return [Candidate.of(trial, study) for trial in ranked]
+
+
+def first_of_each(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The first candidate of each trained trial: a staged search has several decodings of one."""
+    found: dict[int, Candidate] = {}
+    for candidate in candidates:
+        found.setdefault(candidate.number, candidate)
+    return list(found.values())
 
 
 def seconds_of(trial: FrozenTrial) -> float | None:

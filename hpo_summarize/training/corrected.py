@@ -24,7 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, unwrap_peft_model
 from hpo_summarize.errors import ModelError
 from hpo_summarize.generation import IGNORED_LABEL, set_decoding
 from hpo_summarize.launch.processes import on_all
-from hpo_summarize.models.families import decoder_inputs, has_own_loss
+from hpo_summarize.models.families import family_of, require_family
 from hpo_summarize.models.outputs import OUTPUTS, difference_from, first_rows, write_outputs
 from hpo_summarize.training.evaluation import GeneratingTrainer, with_padding_token
 from hpo_summarize.training.upstream_fixes import EncoderNoise
@@ -58,7 +58,7 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         _use_one_gpu(self.args)
         self._train_batch_size = self.args.train_batch_size
         self.add_callback(EncoderNoise())
-        if self.model.config.is_encoder_decoder and self.compute_loss_func is None:
+        if family_of(self.model.config) and self.compute_loss_func is None:
             # transformers 5.23 takes the **kwargs in the forward of BART and T5 for a promise to
             # divide the loss by `num_items_in_batch`. They ignore it, and the loss comes out
             # multiplied by the accumulation steps and by the number of processes.
@@ -130,10 +130,11 @@ class CorrectedSeq2SeqTrainer(GeneratingTrainer):
         base = unwrap_peft_model(self.accelerator.unwrap_model(model))
         if self.compute_loss_func == self._token_mean_loss:
             inputs = {**inputs, "use_cache": False}
-            if has_own_loss(base):
+            family = require_family(base.config)
+            if family.has_own_loss(base):
                 return self._own_loss(model, inputs, return_outputs, num_items_in_batch)
             if "decoder_input_ids" not in inputs:
-                inputs["decoder_input_ids"] = decoder_inputs(base, inputs["labels"])
+                inputs["decoder_input_ids"] = family.decoder_inputs(base, inputs["labels"])
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _own_loss(

@@ -20,12 +20,12 @@ from transformers.trainer_utils import (
 from hpo_summarize.decoder import (
     decoding_with,
     generate,
-    is_encoder_decoder,
     own_random_numbers,
     plan_batches,
     put_in_order,
 )
 from hpo_summarize.generation import IGNORED_LABEL, Summaries, count_cut, most_new_tokens
+from hpo_summarize.models.families import family_of, require_family
 from hpo_summarize.training.upstream_fixes import SharingTrainer
 
 TEXTS = "texts"  # Key under which `compute_metrics` may return the decoded predictions.
@@ -124,7 +124,7 @@ def can_bucket(trainer: Any, dataloader: Any) -> bool:
     first: Any = rows[0]  # type: ignore[index]
     return (
         args.predict_with_generate
-        and is_encoder_decoder(trainer.model)
+        and family_of(trainer.model.config) is not None
         and not (args.batch_eval_metrics or "loss" in args.include_for_metrics)
         and args.eval_do_concat_batches
         and trainer.preprocess_logits_for_metrics is None
@@ -173,6 +173,7 @@ def _generate_all(
     trainer: Any, rows: Any, collate: Callable[[list[Any]], Any], arguments: Mapping[str, Any]
 ) -> np.ndarray:
     args, handler = trainer.args, trainer.callback_handler
+    family = require_family(trainer.model.config)
     batches = plan_batches(
         [len(row["input_ids"]) for row in rows],
         args.per_device_eval_batch_size,
@@ -183,23 +184,13 @@ def _generate_all(
     handler.eval_dataloader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
     parts = []
     for numbers, batch in zip(batches, handler.eval_dataloader, strict=True):
-        inputs = without_labels(trainer._prepare_inputs(batch))
+        inputs = family.generation_inputs(trainer._prepare_inputs(batch))
         ids = generate(trainer.model, inputs, **arguments)
         trainer.control = handler.on_prediction_step(args, trainer.state, trainer.control)
         parts.append((numbers, ids.cpu().numpy()))
     if args.world_size > 1:
         parts = gather_object(parts)
     return put_in_order(parts, len(rows), pad_token_id(trainer))
-
-
-def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch without labels and decoder inputs made from them, which would be continued."""
-    inputs = dict(batch)
-    labels, prefix = inputs.pop("labels", None), inputs.get("decoder_input_ids")
-    if labels is not None and prefix is not None and labels.shape == prefix.shape:
-        del inputs["decoder_input_ids"]
-        inputs.pop("decoder_attention_mask", None)
-    return inputs
 
 
 def pad_token_id(trainer: Any) -> int:

@@ -13,6 +13,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.generation import IGNORED_LABEL
+from hpo_summarize.models.families import family_of
 
 
 class EncoderNoise(TrainerCallback):
@@ -29,9 +30,10 @@ class EncoderNoise(TrainerCallback):
         """Begins with the noise of `args.neftune_noise_alpha`, if there is one."""
         self._remove()  # A training that was cut off has left its own.
         model = unwrap_peft_model(kwargs["model"])
-        if args.neftune_noise_alpha is None or not model.config.is_encoder_decoder:
+        family = family_of(model.config)
+        if args.neftune_noise_alpha is None or family is None:
             return
-        embeddings = model.get_encoder().get_input_embeddings()
+        embeddings = family.input_embeddings(model)
         if embeddings is not model.get_input_embeddings():
             embeddings.neftune_noise_alpha = args.neftune_noise_alpha
             self._hook = embeddings.register_forward_hook(neftune_post_forward_hook)

@@ -1,4 +1,4 @@
-"""Clocks of this process: time on the wall, time of the processor, and memory over time."""
+"""Wall time, CPU time and memory of this process."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _SAMPLE_SECONDS = 0.1
 _MEGABYTE = 2**20
 
 
-@dataclass
+@dataclass(frozen=True)
 class Time:
-    """Seconds on the clock, and seconds of all processors of this process."""
+    """Wall seconds and CPU seconds."""
 
     wall: float = 0.0
     cpu: float = 0.0
 
+    def __add__(self, other: Time) -> Time:
+        return Time(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __sub__(self, other: Time) -> Time:
+        return Time(self.wall - other.wall, self.cpu - other.cpu)
+
 
 def now() -> Time:
-    """The clock and the processor time of this process."""
+    """The clock and the CPU time of this process."""
     return Time(time.monotonic(), time.process_time())
 
 
-def since(began: Time) -> Time:
-    """The time from a moment to now."""
-    end = now()
-    return Time(end.wall - began.wall, end.cpu - began.cpu)
-
-
 class Samples:
-    """Notes time and resident memory of this process ten times a second while it is open."""
+    """Samples CPU time and resident memory ten times a second while it is open."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -53,7 +53,7 @@ class Samples:
 
     @property
     def memory_before(self) -> float:
-        """Resident megabytes at the begin."""
+        """Resident megabytes at the start."""
         return self._rows[0][2] / _MEGABYTE
 
     @property
@@ -62,7 +62,7 @@ class Samples:
         return max(row[2] for row in self._rows) / _MEGABYTE
 
     def at(self, moment: float) -> Time:
-        """Time from the begin to a moment.
+        """Time from the start to a moment.
 
         Args:
             moment: In seconds since the epoch of the system clock.

@@ -1,4 +1,4 @@
-"""What a figure was measured with."""
+"""Date, machine and versions of a benchmark."""
 
 from __future__ import annotations
 

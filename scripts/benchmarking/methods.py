@@ -17,11 +17,11 @@ from transformers import AutoModelForSeq2SeqLM
 
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import parse_recipe
-from hpo_summarize.config.parameters import split_by_owner
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.generation import clear_idle_flags
 from hpo_summarize.models.factory import build_model
 from hpo_summarize.optimizer import OptunaOptimizer
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.storage import build_storage, default_storage_url
 
 # What a user of ours would add to the recipe: epochs ranked by greedy decoding of a part.
@@ -58,7 +58,7 @@ class Found:
     Attributes:
         trials: All its trials.
         value: The best value that it reports.
-        params: The values of the winner, in our words.
+        params: The values of the winner, by our names.
         weights: The checkpoint of the winner.
     """
 
@@ -71,10 +71,10 @@ class Found:
 def search_stock(job: Job) -> Found:
     """`Seq2SeqTrainer.hyperparameter_search` as the Hugging Face documentation shows it.
 
-    It searches the part of the space that it can: fields of `Seq2SeqTrainingArguments`. Its
-    faults are left as they are: a warm-up ratio is rounded down to 0 steps, and the pruner
-    compares trials at optimizer steps instead of epochs. Every model is loaded with a config of
-    its own, so that the key-value cache stays on.
+    It searches the fields of `Seq2SeqTrainingArguments` in the space. Its faults are left as they
+    are: a warm-up ratio is rounded down to 0 steps, and the pruner compares trials at optimizer
+    steps instead of epochs. Every model is loaded with a config of its own, so that the key-value
+    cache stays on.
     """
     start, space = str(job.recipe.model.name), stock_space(job.experiment)
     trainer = build_stock_trainer(
@@ -114,13 +114,13 @@ def search_train_once(job: Job) -> Found:
 
     def objective(trial: optuna.Trial) -> float:
         values = experiment.space.sample(trial)
-        parts = split_by_owner(values)
-        model = build_model(recipe, experiment.tokenizer, values)
-        model.generation_config.update(**parts["generation"])
+        spec = TrialSpec.of(values)
+        model = build_model(recipe, experiment.tokenizer, spec)
+        model.generation_config.update(**spec.generation)
         clear_idle_flags(model.generation_config)
         folder = job.folder / f"run-{trial.number}"
         trainer = build_stock_trainer(
-            experiment, folder, "no", parts["training"], model=model, callbacks=[job.observation]
+            experiment, folder, "no", spec.training, model=model, callbacks=[job.observation]
         )
         trainer.train()
         value = trainer.evaluate()[f"eval_{recipe.search.objectives[0]}"]
@@ -146,7 +146,7 @@ def search_ours(job: Job, **search: Any) -> Found:
 
     Args:
         job: The search.
-        **search: Keys of the recipe's `search` section in the place of the recipe's own.
+        **search: Keys of the section `search` that replace those of the recipe.
     """
     content = job.recipe.model_dump(exclude_unset=True)
     content["search"] = {"epoch_eval": EPOCH_EVAL, **content.get("search", {}), **search}
@@ -169,8 +169,8 @@ def search_ours(job: Job, **search: Any) -> Found:
 def search_unpruned(job: Job) -> Found:
     """`joint` with every trial trained to its end and, as all are kept, measured in full.
 
-    It says what the cheap value of an epoch is worth: `joint` measures only those in full that
-    are near the top.
+    It shows how well the cheap value of an epoch ranks trials: `joint` measures only the top ones
+    in full.
     """
     n_trials = job.recipe.search.n_trials
     return search_ours(job, decode="joint", pruner=None, keep_trials=n_trials)

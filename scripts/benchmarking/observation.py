@@ -1,4 +1,4 @@
-"""Where the time and the memory of a search go, seen from outside, the same for every method."""
+"""Time and memory of a search, measured in the same way for every method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarking.clocks import Samples, Time, now, since
+from benchmarking.clocks import Samples, Time, now
 from transformers import (
     GenerationMixin,
     PreTrainedModel,
@@ -45,16 +45,15 @@ class Training:
 
 
 class Observation(TrainerCallback):
-    """Notes times, evaluations, generated tokens and memory while it is open (`with`).
+    """Measures times, evaluations, generated tokens and memory while it is open (`with`).
 
-    The training is what lies between the begin and the end of an epoch. Whatever evaluates or
-    generates is evaluation, by whichever class: it is seen at `Trainer.evaluate`,
-    `Trainer.predict` and `generate` of transformers, which are wrapped meanwhile. To see the
-    epochs, this must be among the callbacks of the trainer.
+    Training is the time between the start and the end of an epoch; for that it must be among the
+    callbacks of the trainer. Evaluation is the time in `Trainer.evaluate`, `Trainer.predict` and
+    `generate` of transformers, which are wrapped meanwhile.
 
     Attributes:
         spent: Time by section: `TRAINING`, `EVALUATION`, `SAVING`; `ELSE` after the end.
-        total: Time between begin and end.
+        total: Time between start and end.
         trainings: Every training, in order.
         n_evaluations: Calls of `evaluate` and `predict`.
         n_tokens: Generated tokens, without padding; those of the best beam only.
@@ -76,30 +75,30 @@ class Observation(TrainerCallback):
 
     def __enter__(self) -> Observation:
         self._exits = ExitStack()
-        self._exits.enter_context(wrapped(Trainer, "evaluate", self._watch_evaluation))
-        self._exits.enter_context(wrapped(Trainer, "predict", self._watch_evaluation))
-        self._exits.enter_context(wrapped(Trainer, "_save_checkpoint", self._watch_saving))
-        self._exits.enter_context(wrapped(Trainer, "save_model", self._watch_saving))
-        self._exits.enter_context(wrapped(GenerationMixin, "generate", self._watch_generation))
-        self._exits.enter_context(wrapped(PreTrainedModel, "__init__", self._watch_model))
-        self._exits.enter_context(wrapped(torch.optim.Optimizer, "__init__", self._watch_optimizer))
-        self.samples = Samples()
-        self._exits.enter_context(self.samples)
+        for owner, name, watch in (
+            (Trainer, "evaluate", self._watch_evaluation),
+            (Trainer, "predict", self._watch_evaluation),
+            (Trainer, "_save_checkpoint", self._watch_saving),
+            (Trainer, "save_model", self._watch_saving),
+            (GenerationMixin, "generate", self._watch_generation),
+            (PreTrainedModel, "__init__", self._watch_model),
+            (torch.optim.Optimizer, "__init__", self._watch_optimizer),
+        ):
+            self._exits.enter_context(wrapped(owner, name, watch))
+        self.samples = self._exits.enter_context(Samples())
         self._began = now()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.total = since(self._began)
+        self.total = now() - self._began
         self._exits.close()
-        parts = (TRAINING, EVALUATION, SAVING)
-        self.spent[ELSE] = Time(
-            self.total.wall - sum(self.spent[part].wall for part in parts),
-            self.total.cpu - sum(self.spent[part].cpu for part in parts),
+        self.spent[ELSE] = self.total - sum(
+            (self.spent[part] for part in (TRAINING, EVALUATION, SAVING)), start=Time()
         )
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Adds the time inside to a section; inside of another one it belongs to that."""
+        """Adds the time inside to a section; inside of another section, to the outer one."""
         began = now()
         self._open.append(name)
         try:
@@ -107,12 +106,7 @@ class Observation(TrainerCallback):
         finally:
             self._open.pop()
             if not self._open:
-                self._add(name, began)
-
-    def _add(self, name: str, began: Time) -> None:
-        time_since = since(began)
-        self.spent[name].wall += time_since.wall
-        self.spent[name].cpu += time_since.cpu
+                self.spent[name] += now() - began
 
     # What the trainer calls.
 
@@ -134,7 +128,7 @@ class Observation(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stops the clock of the training; evaluation and saving come after this."""
-        self._add(TRAINING, self._epoch_began)
+        self.spent[TRAINING] += now() - self._epoch_began
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -159,7 +153,7 @@ class Observation(TrainerCallback):
         ids = getattr(output, "sequences", output)
         config = kwargs.get("generation_config") or args[0].generation_config
         self.without_cache += not kwargs.get("use_cache", config.use_cache)
-        # Every row begins with the start token, which is not generated.
+        # Every row starts with the start token, which is not generated.
         self.n_tokens += int((ids != config.pad_token_id).sum()) - len(ids)
         return output
 
@@ -177,7 +171,7 @@ class Observation(TrainerCallback):
 
 @contextmanager
 def wrapped(owner: type, name: str, watch: Callable[..., Any]) -> Iterator[None]:
-    """Puts `watch(original, ...)` in the place of a method, and the original back afterwards."""
+    """Replaces a method by `watch(original, ...)`, and restores it afterwards."""
     original = getattr(owner, name)
 
     @functools.wraps(original)  # With its signature, which peft and accelerate look at.

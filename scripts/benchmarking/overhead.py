@@ -1,17 +1,16 @@
-"""What our code costs a trial of a large model: the time in it that is not the model's own."""
+"""Time of a trial of a large model outside of the model itself."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from benchmarking.clocks import Time, now, since
+from benchmarking.clocks import Time, now
 from benchmarking.observation import wrapped
 from datasets import Dataset
 from tokenizers import Tokenizer
@@ -40,7 +39,7 @@ _ROWS = [
 
 
 class Cycles(TrainerCallback):
-    """Notes how long each trial took, from the start of its training to that of the next one.
+    """Measures each trial, from the start of its training to that of the next one.
 
     The model's own time is that of the optimizer steps (forward, backward, step) and of the
     prediction steps (generation, and the loss where one is asked for).
@@ -60,9 +59,7 @@ class Cycles(TrainerCallback):
     ) -> None:
         """Ends the cycle before."""
         if self._began is not None:
-            all_of_it = since(self._began)
-            rest = Time(all_of_it.wall - self._own.wall, all_of_it.cpu - self._own.cpu)
-            self.cycles.append(rest)
+            self.cycles.append(now() - self._began - self._own)
         self._began, self._own = now(), Time()
 
     def on_step_begin(
@@ -75,7 +72,7 @@ class Cycles(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stops it."""
-        self._add(self._step)
+        self._own += now() - self._step
 
     def watch(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs a prediction step."""
@@ -83,11 +80,7 @@ class Cycles(TrainerCallback):
         try:
             return call(*args, **kwargs)
         finally:
-            self._add(began)
-
-    def _add(self, began: Time) -> None:
-        time = since(began)
-        self._own = Time(self._own.wall + time.wall, self._own.cpu + time.cpu)
+            self._own += now() - began
 
 
 def measure_overhead(n_trials: int = 6, **shape: Any) -> dict[str, float]:
@@ -95,22 +88,20 @@ def measure_overhead(n_trials: int = 6, **shape: Any) -> dict[str, float]:
 
     Args:
         n_trials: At least 2; the last one is not measured.
-        **shape: Fields of the model's configuration in the place of BART-base's.
+        **shape: Fields of the model's configuration that replace those of BART-base.
 
     Returns:
         `parameters`, and the median over the trials of the seconds that are not the model's own:
         `wall_seconds` and `cpu_seconds`.
     """
-    with tempfile.TemporaryDirectory() as name, ExitStack() as exits:
-        folder = Path(name)
-        parameters = _write_checkpoint(folder / "model", **shape)
-        rows = Dataset.from_list(_ROWS)
-        optimizer = OptunaOptimizer(_recipe(folder), rows, rows, n_trials=n_trials)
-        cycles = Cycles()
-        exits.enter_context(wrapped(Seq2SeqTrainer, "prediction_step", cycles.watch))
-        optimizer.prepare()
-        optimizer.trainer.add_callback(cycles)
-        optimizer.optimize()
+    rows, cycles = Dataset.from_list(_ROWS), Cycles()
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = _write_checkpoint(Path(folder) / "model", **shape)
+        optimizer = OptunaOptimizer(_recipe(Path(folder)), rows, rows, n_trials=n_trials)
+        with wrapped(Seq2SeqTrainer, "prediction_step", cycles.watch):
+            optimizer.prepare()
+            optimizer.trainer.add_callback(cycles)
+            optimizer.optimize()
     return {
         "parameters": parameters,
         "wall_seconds": median(cycle.wall for cycle in cycles.cycles),

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import plotly.graph_objects as go
 from benchmarking.stock import stock_name
-from benchmarking.summary import (
-    Record,
-    curve,
-    metrics,
-    stock_faults,
-    summarise,
-    table_rows,
-    to_arrays,
-)
+from benchmarking.summary import Record, curve, stock_faults, summarise, table_rows
 from benchmarking.winners import Winners
 
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.io import write_text
-from hpo_summarize.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, Plot
-from hpo_summarize.reporting.plots import build_page, fill, plot_html
 
 # Title, hint, table with its header, and notes.
 Section = tuple[str, str, list[list[str]], list[str]]
-_COLORS = {"stock": GREY, "train_once": ORANGE, "joint": BLUE, "staged": GREEN, "unpruned": PURPLE}
+_COLORS = {
+    "stock": "#7f7f7f",
+    "train_once": "#ff7f0e",
+    "joint": "#1f77b4",
+    "staged": "#2ca02c",
+    "unpruned": "#9467bd",
+}
 _CLOCKS = {"wall": "seconds since the start of the search", "cpu": "CPU seconds"}
-_BODY = """<h1>{{ title }}</h1>
-<p class="hint">{{ machine }}</p>
-{{ plot }}
-{% for title, hint, table, notes in sections %}<h2>{{ title }}</h2>
-<p class="hint">{{ hint }}</p>
-<div class="table"><table>
-<thead><tr>{% for name in table[0] %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in table[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
-</table></div>
-<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
-{% endfor %}"""
+_HEAD = (
+    '<!doctype html><html><head><meta charset="utf-8"><title>{title}</title><style>'
+    "body {{font: 15px sans-serif; margin: 2em auto; max-width: 1100px}} "
+    "td, th {{padding: 2px 10px; text-align: right}} td:first-child {{text-align: left}}"
+    "</style></head><body><h1>{title}</h1><p>{machine}</p>"
+)
 _HINT = (
     "Median over the seeds, and the lowest and highest in brackets. Runs whose winner is not above "
     "the best constant summary are left out."
@@ -61,16 +53,17 @@ def write_benchmark(recipe: Recipe, winners: Winners, output_dir: Path) -> str:
     Returns:
         The tables and what the stock search did, as Markdown.
     """
-    records = winners.records
-    objective = recipe.search.objectives[0]
+    records, counted = winners.records, winners.counted
     maximize = recipe.search.direction == "maximize"
-    summary = summarise(winners.counted, objective, maximize)
-    notes = _stock_notes(recipe, records)
-    digits = {metric.title: metric.digits for metric in metrics(objective, maximize)}
-    figures = table_rows(summary, digits)
+    summary = summarise(counted, recipe.search.objectives[0], maximize)
+    unsearched = [name for name in recipe.space if stock_name(name) is None]
+    notes = stock_faults(records)
+    if notes and unsearched:
+        values = ", ".join(unsearched)
+        notes.insert(0, f"it cannot search {values}, which are no training arguments")
     content = {
         "recipe": recipe.model_dump(mode="json"),
-        "stock_cannot_search": _out_of_reach(recipe),
+        "stock_cannot_search": unsearched,
         "stock_notes": notes,
         "summary": summary,
         "best_constant": vars(winners.constant),
@@ -79,82 +72,57 @@ def write_benchmark(recipe: Recipe, winners: Winners, output_dir: Path) -> str:
     }
     write_text(output_dir / "benchmark.json", json.dumps(content, indent=1, allow_nan=False))
     sections = [("Winners", _WINNERS_HINT, winners.table(), winners.notes())]
-    if winners.counted:
-        sections.insert(0, ("Figures", _HINT, figures, notes))
-    parts = [part for _, _, rows, said in sections for part in (_markdown(rows), _list(said))]
-    text = "\n\n".join(part for part in parts if part)
+    if counted:
+        sections.insert(0, ("Figures", _HINT, table_rows(summary), notes))
+    text = "\n\n".join(_markdown(rows, notes) for _, _, rows, notes in sections)
     write_text(output_dir / "table.md", text + "\n")
-    page = _write_page(recipe, winners, sections)
-    write_text(output_dir / "benchmark.html", page)
+    write_text(output_dir / "benchmark.html", _page(recipe, winners, sections))
     return text
 
 
-def _out_of_reach(recipe: Recipe) -> list[str]:
-    return [name for name in recipe.space if stock_name(name) is None]
-
-
-def _stock_notes(recipe: Recipe, records: Sequence[Record]) -> list[str]:
-    stock = [record for record in records if record["method"] == "stock"]
-    if not stock:
-        return []
-    notes = [note for record in stock for note in stock_faults(record)]
-    if missing := _out_of_reach(recipe):
-        values = ", ".join(missing)
-        notes.insert(0, f"it cannot search {values}, which are no training arguments")
-    return notes
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def _markdown(rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     head, *others = rows
     rule = ["---", *(["---:"] * (len(head) - 1))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *others))
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *others)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]).strip()
 
 
-def _list(notes: Sequence[str]) -> str:
-    return "\n".join(f"- {note}" for note in notes)
+def _page(recipe: Recipe, winners: Winners, sections: Sequence[Section]) -> str:
+    first, n_seeds = winners.records[0], len({record["seed"] for record in winners.records})
+    title = f"Benchmark: {recipe.search.n_trials} trials, {n_seeds} seeds"
+    machine = f"{first['machine']['processor']}, one thread a search, {first['date'][:10]}"
+    parts = [_HEAD.format(title=html.escape(title), machine=html.escape(machine))]
+    if winners.counted:
+        for clock in _CLOCKS:
+            figure = _draw_curves(winners.counted, clock, recipe)
+            parts.append(figure.to_html(full_html=False, include_plotlyjs=clock == "wall"))
+    for heading, hint, (head, *rows), notes in sections:
+        parts.append(f"<h2>{heading}</h2><p>{html.escape(hint)}</p>")
+        parts.append(pd.DataFrame(rows, columns=head).to_html(index=False, border=0))
+        parts += ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in notes), "</ul>"]
+    return "\n".join([*parts, "</body></html>\n"])
 
 
-def _write_page(recipe: Recipe, winners: Winners, sections: Sequence[Section]) -> str:
-    records = winners.records
-    title = f"Benchmark: {recipe.search.n_trials} trials, {len({r['seed'] for r in records})} seeds"
-    draws = bool(winners.counted)
-    machine = records[0]["machine"]
-    body = fill(
-        _BODY,
-        title=title,
-        machine=f"{machine['processor']}, one thread a search, {records[0]['date'][:10]}",
-        plot=plot_html(_draw_curves(winners.counted, recipe)) if draws else "",
-        sections=sections,
-    )
-    return build_page(title, body, draws)
-
-
-def _draw_curves(records: Sequence[Record], recipe: Recipe) -> Plot:
+def _draw_curves(records: Sequence[Record], clock: str, recipe: Recipe) -> go.Figure:
     """The best value so far over time, a line a run."""
-    hint = "The best value so far of every search that is counted; each line is one seed."
-    plot = Plot("best_so_far", "Best value so far", hint, side_by_side=False, min_width=600)
-    for clock, axis in _CLOCKS.items():
-        figure, named = go.Figure(), set[str]()
-        for record in records:
-            figure.add_trace(_line(record, clock, recipe, record["method"] not in named))
-            named.add(record["method"])
-        figure.update_xaxes(title=axis)
-        figure.update_yaxes(title=recipe.search.objectives[0])
-        plot.add(f"Over {axis}", figure)
-    return plot
-
-
-def _line(record: Record, clock: str, recipe: Recipe, first: bool) -> go.Scatter:
-    points = curve(record, clock, recipe.search.direction == "maximize")
-    x, y = to_arrays(points, record[f"{clock}_seconds"])
-    method = record["method"]
-    return go.Scatter(
-        x=x,
-        y=y,
-        name=method,
-        legendgroup=method,
-        showlegend=first,
-        mode="lines",
-        line={"shape": "hv", "color": _COLORS[method]},
-        hovertext=f"{method}, seed {record['seed']}",
+    figure, named = go.Figure(), set[str]()
+    for record in records:
+        method = record["method"]
+        points = curve(record, clock, recipe.search.direction == "maximize")
+        seconds, values = ([*column] for column in zip(*points))
+        figure.add_scatter(
+            x=[*seconds, record[f"{clock}_seconds"]],  # Drawn on to the end of the search.
+            y=[*values, values[-1]],
+            name=method,
+            legendgroup=method,
+            showlegend=method not in named,
+            mode="lines",
+            line={"shape": "hv", "color": _COLORS[method]},
+            hovertext=f"{method}, seed {record['seed']}",
+        )
+        named.add(method)
+    return figure.update_layout(
+        title="Best value so far of every search that is counted",
+        xaxis_title=_CLOCKS[clock],
+        yaxis_title=recipe.search.objectives[0],
     )

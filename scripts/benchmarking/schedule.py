@@ -1,4 +1,4 @@
-"""Starts what is missing of a benchmark, each search in a process of its own."""
+"""Runs the missing searches of a benchmark, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarking.methods import METHODS
-from benchmarking.setting import run_path, texts_path
+from benchmarking.setting import run_path
 
 from hpo_summarize.errors import HpoError, Problem, RecipeError
 
@@ -66,10 +66,7 @@ def run_missing(output_dir: Path, methods: Sequence[str], seeds: Sequence[int], 
         (method, seed)
         for seed in seeds
         for method in methods
-        if not (
-            run_path(output_dir, method, seed).exists()
-            and texts_path(output_dir, method, seed).exists()
-        )
+        if not run_path(output_dir, method, seed).exists()
     ]
     running: dict[Run, subprocess.Popen[bytes]] = {}
     try:
@@ -86,28 +83,17 @@ def run_missing(output_dir: Path, methods: Sequence[str], seeds: Sequence[int], 
             process.wait()
 
 
-# Where `-m` finds this package, and hpo_summarize in a work tree.
-_PATH = os.pathsep.join(filter(None, sys.path))
-
-
 def _start(output_dir: Path, run: Run) -> subprocess.Popen[bytes]:
     method, seed = run
     print(f"{method}, seed {seed}: begins", flush=True)
     log = _log_path(output_dir, run)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "benchmarking.one_run"]
+    command = [sys.executable, "-m", "benchmarking.one_run", str(output_dir), method, str(seed)]
+    path = filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    own = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, **own, "PYTHONPATH": os.pathsep.join(path)}
     with log.open("wb") as file:
-        return subprocess.Popen(
-            [*command, str(output_dir), method, str(seed)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-                "PYTHONPATH": _PATH,
-            },
-        )
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def _finish(output_dir: Path, run: Run, status: int) -> None:
@@ -118,7 +104,7 @@ def _finish(output_dir: Path, run: Run, status: int) -> None:
         raise RunFailed(
             f"the search '{method}' with seed {seed} ended with status {status}:\n"
             + "\n".join(last[-_SHOWN_LINES:])
-            + f"\nAll that it said is in {log}; mend the cause, and the same command goes on"
+            + f"\nIts whole output is in {log}; fix the cause, and the same command goes on"
         )
     record = read_records(output_dir, [method], [seed])[0]
     print(

@@ -55,7 +55,7 @@ def build_stock_trainer(
         experiment: Gives splits, tokenizer and metric.
         output_dir: Folder for its checkpoints.
         eval_strategy: When it evaluates and saves, `"epoch"` or `"no"`.
-        values: Training values, in our words, in the place of the recipe's.
+        values: Training values, by our names, that replace those of the recipe.
         **options: Further arguments of the trainer: its model, its callbacks.
     """
     train, validation = experiment.splits

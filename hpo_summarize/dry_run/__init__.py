@@ -1,1 +1,0 @@
-"""Every setting of a recipe tried with the real classes before the first trial."""
