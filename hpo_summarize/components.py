@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ from transformers import (
 )
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.config.idle import length_problems
-from hpo_summarize.config.parameters import default_values, split_by_owner
+from hpo_summarize.config.parameters import default_values
 from hpo_summarize.config.schema import Recipe
-from hpo_summarize.config.settings import possible_values
+from hpo_summarize.config.validation import length_problems
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.data.splits import load_splits
 from hpo_summarize.decoder import decode_texts
@@ -37,6 +36,7 @@ from hpo_summarize.models.tokenizer import keep_in_texts, load_tokenizer, train_
 from hpo_summarize.rouge import Rouge
 from hpo_summarize.search_space import SearchSpace, TrialSpec, build_space
 from hpo_summarize.training.arguments import build_arguments, largest_on_device, with_values
+from hpo_summarize.training.ddp import DecidedTrial, FollowedTrial
 from hpo_summarize.training.epoch_eval import EpochEvaluation
 from hpo_summarize.training.evaluation import TEXTS
 from hpo_summarize.training.trainer import SummarizationTrainer
@@ -90,7 +90,7 @@ class Experiment:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a search space must know of the model."""
+        """Type and settings of the model, for the conditions of the space."""
         return self.family.facts(self.model_config)
 
     @functools.cached_property
@@ -168,14 +168,14 @@ class Experiment:
             return given
         usual = output_length(self.splits[0], self.tokenizer, self.recipe.data, self.family)
         length = min(usual, self.family.max_output_tokens(self.model_config) or usual)
-        if problems := [*length_problems(self.recipe.model_dump(), length)]:
+        if problems := [*length_problems(self.recipe, length)]:
             raise RecipeError(problems)
         return length
 
     @property
     def longest_output(self) -> int:
         """Most tokens of a generated summary in any trial."""
-        searched = possible_values("max_new_tokens", self.recipe.model_dump())
+        searched = self.recipe.possible_values("max_new_tokens")
         return max(self.max_new_tokens, *(value for value in searched if value is not None), 0)
 
     def adopt_length(self, recorded: int | None) -> None:
@@ -195,62 +195,26 @@ class Experiment:
         return tokenize(split, self.tokenizer, self.recipe.data, self.family)
 
     def build_trainer(
-        self, output_dir: Path, train: Dialogues, validation: Dialogues
-    ) -> SummarizationTrainer:
-        """A trainer that builds its model for a trial, or from the recipe's own values without one.
-
-        Args:
-            output_dir: Folder for its checkpoints.
-            train: Rows to train on.
-            validation: Rows that every evaluation scores with ROUGE.
-        """
-        args = build_arguments(self.recipe, output_dir)
-        return self._make_trainer(args, self._build_model, train, validation)
-
-    def build_trainer_for(
         self,
-        values: Mapping[str, Any],
         args: Seq2SeqTrainingArguments,
         train: Dialogues,
         validation: Dialogues,
+        spec: TrialSpec | None = None,
     ) -> SummarizationTrainer:
-        """A trainer of one training with values that are known; see `build_trainer`.
+        """A trainer with the recipe's model, data and metric.
 
         Args:
-            values: Hyperparameters by name; what they change in training stands in `args`.
-            args: Training arguments, as `arguments_for` makes them.
+            args: Training arguments, of `build_arguments` or `arguments_for`.
             train: Rows to train on.
             validation: Rows that every evaluation scores with ROUGE.
+            spec: Values of the model. Default: those of a trial, or of the recipe without one.
         """
-        return self._make_trainer(args, lambda: self.build_model(values), train, validation)
 
-    def arguments_for(
-        self, values: Mapping[str, Any], output_dir: Path
-    ) -> Seq2SeqTrainingArguments:
-        """The recipe's training arguments with hyperparameters in the place of fixed values."""
-        args = build_arguments(self.recipe, output_dir)
-        training = split_by_owner(values)["training"]
-        return with_values(args, training, args.world_size, largest_on_device(self.recipe))
+        def model_init(trial: DecidedTrial | FollowedTrial | None = None) -> Any:
+            if spec is not None:
+                return self.build_model(spec)
+            return self._build_model(TrialSpec.of({}) if trial is None else trial.spec)
 
-    @property
-    def seed(self) -> int:
-        """The seed of every training of a search, with which its model is built."""
-        return self.recipe.training.settings().get("seed", default_values()["seed"])
-
-    def build_model(self, values: Mapping[str, Any]) -> Any:
-        """A fresh model with these hyperparameters, those of decoding in its generation config."""
-        model = build_model(self.decided_recipe, self.tokenizer, TrialSpec.of(values), self.base)
-        decoding = split_by_owner(values)["generation"]
-        set_decoding(unwrap_peft_model(model).generation_config, decoding)
-        return model
-
-    def _make_trainer(
-        self,
-        args: Seq2SeqTrainingArguments,
-        model_init: Callable[..., Any],
-        train: Dialogues,
-        validation: Dialogues,
-    ) -> SummarizationTrainer:
         trainer = SummarizationTrainer(
             args=args,
             data_collator=self.family.collator(self.tokenizer),
@@ -263,6 +227,25 @@ class Experiment:
         trainer.remove_callback(PrinterCallback)
         trainer.largest_per_device = largest_on_device(self.recipe)
         return trainer
+
+    def arguments_for(self, spec: TrialSpec, output_dir: Path) -> Seq2SeqTrainingArguments:
+        """The recipe's training arguments with hyperparameters in the place of fixed values."""
+        args = build_arguments(self.recipe, output_dir)
+        return with_values(args, spec.training, args.world_size, largest_on_device(self.recipe))
+
+    @property
+    def seed(self) -> int:
+        """The seed of every training of a search, with which its model is built."""
+        return self.recipe.training.settings().get("seed", default_values()["seed"])
+
+    def build_model(self, spec: TrialSpec) -> Any:
+        """A fresh model with these hyperparameters, those of decoding in its generation config."""
+        model = self._build_model(spec)
+        set_decoding(unwrap_peft_model(model).generation_config, spec.generation)
+        return model
+
+    def _build_model(self, spec: TrialSpec) -> Any:
+        return build_model(self.decided_recipe, self.tokenizer, spec, self.base)
 
     @property
     def cheap_decoding(self) -> dict[str, Any]:
@@ -312,7 +295,3 @@ class Experiment:
             return {**self.score(texts, split.references), TEXTS: texts}
 
         return compute_metrics
-
-    def _build_model(self, trial: Any = None) -> Any:
-        values: Mapping[str, Any] = {} if trial is None else trial.params
-        return build_model(self.decided_recipe, self.tokenizer, TrialSpec.of(values), self.base)

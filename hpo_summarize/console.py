@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from hpo_summarize.cli import command_line, predict_command
 from hpo_summarize.components import Experiment
-from hpo_summarize.config.fields import foreign_settings
+from hpo_summarize.config.parameters import foreign_settings
 from hpo_summarize.errors import UnwrittenResults
 from hpo_summarize.final_model.retrain import MODEL, Retraining
 from hpo_summarize.final_model.train import Trained, in_words, of_trial, spread

@@ -18,14 +18,11 @@ import torch
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.trainer_utils import unwrap_peft_model
 
-from hpo_summarize.config.idle import ACTS_ONLY
 from hpo_summarize.config.parameters import (
     DEPTHS,
-    LIMITS,
     LORA_WORDS,
+    condition_of,
     default_values,
-    implied_condition,
-    lets_act,
     owner_of,
 )
 from hpo_summarize.config.schema import Recipe
@@ -40,7 +37,10 @@ from hpo_summarize.training.trainer import SummarizationTrainer
 _STEPS = 100  # Of the schedules that are made; any number does.
 _TOKENS, _NEW_TOKENS = 16, 2  # Read of each row, and generated.
 # Numbers that change how much a form of decoding does, and whose range is checked elsewhere.
-_AMOUNTS = {*LIMITS, "length_penalty"}
+_AMOUNTS = {
+    *("temperature", "top_p", "top_k", "min_p", "typical_p", "num_beams", "length_penalty"),
+    *("repetition_penalty", "no_repeat_ngram_size", "max_new_tokens"),
+}
 # Training arguments that only some optimizers read, with two values that would differ.
 _READ_BY_SOME = {"adam_beta1": (0.5, 0.6), "adam_beta2": (0.5, 0.6), "adam_epsilon": (0.1, 0.2)}
 # Arguments of an optimizer from which nothing can be told about the others.
@@ -265,11 +265,11 @@ def _idle_in_decoding(trainer: SummarizationTrainer, recipe: Recipe) -> Iterator
     config = unwrap_peft_model(trainer.model).generation_config
     given = {**recipe.generation.settings(), **recipe.space}
     for name, value in recipe.generation.settings().items():
-        other = implied_condition(name)
-        if other is None or other in given or value in (None, default_values().get(name)):
+        needs = condition_of(name)
+        if needs is None or needs.name in given or value in (None, default_values().get(name)):
             continue
-        if not lets_act(name, getattr(config, other)):
-            yield Problem(f"generation.{name}", f"{ACTS_ONLY[other]} (value {value!r})")
+        if not needs.holds(getattr(config, needs.name)):
+            yield Problem(f"generation.{name}", f"{needs.advice} (value {value!r})")
 
 
 # The modules of a model.
@@ -279,7 +279,7 @@ def _build(trainer: SummarizationTrainer, values: Values) -> Any:
     torch.manual_seed(trainer.args.seed)  # Weights that no checkpoint holds are drawn.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return trainer.model_init(SimpleNamespace(params=dict(values)))
+        return trainer.model_init(SimpleNamespace(spec=TrialSpec.of(values)))
 
 
 def _try_structure(trainer: SummarizationTrainer, values: Values) -> None:

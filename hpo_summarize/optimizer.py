@@ -104,7 +104,8 @@ class OptunaOptimizer:
     def trainer(self) -> SummarizationTrainer:
         """The trainer of all trials."""
         train, validation = self.experiment.splits
-        trainer = self.experiment.build_trainer(self.studies.folder, train, validation)
+        args = build_arguments(self.recipe, self.studies.folder)
+        trainer = self.experiment.build_trainer(args, train, validation)
         trainer.epoch_evaluation = self.experiment.build_epoch_evaluation(
             trainer.eval_dataset, validation, n_best=max(self.recipe.search.n_kept, 1)
         )
@@ -124,10 +125,10 @@ class OptunaOptimizer:
     def prepare(self, debug: bool = False) -> None:
         """Checks and loads everything that a search needs, once, cheap things first.
 
-        The study is made last, so that a recipe that cannot run leaves no trace in it.
+        The study is made last, so that a recipe that cannot run does not get into it.
 
         Args:
-            debug: Begin anew, without what an earlier debug run has left in the output folder.
+            debug: Start from scratch, without the results of an earlier debug run.
 
         Raises:
             HpoError: Something is wrong; nothing has been trained yet.
@@ -138,7 +139,7 @@ class OptunaOptimizer:
         on_all(self._load)
         if not debug:
             on_main(self.studies.check)
-        on_all(self._rehearse)
+        on_all(self._dry_run)
         if debug:
             on_main(lambda: clear_debug_folder(self.output_dir, self.worker))
         self.experiment.max_new_tokens = on_main(self._begin)
@@ -155,13 +156,13 @@ class OptunaOptimizer:
         )
         _ = experiment.splits, experiment.tokenizer
 
-    def _rehearse(self) -> None:
+    def _dry_run(self) -> None:
         with refusals("training"):
             _ = self.trainer
         try_settings(self.trainer, self.experiment.whole_space, self.recipe)
 
     def _begin(self) -> int:
-        """Makes the study, and says how long its summaries may be."""
+        """Makes the study; returns the most tokens of its summaries."""
         length = self.study.user_attrs[MAX_NEW_TOKENS]
         self.experiment.max_new_tokens = length
         if self.writer.is_here():
@@ -178,9 +179,9 @@ class OptunaOptimizer:
 
         Raises:
             SearchFailed: No trial came to an end, or three in a row failed for one reason.
-            RunStopped: A disk or a file server refused to read or write; the trial was put back.
+            RunStopped: A disk or a file server refused to read or write; the trial was requeued.
             UnwrittenResults: The search is done, and a file of its results could not be written.
-            KeyboardInterrupt: Ctrl-C; what has finished is kept, and a new run goes on from there.
+            KeyboardInterrupt: Ctrl-C; what has finished is kept, and a new run continues.
         """
         self.prepare()
         is_main, failure = PartialState().is_main_process, None
@@ -215,7 +216,7 @@ class OptunaOptimizer:
         except HpoError as error:
             if not error.shared:
                 raise
-            # The main process says it again when everything is written.
+            # The main process raises it again when everything is written.
         if self.recipe.search.decode == "staged":
             Decoder(self.experiment, self.trainer).follow()
 

@@ -25,9 +25,7 @@ _PASSWORDS = (
 _KEY = re.compile(r"""(?<![\w.%-])([\w.%-]+)(?:=|['"]\s*:\s*['"]?)""")
 _VALUE = re.compile(r"""[^&\s]+?(?=["')\]},.:;]*(?:[&\s]|$))""")
 # The same in YAML, or in a text that is cut off.
-_GIVEN_KEY_VALUE = re.compile(
-    r"""(?<![\w.%-])([\w.%-]+)['"]?\s*[=:]\s*['"]?(?=([^\s'",}&]+))"""
-)
+_GIVEN_KEY_VALUE = re.compile(r"""(?<![\w.%-])([\w.%-]+)['"]?\s*[=:]\s*['"]?(?=([^\s'",}&]+))""")
 
 _known: set[str] = set()
 

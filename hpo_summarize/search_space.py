@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpo_summarize.config.parameters import (
     MODEL_NAMES,
-    WORDS_OF_LORA_KEYS,
+    condition_of,
     default_values,
-    implied_condition,
-    lets_act,
     owner_of,
     split_by_owner,
 )
-from hpo_summarize.config.schema import CategoricalParameter, IntParameter, Parameter, Recipe
-from hpo_summarize.config.settings import is_among
-from hpo_summarize.config.space_rules import outside
+from hpo_summarize.config.schema import Recipe
+from hpo_summarize.config.space import Condition, Parameter
 from hpo_summarize.errors import Problem, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     import optuna
-
-
-# In words: what each name of `implied_condition` must be.
-_IMPLIED = {
-    "do_sample": "do_sample is True",
-    "num_beams": "num_beams is above 1",
-    "scheduler_type": "scheduler_type has a warm-up",
-}
 
 
 @dataclass(frozen=True)
@@ -59,15 +47,6 @@ class TrialSpec:
             ValueError: A name has no owner.
         """
         return cls(dict(values), **split_by_owner(values))
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A parameter is sampled only while the value of `name` is one that `holds` accepts."""
-
-    name: str
-    holds: Callable[[Any], bool]
-    text: str
 
 
 class SearchSpace:
@@ -101,7 +80,7 @@ class SearchSpace:
         values: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if self._acts(name, values):
-                values[name] = _suggest(trial, name, parameter)
+                values[name] = parameter.suggest(trial, name)
         return values
 
     def baseline(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -123,7 +102,7 @@ class SearchSpace:
             if name not in self.parameters:
                 nearest = did_you_mean(name, self.parameters, "take it out")
                 found[name] = f"is not searched (value {value!r}){nearest}"
-            elif message := outside(self.parameters[name], value):
+            elif message := self.parameters[name].outside(value):
                 found[name] = message
             elif name not in values:
                 conditions = " and ".join(c.text for c in self._conditions[name])
@@ -139,7 +118,7 @@ class SearchSpace:
             Name and value of the changed parameter, and all values.
         """
         for name, parameter in self.parameters.items():
-            for value in edges(parameter):
+            for value in parameter.edges():
                 wanted = {**self._enabling(name), name: value}
                 values: dict[str, Any] = {}
                 for other in self.parameters:
@@ -157,7 +136,7 @@ class SearchSpace:
         lines = []
         for name, parameter in self.parameters.items():
             conditions = " and ".join(c.text for c in self._conditions[name])
-            line = f"{name}: {_span(parameter)}, trial 0: {self._baseline[name]}"
+            line = f"{name}: {parameter}, trial 0: {self._baseline[name]}"
             lines.append(f"{line}, only while {conditions}" if conditions else line)
         return lines
 
@@ -170,7 +149,7 @@ class SearchSpace:
         found: dict[str, Any] = {}
         for condition in self._conditions[name]:
             if condition.name in self.parameters:
-                options = [self._baseline[condition.name], *edges(self.parameters[condition.name])]
+                options = [self._baseline[condition.name], *self.parameters[condition.name].edges()]
                 holding = [value for value in options if condition.holds(value)]
                 found |= self._enabling(condition.name)
                 found |= {condition.name: value for value in holding[:1]}
@@ -209,12 +188,12 @@ def build_space(
         stage: `joint` takes all parameters, `decoding` those of generation, `training` the others.
 
     Raises:
-        RecipeError: The space is empty, or holds a dropout or depth that the model has not.
+        RecipeError: The space is empty, or has a dropout or depth that the model does not support.
     """
-    fixed = {**default_values(), **_fixed_values(recipe), **model_facts}
+    fixed = {**default_values(), **recipe.fixed_values(defaults=True), **model_facts}
     outside = {name: value for name, value in fixed.items() if name not in recipe.space}
     parameters = {n: p for n, p in recipe.space.items() if _belongs(n, stage)}
-    baseline = {name: _nearest(p, fixed.get(name)) for name, p in parameters.items()}
+    baseline = {name: p.nearest(fixed.get(name)) for name, p in parameters.items()}
     space = SearchSpace(parameters, outside, baseline)
     missing = [n for n in space.parameters if n in MODEL_NAMES and n not in model_facts]
     problems = [Problem(f"space.{name}", _not_in_model(name, model_facts)) for name in missing]
@@ -248,69 +227,12 @@ def _not_in_model(name: str, facts: Mapping[str, Any]) -> str:
     )
 
 
-def _fixed_values(recipe: Recipe) -> dict[str, Any]:
-    lora = recipe.lora.model_dump() if recipe.lora else {}
-    return {
-        **recipe.training.model_dump(),
-        **recipe.generation.model_dump(),
-        **{WORDS_OF_LORA_KEYS.get(key, key): value for key, value in lora.items()},
-    }
-
-
-def _nearest(parameter: Parameter, value: Any) -> Any:
-    """The value of a parameter's range nearest to `value`; its middle where there is none."""
-    if isinstance(parameter, CategoricalParameter):
-        if value in parameter.choices:
-            return value
-        numbers = [c for c in parameter.choices if isinstance(c, int | float)]
-        if numbers and isinstance(value, int | float):
-            return min(numbers, key=lambda choice: abs(choice - value))
-        return parameter.choices[0]
-    low, high = parameter.low, parameter.high
-    if not isinstance(value, int | float):
-        value = (low * high) ** 0.5 if parameter.log else (low + high) / 2
-    value = min(max(value, low), high)
-    if parameter.step and not parameter.log:
-        value = min(low + round((value - low) / parameter.step) * parameter.step, high)
-    return round(value) if isinstance(parameter, IntParameter) else value
-
-
-def _suggest(trial: optuna.trial.BaseTrial, name: str, parameter: Parameter) -> Any:
-    if isinstance(parameter, CategoricalParameter):
-        return trial.suggest_categorical(name, parameter.choices)
-    suggest: Any = trial.suggest_float
-    if isinstance(parameter, IntParameter):
-        suggest = trial.suggest_int
-    return suggest(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
-
-
 def _conditions(
     name: str, parameter: Parameter, space: Mapping[str, Parameter]
 ) -> tuple[Condition, ...]:
-    found = [_equals(other, wanted) for other, wanted in parameter.when.items()]
-    decisive = implied_condition(name)
-    if decisive and decisive in space and parameter.when.get(decisive) is not True:
-        holds = functools.partial(lets_act, name)
-        if not all(map(holds, edges(space[decisive]))):
-            found.append(Condition(decisive, holds, _IMPLIED[decisive]))
+    found = parameter.conditions()
+    needs = condition_of(name)
+    if needs and needs.name in space and parameter.when.get(needs.name) is not True:
+        if not all(map(needs.holds, space[needs.name].edges())):
+            found.append(needs)
     return tuple(found)
-
-
-def edges(parameter: Parameter) -> list[Any]:
-    """The choices of a categorical parameter, or the two ends of a range."""
-    if isinstance(parameter, CategoricalParameter):
-        return parameter.choices
-    return [parameter.low, parameter.high]
-
-
-def _equals(name: str, wanted: Any) -> Condition:
-    allowed = wanted if isinstance(wanted, list) else [wanted]
-    text = f"{name} is {' or '.join(str(value) for value in allowed)}"
-    return Condition(name, lambda value: is_among(value, allowed), text)
-
-
-def _span(parameter: Parameter) -> str:
-    if isinstance(parameter, CategoricalParameter):
-        return "one of " + ", ".join(str(choice) for choice in parameter.choices)
-    log = ", log" if parameter.log else ""
-    return f"{parameter.low:g} to {parameter.high:g}{log}"

@@ -36,8 +36,10 @@ from hpo_summarize.study.user_attrs import (
     TRAINED_TRIAL,
     VALUES,
 )
+from hpo_summarize.training.ddp import dismiss
 from hpo_summarize.training.devices import Sizes, halved, remember, remembered
 from hpo_summarize.training.group_failure import Group, failure_of
+from hpo_summarize.training.runner import load_trial
 from hpo_summarize.training.trainer import SummarizationTrainer
 from hpo_summarize.training.trial import failure_reason, is_out_of_memory
 
@@ -89,9 +91,9 @@ class Decoder:
         except KeyboardInterrupt:
             raise  # They are interrupted, too.
         except Exception:
-            self._trainer.dismiss_group()
+            dismiss()
             raise
-        self._trainer.dismiss_group()
+        dismiss()
 
     @contextmanager
     def running(self, study: optuna.Study) -> Iterator[None]:
@@ -163,7 +165,7 @@ class Decoder:
         trainer = self._trainer
         if self._loaded != finalist.number:
             folder = Path(self._experiment.recipe.output_dir)
-            on_all(lambda: trainer.load_trial(finalist.params, finalist.checkpoint(folder)))
+            on_all(lambda: load_trial(trainer, finalist.params, finalist.checkpoint(folder)))
             self._loaded = finalist.number
         trainer.args.per_device_eval_batch_size = self._sizes[1]
         fixed = self._experiment.decided_recipe.generation.model_dump()

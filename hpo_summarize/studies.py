@@ -11,7 +11,6 @@ from optuna.trial import BaseTrial, FrozenTrial
 
 from hpo_summarize.components import Experiment
 from hpo_summarize.config.loader import slug
-from hpo_summarize.config.settings import possible_values
 from hpo_summarize.errors import Problem, RecipeError, StudyError
 from hpo_summarize.io import first_taken, taken_message
 from hpo_summarize.redact import redact_url
@@ -57,7 +56,7 @@ class SearchStudies:
             [search.direction] * len(search.objectives),
             baselines=[space.baseline(), *(space.baseline(given) for given in search.baselines)],
             worker=self._worker,
-            n_epochs=max(possible_values("num_epochs", self._recipe.model_dump())),
+            n_epochs=max(self._recipe.possible_values("num_epochs")),
             warm_start=warm_start_of(self._recipe, self._identity(), space.sample),
         )
         self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))

@@ -181,11 +181,11 @@ def test_a_trial_puts_on_a_device_what_the_recipe_allows_and_not_what_its_first_
 
 
 def test_one_process_uses_one_of_several_gpus_and_not_a_larger_batch(make_trainer: Any) -> None:
-    seen = Sizes()
-    trainer = make_trainer(SummarizationTrainer, {"callbacks": [seen]})
-    two = dataclasses.replace(trainer.args)
+    two = make_trainer(SummarizationTrainer).args
     two._n_gpu = 2  # As transformers counts them where no launcher says otherwise.
     assert two.train_batch_size == 16
-    trainer._use_arguments(two)
+    seen = Sizes()
+    trainer = make_trainer(SummarizationTrainer, {"args": two, "callbacks": [seen]})
     assert (trainer.args.train_batch_size, trainer.args.eval_batch_size) == (8, 8)
-    assert trainer._train_batch_size == 8
+    trainer.train()
+    assert trainer.state.train_batch_size == 8

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hpo_summarize import SummarizationTrainer
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.training.checkpoints import (
     evaluations,
     last_checkpoint,
@@ -101,28 +102,30 @@ def test_a_finished_trial_keeps_the_weights_of_its_best_epoch_alone(tmp_path: Pa
 
 
 def test_a_followed_trial_knows_its_values_before_it_is_asked() -> None:
-    assert FollowedTrial({"lora_r": 8, "hidden_dropout": 0.2}, 3).params == {
-        "lora_r": 8,
-        "hidden_dropout": 0.2,
-    }
+    values = {"lora_r": 8, "hidden_dropout": 0.2}
+    assert FollowedTrial(TrialSpec.of(values), 3, {"k": 3}).params == {"k": 3, **values}
 
 
 def plan(**changes: Any) -> TrialPlan:
-    known = {"number": 0, "params": {}, "values": {}, "n_objectives": 1, "folder": "run-0"}
-    return TrialPlan(**{**known, **changes})
+    known = {"number": 0, "sampled": {}, "n_objectives": 1, "folder": "run-0"}
+    return TrialPlan(**{**known, "spec": TrialSpec.of({}), **changes})
+
+
+def objective(metrics: dict[str, Any]) -> Any:
+    return metrics["value"]
 
 
 def test_the_best_epoch_of_several_objectives_is_the_best_in_the_first() -> None:
-    run = TrialRun(optuna.trial.FixedTrial({}), plan(n_objectives=2, maximize=True))
+    run = TrialRun(optuna.trial.FixedTrial({}), plan(n_objectives=2, maximize=True), objective)
     for epoch, value in ((1, [0.2, 0.9]), (2, [0.5, 0.1]), (3, [float("nan"), 1.0])):
-        run.record(epoch, value)
+        run.record(epoch, {"value": value})
     assert run.best_epoch().epoch == 2
     assert run.best_epoch().value == (0.5, 0.1)
 
 
 def test_a_trial_without_a_finite_value_fails() -> None:
-    run = TrialRun(optuna.trial.FixedTrial({}), plan(maximize=False))
-    run.record(1, float("nan"))
+    run = TrialRun(optuna.trial.FixedTrial({}), plan(maximize=False), objective)
+    run.record(1, {"value": float("nan")})
     with pytest.raises(TrialFailed, match="never a finite number"):
         run.best_epoch()
 

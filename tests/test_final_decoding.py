@@ -14,6 +14,7 @@ from hpo_summarize import OptunaOptimizer, SummarizationTrainer, console
 from hpo_summarize.components import Experiment
 from hpo_summarize.errors import RecipeError
 from hpo_summarize.generation import set_decoding, with_settings
+from hpo_summarize.search_space import TrialSpec
 
 IDS = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 # As facebook/bart-large-cnn, whose summaries are of newspaper articles.
@@ -63,7 +64,7 @@ def test_the_least_length_of_a_checkpoint_goes_with_its_most_length_in_search_an
     assert "min_length 56" in printed and "num_return_sequences 2" in printed
     optimizer.optimize()
     (weights,) = (optimizer.output_dir / "trials").glob("*/trial-0/checkpoint-*")
-    built = optimizer.experiment.build_model({"num_beams": 2})
+    built = optimizer.experiment.build_model(TrialSpec.of({"num_beams": 2}))
     for config in (GenerationConfig.from_pretrained(weights), built.generation_config):
         assert config.max_new_tokens == optimizer.experiment.max_new_tokens < 56
         assert not any(getattr(config, name) for name in ("min_length", "max_length", *NOT_HERE))

@@ -126,7 +126,7 @@ def test_after_a_search_the_trainer_evaluates_and_predicts(
         return built[-1]
 
     def compute_objective(metrics: dict[str, float]) -> float:
-        if end == "pruned" and trainer._run.plan.number == 1:
+        if end == "pruned" and len(built) == 3:  # The trainer's own, trial 0's and trial 1's.
             raise optuna.TrialPruned()
         return metrics["eval_loss"]
 

@@ -20,6 +20,7 @@ from hpo_summarize.errors import HpoError, ModelError
 from hpo_summarize.models.config import check_lengths
 from hpo_summarize.models.families import require_family
 from hpo_summarize.models.outputs import OUTPUTS
+from hpo_summarize.training.runner import load_trial
 
 GEMMA = {
     "hidden_size": 16,
@@ -138,9 +139,9 @@ def test_a_class_that_failed_in_every_trial_gives_a_result_and_weights(
     study = optuna.create_study(study_name=optimizer.studies.name, direction="maximize")
     study.optimize(trainer.run_trial, n_trials=1, catch=())
     assert study.trials[0].state.name == "COMPLETE"
-    checkpoint = next(Path(trainer._get_output_dir(study.trials[0])).glob("checkpoint-*"))
+    checkpoint = next(Path(trainer.args.output_dir).glob("*/checkpoint-*"))
     assert (checkpoint / OUTPUTS).is_file()
-    trainer.load_trial(study.best_params, checkpoint)  # It refuses another model.
+    load_trial(trainer, study.best_params, checkpoint)  # It refuses another model.
 
 
 def test_label_smoothing_is_no_loss_of_the_model(make: Make) -> None:

@@ -18,6 +18,7 @@ from hpo_summarize.config.schema import DataSection
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import StudyError
 from hpo_summarize.models.tokenization import output_length, summary_tokens
+from hpo_summarize.search_space import TrialSpec
 
 
 def rows(lengths: list[int]) -> Dialogues:
@@ -103,7 +104,7 @@ def test_the_recipe_has_its_way_and_the_models_own_limit_gives_way(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     optimizer = make(checkpoint, csv_path, tmp_path, generation={"max_new_tokens": 7})
-    model = optimizer.experiment._build_model()
+    model = optimizer.experiment.build_model(TrialSpec.of({}))
     config = unwrap_peft_model(model).generation_config
     assert (config.max_new_tokens, config.max_length) == (7, None)
 

@@ -468,21 +468,21 @@ WRONG = [
     ),
     (["--output_dir", "/proc/nothing"], "cannot be written"),
     (["--top", "2", "train.use_validation=true"], "leaves nothing to choose among trials"),
-    (["train.seeds=[1, 1]"], "a seed stands there twice"),
+    (["train.seeds=[1, 1]"], "every value must differ, and 1 is in"),
     (
         ["train.seeds=[1, 2]", "train.use_validation=true"],
-        "nothing is left to choose among 2 seeds",
+        "leaves nothing to choose among 2 seeds",
     ),
     (["lora=null", "train.save_adapter=true"], "train.save_adapter: this recipe trains without"),
     (
         ["model={from_config: {model_type: bart, d_model: 16}}", "train.save_adapter=true"],
-        "train.save_adapter: the adapter would fit on nothing but the random weights",
+        "train.save_adapter: the adapter would fit on nothing but random weights",
     ),
     (
         ["lora.init_lora_weights=pissa", "train.save_adapter=true"],
         "train.save_adapter: an adapter with init_lora_weights 'pissa' changes the weights",
     ),
-    (["train.push_to_hub=mine"], "must be a repository on the Hub, as in user/model"),
+    (["train.push_to_hub=mine"], "train.push_to_hub: must match pattern"),
 ]
 
 

@@ -34,7 +34,7 @@ SLIPS = [
     ("search", ["{recipe}", "--storage", "{url}", "--debug"], "leave out --debug"),
     ("search", ["{recipe}", "--storage={url}", "--storage={url}", "--debug"], "--debug"),
     ("search", ["{recipe}", "--n_trials", "{url}"], "invalid int value"),
-    ("search", ["{recipe}", "--study_name", "{url}"], "only letters"),
+    ("search", ["{recipe}", "--study_name", "{url}"], "search.study_name: must match pattern"),
     ("search", ["{url}"], "cannot be read"),
     ("search", ["{recipe}", "{url}"], "key.path=value"),
     ("search", ["{recipe}", "search.sampler={url}"], "search.sampler"),

@@ -11,8 +11,8 @@ from recipe_files import BASE, SHIPPED, as_content, load
 
 from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.config.parameters import LORA_KEYS
-from hpo_summarize.config.schema import Parameter, Recipe
-from hpo_summarize.config.space_rules import outside
+from hpo_summarize.config.schema import Recipe
+from hpo_summarize.config.space import Parameter
 from hpo_summarize.errors import RecipeError
 from hpo_summarize.search_space import SearchSpace, build_space
 
@@ -245,5 +245,5 @@ def test_a_value_that_no_trial_can_have_is_named(
     line: str, inside: Any, wrong: Any, message: str
 ) -> None:
     parameter: Parameter = TypeAdapter(Parameter).validate_python(as_content(line))
-    assert outside(parameter, inside) is None
-    assert (outside(parameter, wrong) or "").startswith(message)
+    assert parameter.outside(inside) is None
+    assert (parameter.outside(wrong) or "").startswith(message)

@@ -28,10 +28,11 @@ from hpo_summarize.errors import RecipeError, StudyError
 from hpo_summarize.final_model.kept import load_kept
 from hpo_summarize.final_model.retrain import Retraining
 from hpo_summarize.final_model.select import BEST_PARAMS, choose_candidates
-from hpo_summarize.stages import DecodingSearch, shuffled_blocks
+from hpo_summarize.stages import Decoder, DecodingSearch, shuffled_blocks
 from hpo_summarize.study.storage import build_storage
 from hpo_summarize.study.user_attrs import BEST_EPOCH, N_DECODED, SUMMARIES, TRAINED_TRIAL, VALUES
 from hpo_summarize.summarizer import Summarizer, summarize_all
+from hpo_summarize.training.runner import load_trial
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-3, "high": 3e-2, "log": True},
@@ -159,7 +160,7 @@ def test_a_value_of_the_second_stage_is_that_of_the_kept_weights(finished: Optun
     trained = finished.study.trials[best.user_attrs[TRAINED_TRIAL]]
     folder = finished.output_dir / "trials" / "s" / f"trial-{trained.number}"
     (checkpoint,) = folder.glob("checkpoint-*")
-    finished.trainer.load_trial(trained.params, checkpoint)
+    load_trial(finished.trainer, trained.params, checkpoint)
     decoding = {k: v for k, v in best.params.items() if k != TRAINED_TRIAL}
     rows = finished.trainer.eval_dataset.remove_columns("labels")
     ids = finished.trainer.predict(rows, **decoding).predictions
@@ -426,7 +427,7 @@ space:
         ("training.save_strategy=no", "training.save_strategy", "weights of the first"),
         ("search.staged.n_model=4", "search.staged.n_model", "did you mean 'n_models'"),
         ("search.decode=stagd", "search.decode", "did you mean 'staged'"),
-        ("search.epoch_eval.samples=some", "search.epoch_eval.samples", "whole number"),
+        ("search.epoch_eval.samples=some", "search.epoch_eval.samples", "valid integer"),
     ],
 )
 def test_a_recipe_that_cannot_be_searched_in_stages_is_refused(
@@ -477,16 +478,22 @@ def test_the_second_stage_out_of_memory_takes_fewer_rows_at_once(
     make_optimizer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     optimizer = make_optimizer(n_trials=1, n_decoding=2, pruner=None)
-    generate, rows = BartForConditionalGeneration.generate, []
+    generate, decode, rows = BartForConditionalGeneration.generate, Decoder.decode, []
+    stage: list[Any] = []
+
+    def decode_in_second_stage(*args: Any) -> Any:
+        stage.append(args)
+        return decode(*args)
 
     def narrow(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        if optimizer.trainer._run is None:  # No training is going on.
+        if stage:
             rows.append(len(input_ids))
             if len(input_ids) > 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
         return generate(model, input_ids=input_ids, **kwargs)
 
     monkeypatch.setattr(BartForConditionalGeneration, "generate", narrow)
+    monkeypatch.setattr(Decoder, "decode", decode_in_second_stage)
     optimizer.optimize()
     second = second_study(optimizer)
     assert [trial.state.name for trial in second.trials] == ["COMPLETE"] * 2

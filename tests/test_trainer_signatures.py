@@ -38,9 +38,7 @@ PARENT_SIGNATURES = {
     "_get_eval_sampler": ["self", "eval_dataset"],
     "_get_output_dir": ["self", "trial"],
     "_get_train_sampler": ["self", "train_dataset"],
-    "_hp_search_setup": ["self", "trial"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
-    "_report_to_hp_search": ["self", "trial", "step", "metrics"],
     "_save": ["self", "output_dir", "state_dict"],
     "_save_rng_state": ["self", "output_dir"],
 }

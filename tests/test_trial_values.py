@@ -14,7 +14,10 @@ from transformers import BartForConditionalGeneration, TrainerCallback
 from hpo_summarize import SummarizationTrainer
 from hpo_summarize.errors import HpoError
 from hpo_summarize.study.trials import values_of
-from hpo_summarize.training.ddp import FollowedTrial
+from hpo_summarize.training.checkpoints import TrialFolders
+from hpo_summarize.training.ddp import DecidedTrial, FollowedTrial
+from hpo_summarize.training.planning import plan_trial, spec_of
+from hpo_summarize.training.runner import load_trial
 
 
 class Noted(TrainerCallback):
@@ -84,7 +87,7 @@ def test_a_derived_value_reaches_the_model_the_result_and_the_storage(
     assert best.hyperparameters == {**expected, "learning_rate": noted.seen[number][1]}
     (weights,) = (tmp_path / "runs").glob(f"{number}-*/checkpoint-*")
     assert weights.parent.name == f"{number}-rank-{ranks[number]}"
-    trainer.load_trial(best.hyperparameters, weights)
+    load_trial(trainer, best.hyperparameters, weights)
     assert trainer.model.peft_config["default"].r == ranks[number]
 
 
@@ -113,13 +116,12 @@ def test_a_value_that_nothing_applies_is_refused_and_a_sampled_helper_is_not(
     trainer.set_up_search(lambda trial: {"batch_size": 2 ** trial.suggest_int("k", 1, 3)})
 
 
-def test_a_process_that_follows_builds_the_model_of_the_main_one(make_trainer: Any) -> None:
-    trainer = make_trainer(
-        SummarizationTrainer, {"model_init": lambda trial: make_trainer(SummarizationTrainer).model}
-    )
-    trainer.set_up_search(space)
+def test_a_process_that_follows_builds_the_model_of_the_main_one(tmp_path: Path) -> None:
     study = optuna.create_study()
     study.enqueue_trial({"k": 3, "learning_rate": 1e-4})
-    plan = trainer._plan(study.ask())
-    followed = FollowedTrial(plan.params, plan.number)
+    trial = study.ask()
+    decided = DecidedTrial(trial, spec_of(space(trial), lambda trial: None))
+    plan = plan_trial(decided, TrialFolders(tmp_path, None), lambda metrics: 0.0, world_size=1)
+    followed = FollowedTrial(plan.spec, plan.number, plan.sampled)
+    assert followed.params == decided.params
     assert (followed.params["k"], from_params(followed), from_suggest(followed)) == (3, 8, 8)

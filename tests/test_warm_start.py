@@ -255,7 +255,7 @@ def test_a_password_in_the_url_of_the_earlier_study_is_written_nowhere(
 
 
 def test_the_name_of_an_earlier_study_needs_its_storage() -> None:
-    with pytest.raises(RecipeError, match="warm_start_study names a study.*set it, or remove"):
+    with pytest.raises(RecipeError, match="warm_start_study is 'x', and warm_start is not set"):
         load(BASE, "search.warm_start_study=x")
 
 

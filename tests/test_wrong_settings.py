@@ -51,10 +51,11 @@ WRONG = [
     (["generation.decoder_start_token_id=99999"], "generation: .*out of range"),
     (
         ["space.cache_implementation={type: categorical, choices: [dynamic, foo]}"],
-        "space.cache_implementation: it changes the form or the speed",
+        "space.cache_implementation: .*fix it under generation",
     ),
-    (["generation.temperature=0.5"], "generation.temperature: .*do_sample nowhere true"),
+    (["generation.temperature=0.5"], "generation.temperature: .*only while do_sample is True"),
     # LoRA.
+    (["lora.init_lora_weights=pissa_niter_x"], "lora: .*invalid literal"),
     (["lora.target_modules=[no_such_layer]"], "lora.target_modules: .*no_such_layer"),
     (
         ["space.target_modules={type: categorical, choices: [all-linear, no_such_layer]}"],

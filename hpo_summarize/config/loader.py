@@ -8,17 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event
 
-from hpo_summarize.config.fields import DEEPEST, TOO_DEEP, last_part, unusable_values
-from hpo_summarize.config.messages import explain
+from hpo_summarize.config.messages import DEEPEST, TOO_DEEP
 from hpo_summarize.config.parameters import WORDS_OF_LORA_KEYS
-from hpo_summarize.config.schema import Recipe
-from hpo_summarize.config.settings import SECTIONS
-from hpo_summarize.config.validation import CONFLICTS, find_problems
+from hpo_summarize.config.schema import SECTIONS, Recipe
+from hpo_summarize.config.validation import CONFLICTS, validate
 from hpo_summarize.errors import Problem, RecipeError, did_you_mean
 from hpo_summarize.redact import redact_url, remember_secrets
 
@@ -77,8 +74,7 @@ def load_recipe(
         if search.get("study_name") is None:
             search["study_name"] = slug(path.stem)
     if debug:
-        problems += _not_in_debug(content)
-        content = _in_debug_folder(content)
+        problems += _separate(content)
     return parse_recipe(content, str(path), problems, needs_data)
 
 
@@ -100,20 +96,9 @@ def parse_recipe(
     content = dict(_require_mapping(content, source))
     if isinstance(space := content.get("space"), Mapping):
         content["space"] = {name: given for name, given in space.items() if given is not None}
-    unusable = list(unusable_values(content))
-    if any(problem.message == TOO_DEEP for problem in unusable):
-        raise RecipeError([*problems, *unusable], source)  # What follows is recursive.
-    remember_secrets(content)
-    try:
-        recipe = Recipe.model_validate(content)
-        found = find_problems(recipe.model_dump(exclude_unset=True), needs_data)
-    except ValidationError as error:
-        found = [*explain(error, content), *find_problems(content, needs_data)]
-    found = [*problems, *found]
-    keys = {problem.key for problem in found}
-    found += [problem for problem in unusable if problem.key not in keys]
-    if found:
-        raise RecipeError(found, source)
+    recipe, found = validate(content, needs_data)
+    if problems or found or recipe is None:
+        raise RecipeError([*problems, *found], source)
     return recipe
 
 
@@ -130,19 +115,15 @@ def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:
     return shrunk
 
 
-def _not_in_debug(content: Mapping[str, Any]) -> list[Problem]:
+def _separate(content: dict[str, Any]) -> Iterator[Problem]:
+    """Gives a debug run a folder of its own; its study must not be in a storage of others."""
+    if isinstance(folder := content.get("output_dir"), str):
+        content["output_dir"] = f"{folder}/debug"
     search = content.get("search")
-    url = search.get("storage") if isinstance(search, Mapping) else None
-    if url is None:
-        return []
-    rule = "a debug run keeps its study in its own folder, apart from all others"
-    shown = redact_url(str(url))
-    return [Problem("search.storage", f"{rule}, got {shown!r}; leave it out, or leave out --debug")]
-
-
-def _in_debug_folder(content: Mapping[str, Any]) -> dict[str, Any]:
-    folder = content.get("output_dir")
-    return {**content, "output_dir": f"{folder}/debug"} if isinstance(folder, str) else {**content}
+    url = search.get("storage") if isinstance(search, dict) else None
+    if url is not None:
+        rule = f"a debug run keeps its study in its own folder, got {redact_url(str(url))!r}"
+        yield Problem("search.storage", f"{rule}; leave it out, or leave out --debug")
 
 
 def dump_recipe(recipe: Recipe, published: bool = False) -> str:
@@ -189,6 +170,19 @@ def _idle_defaults(recipe: Recipe) -> list[tuple[str, str]]:
             if WORDS_OF_LORA_KEYS.get(key, key) in recipe.space or key in replaced:
                 idle.append((section, key))
     return idle
+
+
+def last_part(value: Any) -> Any:
+    """A value in which each absolute path and each folder is replaced by its last part."""
+    if isinstance(value, Mapping):
+        return {key: last_part(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [last_part(inner) for inner in value]
+    if not isinstance(value, str) or "\0" in value:
+        return value
+    path = Path(value)
+    is_local = path.is_absolute() or value.startswith("~") or (value != "" and path.is_dir())
+    return path.absolute().name if is_local else value
 
 
 def _require_mapping(content: Any, source: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The samplers and pruners of Optuna by short names, and the rules for their arguments."""
+"""What Optuna would refuse: samplers and pruners, constructed by short names, and the storage."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import importlib.util
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-from hpo_summarize.config.fields import is_number, type_problem
-from hpo_summarize.config.schema import SearchSection
-from hpo_summarize.config.settings import possible_values
+import sqlalchemy
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from hpo_summarize.config.messages import explain
+from hpo_summarize.config.schema import PrunerSection, Recipe, SamplerSection
+from hpo_summarize.config.space import is_number
 from hpo_summarize.errors import Problem, did_you_mean
 
 SAMPLERS = {
@@ -47,6 +50,24 @@ PRUNERS = {
 # Packages that Optuna imports only when it draws, or asks, for the first time.
 NEEDED_PACKAGES = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy", "wilcoxon": "scipy"}
 
+# The types of Optuna's arguments that YAML can write, as its signatures spell them.
+_TYPES: dict[str, Any] = {
+    f"{kind.__name__}{end}": kind | other
+    for kind in (int, float, bool, str)
+    for end, other in (("", kind), (" | None", None))
+} | {"str | int": str | int, "dict[str, Any] | None": dict[str, Any] | None}
+# Optuna checks these only in the middle of a study.
+_BOUNDED: dict[str, Any] = {
+    "n_ei_candidates": Annotated[int, Field(ge=1)],
+    "n_startup_trials": Annotated[int, Field(ge=0)],
+    "min_resource": Annotated[int, Field(ge=1)] | str,
+    "max_resource": Annotated[int, Field(ge=1)] | str,
+}
+
+
+class _Wrapped(PrunerSection):
+    name: str
+
 
 def optuna_class(kind: str, name: str) -> Any:
     """The class of a `sampler` or `pruner` by its short name."""
@@ -57,153 +78,126 @@ def optuna_class(kind: str, name: str) -> Any:
     return getattr(optuna.pruners, PRUNERS[name])
 
 
-# The types of Optuna's arguments that YAML can write, as its signatures spell them.
-_TYPES: dict[str, Any] = {
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "str": str,
-    "int | None": int | None,
-    "float | None": float | None,
-    "bool | None": bool | None,
-    "str | None": str | None,
-    "str | int": str | int,
-    "dict[str, Any] | None": dict[str, Any] | None,
-}
-# Limits that Optuna itself meets only in the middle of a study.
-_AT_LEAST = {"n_ei_candidates": 1, "n_startup_trials": 0, "min_resource": 1, "max_resource": 1}
+def optuna_problems(recipe: Recipe) -> Iterator[Problem]:
+    """What Optuna does not know or refuses of the section `search`."""
+    search = recipe.search
+    yield from _storage_problems(search.storage)
+    yield from _object_problems("sampler", search.sampler, "search.sampler")
+    if search.pruner is not None:
+        yield from _object_problems("pruner", search.pruner, "search.pruner")
+        yield from _hyperband_problems(recipe, search.pruner)
+    name = search.sampler.name
+    if name == "cmaes" and len(search.objectives) > 1:
+        message = f"'cmaes' takes one objective, got {search.objective!r}; use tpe or nsgaii"
+        yield Problem("search.sampler.name", message)
+    if name == "brute_force" and search.warm_start is not None:
+        rule = "'brute_force' would take the earlier trials for tried, and never call one the best"
+        yield Problem("search.warm_start", f"{rule}; leave it out, or take another sampler")
+    for key, parameter in recipe.space.items():
+        if name == "brute_force" and parameter.type == "float" and parameter.step is None:
+            rule = "the sampler 'brute_force' tries every value, and this range is continuous"
+            yield Problem(f"space.{key}", f"{rule}; give it a step, or choices")
 
 
-def optuna_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Every argument of the sampler and the pruner that Optuna does not know or refuses."""
-    search = parts.get("search", {})
-    for section in ("sampler", "pruner"):
-        given = search.get(section)
-        if isinstance(given, Mapping):
-            default = SearchSection.model_fields[section].default.name
-            yield from _object_problems(section, f"search.{section}", {"name": default, **given})
-    yield from _sampler_limits(parts)
-    yield from _hyperband_problems(parts)
-
-
-def _object_problems(section: str, where: str, given: Mapping[str, Any]) -> Iterator[Problem]:
-    name, registry = given["name"], SAMPLERS if section == "sampler" else PRUNERS
-    if not isinstance(name, str):
-        return  # The section itself reports it.
-    if name not in registry:
-        nearest = did_you_mean(name, registry)
-        known = f"must be one of {', '.join(sorted(registry))}"
-        yield Problem(f"{where}.name", f"{known}, got {name!r}{nearest}")
-        return
+def _object_problems(
+    kind: str, section: SamplerSection | PrunerSection, where: str
+) -> Iterator[Problem]:
+    name, registry = section.name, SAMPLERS if kind == "sampler" else PRUNERS
     package = NEEDED_PACKAGES.get(name)
-    if package and importlib.util.find_spec(package) is None:
-        message = f"'{name}' needs the package {package}, which is not there"
-        yield Problem(f"{where}.name", f"{message}; pip install 'hpo_summarize[samplers]'")
-        return
-    own = type(SearchSection.model_fields[section].default).model_fields
-    arguments = {k: v for k, v in given.items() if k not in own and isinstance(k, str)}
-    if name == "patient":
-        yield from _wrapped_problems(f"{where}.wrapped", arguments.pop("wrapped", None))
-    found = list(_argument_problems(where, section, name, arguments))
-    yield from found or _refusals(where, section, name, arguments)
-
-
-def _wrapped_problems(where: str, wrapped: Any) -> Iterator[Problem]:
-    if isinstance(wrapped, Mapping) and isinstance(wrapped.get("name"), str):
-        yield from _object_problems("pruner", where, wrapped)
-    elif wrapped is not None:
-        yield Problem(
-            where, f"must be a pruner, such as {{name: median}}, got {wrapped!r}; or leave it out"
-        )
+    if name not in registry:
+        rule = f"must be one of {', '.join(sorted(registry))}"
+        yield Problem(f"{where}.name", f"{rule}, got {name!r}{did_you_mean(name, registry)}")
+    elif package and importlib.util.find_spec(package) is None:
+        rule = f"'{name}' needs the package {package}, which is not installed"
+        yield Problem(f"{where}.name", f"{rule}; pip install 'hpo_summarize[samplers]'")
+    else:
+        yield from _argument_problems(kind, name, section.model_extra or {}, where)
 
 
 def _argument_problems(
-    where: str, section: str, name: str, arguments: Mapping[str, Any]
+    kind: str, name: str, given: dict[str, Any], where: str
 ) -> Iterator[Problem]:
-    accepted = inspect.signature(optuna_class(section, name)).parameters
-    for key, value in arguments.items():
-        if key not in accepted:
-            nearest = did_you_mean(key, accepted)
-            yield Problem(
-                f"{where}.{key}", f"'{name}' has no such argument (value {value!r}){nearest}"
-            )
-            continue
-        annotation = accepted[key].annotation
-        kind = _TYPES.get(annotation, annotation) if isinstance(annotation, str) else annotation
-        if isinstance(kind, str) and value is not None:
-            yield Problem(
-                f"{where}.{key}",
-                f"takes a Python object, got {value!r}; leave it out of the recipe",
-            )
-        elif not isinstance(kind, str) and (message := type_problem(value, kind)):
+    """Types by the signature of the class; the values by constructing it."""
+    model = _arguments(kind, name)
+    try:
+        model.model_validate(given)
+    except ValidationError as error:
+        for key, message in explain(error, given, model).items():
             yield Problem(f"{where}.{key}", message)
-        elif isinstance(value, int) and value < _AT_LEAST.get(key, value):
-            yield Problem(f"{where}.{key}", f"must be at least {_AT_LEAST[key]}, got {value}")
-    for key, parameter in accepted.items():
-        # The recipe gives the pruner that `patient` wraps under another name, and may leave it out.
-        required = parameter.default is parameter.empty and key != "wrapped_pruner"
-        if required and key not in arguments:
-            yield Problem(f"{where}.{key}", f"'{name}' needs this argument; add it")
-
-
-def _refusals(
-    where: str, section: str, name: str, arguments: Mapping[str, Any]
-) -> Iterator[Problem]:
-    """Optuna's own checks of the values, which it makes when the object is made."""
-    defaults: dict[str, Any] = TPE_DEFAULTS if name == "tpe" else {}
+        return
+    arguments: dict[str, Any] = {**(TPE_DEFAULTS if name == "tpe" else {}), **given}
     if name == "patient":
-        defaults = {"wrapped_pruner": None}
+        wrapped = arguments.pop("wrapped", None)
+        arguments["wrapped_pruner"] = None
+        if wrapped is not None:
+            yield from _object_problems("pruner", _Wrapped(**wrapped), f"{where}.wrapped")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            optuna_class(section, name)(**{**defaults, **arguments})
-    except Exception as error:  # Optuna raises ValueError, TypeError, ImportError and others.
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        yield Problem(
-            where,
-            f"Optuna refuses {dict(arguments)!r} for '{name}' ({first_line}); mend these arguments",
-        )
+            optuna_class(kind, name)(**arguments)
+    except Exception as error:  # ValueError, TypeError, ImportError and others.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"Optuna refuses {given!r} for '{name}' ({reason}); change these arguments"
+        yield Problem(where, message)
 
 
-def _sampler_limits(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    search = parts.get("search", {})
-    sampler = search.get("sampler")
-    name = sampler.get("name") if isinstance(sampler, Mapping) else None
-    if name == "cmaes":
-        yield from _cmaes_problems(search)
-    if name == "brute_force" and search.get("warm_start") is not None:
-        message = (
-            "'brute_force' would take the earlier trials for tried, and never call one the best"
-        )
-        yield Problem("search.warm_start", f"{message}; leave it out, or take another sampler")
-    for key, parameter in parts.get("space", {}).items():
-        is_continuous = isinstance(parameter, Mapping) and parameter.get("type") == "float"
-        if name == "brute_force" and is_continuous and parameter.get("step") is None:
-            message = "the sampler 'brute_force' tries every value, and this range is continuous"
-            yield Problem(f"space.{key}", f"{message}; give it a step, or choices")
+def _arguments(kind: str, name: str) -> type[BaseModel]:
+    """What a recipe can give to a sampler or pruner: what YAML can write of its signature."""
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(optuna_class(kind, name)).parameters.items():
+        written = parameter.annotation
+        values = _TYPES.get(written) if isinstance(written, str) else written
+        if values is not None and key != "seed":  # The section has the seed.
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[key] = (_BOUNDED.get(key, values), default)
+    if name == "patient":
+        fields.pop("wrapped_pruner", None)
+        fields["wrapped"] = (_Wrapped | None, None)
+    config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+    return create_model(name, __config__=config, **fields)
 
 
-def _cmaes_problems(search: Mapping[str, Any]) -> Iterator[Problem]:
-    objective = search.get("objective")
-    if isinstance(objective, list) and len(objective) > 1:
-        message = f"'cmaes' takes one objective, got {objective!r}; use tpe or nsgaii"
-        yield Problem("search.sampler.name", message)
-
-
-def _hyperband_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+def _hyperband_problems(recipe: Recipe, pruner: PrunerSection) -> Iterator[Problem]:
     """A hyperband of Optuna whose `max_resource` lies below its `min_resource` prunes nothing."""
-    where, pruner = "search.pruner", parts.get("search", {}).get("pruner")
-    if isinstance(pruner, Mapping) and pruner.get("name") == "patient":
-        where, pruner = f"{where}.wrapped", pruner.get("wrapped")
-    if not isinstance(pruner, Mapping) or pruner.get("name") != "hyperband":
-        return
-    epochs = [value for value in possible_values("num_epochs", parts) if is_number(value)]
-    longest = max(epochs, default=1)
-    most = pruner.get("max_resource", math.ceil(longest))
-    least = pruner.get("min_resource", math.ceil(longest * FIRST_SHARE))
-    if isinstance(most, int) and isinstance(least, int) and most < least:
+    given: Any = pruner.settings()
+    if pruner.name == "patient" and isinstance(given.get("wrapped"), dict):
+        given = given["wrapped"]
+    longest = max(filter(is_number, recipe.possible_values("num_epochs")), default=1)
+    most = given.get("max_resource", math.ceil(longest))
+    least = given.get("min_resource", math.ceil(longest * FIRST_SHARE))
+    is_hyperband = given.get("name") == "hyperband" and isinstance(most, int)
+    if is_hyperband and isinstance(least, int) and most < least:
+        where = "search.pruner" if given.get("name") == pruner.name else "search.pruner.wrapped"
         yield Problem(
             where,
-            f"max_resource (by default the epochs of the longest training) must be at least "
-            f"min_resource (by default a third of them), got {most} and {least}; mend one of them",
+            "max_resource (by default the epochs of the longest training) must be at least "
+            f"min_resource (by default a third of them), got {most} and {least}; change one",
         )
+
+
+def _storage_problems(url: str | None) -> Iterator[Problem]:
+    """A URL that names no kind of storage, or one that is gone with the process."""
+    if url and not url.startswith("journal://") and (reason := _wrong_url(url)):
+        yield Problem(
+            "search.storage",
+            f"{reason}; write sqlite:///file.db, journal:///folder/file.log or "
+            "postgresql+psycopg://user@host/database",
+        )
+
+
+def _wrong_url(url: str) -> str | None:
+    """Says what is wrong without the URL itself: its password may stand anywhere in it."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+        backend = parsed.get_backend_name()
+        parsed.get_dialect()
+    except sqlalchemy.exc.NoSuchModuleError:
+        return f"there is no kind of database called '{parsed.drivername}'"
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return "this is no URL of a storage"
+    except ImportError:
+        return None  # The driver is not installed; opening the storage says how to get it.
+    in_memory = parsed.database in (None, "", ":memory:") or parsed.query.get("mode") == "memory"
+    if backend == "sqlite" and in_memory:
+        return "a database in memory ends with the process, and nothing could resume from there"
+    return None

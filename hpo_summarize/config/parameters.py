@@ -1,4 +1,4 @@
-"""Every hyperparameter name, what it acts on, and the Hugging Face field behind it.
+"""Every hyperparameter: its name, what it acts on, its values, and when it acts.
 
 A name has exactly one owner:
 
@@ -6,197 +6,228 @@ A name has exactly one owner:
   their own names),
 * `model`: dropout and depth, in the model's own configuration,
 * `generation`: a field of `transformers.GenerationConfig`,
-* `training`: a field of `transformers.Seq2SeqTrainingArguments`, or one of the words below.
+* `training`: a field of `transformers.Seq2SeqTrainingArguments`, or `batch_size`, `warmup_ratio`.
+
+A new searchable parameter is one row of `_TABLE`; fields of `LoraConfig` and `GenerationConfig`
+need one only where they have bounds, a condition or a name of ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pydantic
+from pydantic import Field
 
+from hpo_summarize.config.space import Condition
+from hpo_summarize.config.unusable import OTHER_NAMES, UNUSABLE
 from hpo_summarize.errors import did_you_mean
 
-# Our word for a field, by owner. A field that has a word is known by that word alone.
-TRAINING_WORDS = {
-    "num_epochs": "num_train_epochs",
-    "scheduler_type": "lr_scheduler_type",
-}
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+BATCH_SIZE = "batch_size"
+WARMUP_RATIO = "warmup_ratio"
+DROPOUTS = ("hidden_dropout", "attention_dropout")
+DEPTHS = ("encoder_layers", "decoder_layers")
+MODEL_NAMES = (*DROPOUTS, *DEPTHS)
 # Values of init_lora_weights that leave the weights below the adapters alone; the others, PiSSA or
 # OLoRA, take out of those what they put into the adapters.
 LEAVES_BASE = (True, False, "gaussian", "orthogonal", "mica")
-LORA_WORDS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
-# The keys of the section `lora` in a recipe for these words.
-LORA_KEYS = {"lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout"}
-WORDS_OF_LORA_KEYS = {key: word for word, key in LORA_KEYS.items()}
-# Words that stand for more than one field, or for none under that name.
-BATCH_SIZE = "batch_size"
-WARMUP_RATIO = "warmup_ratio"
-DEPTHS = ("encoder_layers", "decoder_layers")
-DROPOUTS = ("hidden_dropout", "attention_dropout")
-MODEL_NAMES = (*DROPOUTS, *DEPTHS)
+# Schedules that follow the metric; without a `mode` they take a rising ROUGE for a failing one.
+BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 
-TYPES_OF_WORDS: dict[str, Any] = {
-    BATCH_SIZE: int,
-    WARMUP_RATIO: float,
-    **dict.fromkeys(DROPOUTS, float),
-    **dict.fromkeys(DEPTHS, int),
+_SAMPLING = Condition("do_sample", lambda value: value is True, "do_sample is True")
+_BEAMS = Condition("num_beams", lambda value: value not in (None, 1), "num_beams is above 1")
+_WARMUP = Condition(
+    "scheduler_type",
+    lambda value: value not in ("constant", *BY_METRIC),
+    "scheduler_type has a warm-up",
+)
+_OPTIONS = Condition(
+    "scheduler_type",
+    lambda value: value not in ("constant", "constant_with_warmup"),
+    "scheduler_type has options",
+)
+_LOFTQ = Condition(
+    "init_lora_weights", lambda value: value == "loftq", "init_lora_weights is loftq"
+)
+_CHECKPOINTING = {
+    f"{name}_kwargs": Condition(name, bool, f"{name} is True")
+    for name in ("activation_checkpointing", "gradient_checkpointing")
 }
 
-# Hugging Face's default_values for the words that are no fields.
-_DEFAULTS_OF_WORDS: dict[str, Any] = {BATCH_SIZE: 8, WARMUP_RATIO: 0.0}
+Owner = Literal["model", "lora", "training", "generation"]
 
-# Values outside of these limits cannot work: name to (low, high), and the bounds that are excluded.
-LIMITS: dict[str, tuple[float, float, str]] = {
-    "learning_rate": (0.0, float("inf"), "low"),
-    BATCH_SIZE: (1, float("inf"), ""),
-    "num_epochs": (0.0, float("inf"), "low"),
-    WARMUP_RATIO: (0.0, 1.0, "high"),
-    "weight_decay": (0.0, float("inf"), ""),
-    "label_smoothing_factor": (0.0, 1.0, "high"),
-    "max_grad_norm": (0.0, float("inf"), ""),
-    "gradient_accumulation_steps": (1, float("inf"), ""),
-    "per_device_train_batch_size": (1, float("inf"), ""),
-    "per_device_eval_batch_size": (1, float("inf"), ""),
-    "save_total_limit": (1, float("inf"), ""),
-    "warmup_steps": (0.0, float("inf"), ""),
-    "adam_beta1": (0.0, 1.0, "high"),
-    "adam_beta2": (0.0, 1.0, "high"),
-    "adam_epsilon": (0.0, float("inf"), ""),
-    "seed": (0, 2**32 - 1, ""),
-    "data_seed": (0, 2**32 - 1, ""),
-    "lora_r": (1, float("inf"), ""),
-    "lora_alpha": (1, float("inf"), ""),
-    "lora_dropout": (0.0, 1.0, "high"),
-    "hidden_dropout": (0.0, 1.0, "high"),
-    "attention_dropout": (0.0, 1.0, "high"),
-    "encoder_layers": (1, float("inf"), ""),
-    "decoder_layers": (1, float("inf"), ""),
-    "temperature": (0.0, float("inf"), "low"),
-    "top_p": (0.0, 1.0, "low"),
-    "top_k": (0, float("inf"), ""),
-    "min_p": (0.0, 1.0, ""),
-    "typical_p": (0.0, 1.0, "low"),
-    "num_beams": (1, float("inf"), ""),
-    "repetition_penalty": (0.0, float("inf"), "low"),
-    "no_repeat_ngram_size": (0, float("inf"), ""),
-    "max_new_tokens": (1, float("inf"), ""),
-}
 
-# Generation fields that change nothing unless tokens are sampled, or unless beams are searched.
-SAMPLING_ONLY = frozenset(
-    ["temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"]
-)
-BEAMS_ONLY = frozenset(["length_penalty", "early_stopping"])
-# The length of a warm-up, and the schedules that have none.
-WARMUPS = frozenset([WARMUP_RATIO, "warmup_steps"])
-NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
-# Fields that a recipe knows by one name only, or that another one overrules here.
-ONE_NAME_ONLY = {
-    "max_length": "max_new_tokens",
-    "generation_max_length": "max_new_tokens",
-    "generation_num_beams": "num_beams",
-}
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One name and what is known of it before a model is loaded.
 
-# Training arguments that are read once, when the trainer or the process group is made, or that
-# change what is written and not what is learned: a value of them in a trial would have no effect.
-_FIXED_PREFIXES = (
-    *("logging_", "save_", "eval_", "hub_", "log_", "trackio_", "fsdp", "ddp_", "do_"),
-    *("torch_compile", "activation_checkpointing", "gradient_checkpointing"),
+    Attributes:
+        name: In the search space, in `best_params.json` and on the plots.
+        owner: What it acts on.
+        type: Type of its values, with bounds; None in `_TABLE`: Hugging Face's annotation.
+        field: Field of the owner's class; None in `_TABLE`: it has the same name.
+        key: Key in the section of the recipe; None in `_TABLE`: the name.
+        needs: Condition without which it has no effect.
+        searched: Whether a trial can have a value of its own.
+    """
+
+    name: str
+    owner: Owner
+    type: Any = None
+    field: str | None = None
+    key: str | None = None
+    needs: Condition | None = None
+    searched: bool = True
+
+
+_P = Hyperparameter
+_TABLE = (
+    *(_P(name, "model", Fraction) for name in DROPOUTS),
+    *(_P(name, "model", Count) for name in DEPTHS),
+    _P("lora_r", "lora", Count, field="r", key="r"),
+    _P("lora_alpha", "lora", Count, key="alpha"),
+    _P("lora_dropout", "lora", Fraction, key="dropout"),
+    _P("loftq_config", "lora", needs=_LOFTQ),
+    # peft writes a placeholder into the type (`pissa_niter_[number of iters]`).
+    _P("init_lora_weights", "lora", bool | str),
+    _P("num_epochs", "training", Positive, field="num_train_epochs"),
+    _P(BATCH_SIZE, "training", Count),
+    _P("per_device_train_batch_size", "training", Count),
+    _P("gradient_accumulation_steps", "training", Count),
+    _P("learning_rate", "training", Positive),
+    _P("scheduler_type", "training", field="lr_scheduler_type"),
+    _P(WARMUP_RATIO, "training", Fraction, needs=_WARMUP),
+    _P("warmup_steps", "training", NotNegative, needs=_WARMUP),
+    _P("weight_decay", "training", NotNegative),
+    _P("optim", "training"),
+    _P("adam_beta1", "training", Fraction),
+    _P("adam_beta2", "training", Fraction),
+    _P("adam_epsilon", "training", NotNegative),
+    _P("max_grad_norm", "training", NotNegative),
+    _P("label_smoothing_factor", "training", Fraction),
+    _P("neftune_noise_alpha", "training"),
+    _P("train_sampling_strategy", "training"),
+    _P("tf32", "training"),
+    _P("seed", "training", Seed, searched=False),
+    _P("data_seed", "training", Seed | None, searched=False),
+    _P("per_device_eval_batch_size", "training", Count, searched=False),
+    _P("save_total_limit", "training", Count | None, searched=False),
+    _P("lr_scheduler_kwargs", "training", needs=_OPTIONS, searched=False),
+    *(_P(n, "training", needs=needs, searched=False) for n, needs in _CHECKPOINTING.items()),
+    # A trial is evaluated and saved once an epoch, or not saved at all.
+    _P("eval_strategy", "training", Literal["epoch"], searched=False),
+    _P("save_strategy", "training", Literal["epoch", "no"], searched=False),
+    _P("do_sample", "generation", bool),
+    _P("temperature", "generation", Positive, needs=_SAMPLING),
+    _P("top_p", "generation", Share, needs=_SAMPLING),
+    _P("top_k", "generation", CountOrZero, needs=_SAMPLING),
+    _P("min_p", "generation", Annotated[float, Field(ge=0, le=1)], needs=_SAMPLING),
+    _P("typical_p", "generation", Share, needs=_SAMPLING),
+    _P("top_h", "generation", float, needs=_SAMPLING),
+    _P("epsilon_cutoff", "generation", needs=_SAMPLING),
+    _P("eta_cutoff", "generation", needs=_SAMPLING),
+    _P("num_beams", "generation", Count),
+    _P("length_penalty", "generation", needs=_BEAMS),
+    _P("early_stopping", "generation", bool | Literal["never"], needs=_BEAMS),
+    _P("repetition_penalty", "generation", Positive),
+    _P("no_repeat_ngram_size", "generation", CountOrZero),
+    _P("max_new_tokens", "generation", Count | None),
+    _P("min_new_tokens", "generation", int),
+    # Decided by the tokenizer, or of no influence on the summaries.
+    *(
+        _P(name, "generation", searched=False)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+        + ("cache_implementation", "compile_config", "disable_compile")
+    ),
 )
-_FIXED_TRAINING = frozenset(
-    """accelerator_config auto_find_batch_size batch_eval_metrics bf16 bf16_full_eval
-    dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
-    dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor debug deepspeed
-    disable_tqdm enable_jit_checkpoint fp16 fp16_full_eval full_determinism generation_config
-    greater_is_better ignore_data_skip include_for_metrics include_num_input_tokens_seen
-    label_names length_column_name liger_kernel_config load_best_model_at_end local_rank
-    metric_for_best_model output_dir parallelism_config per_device_eval_batch_size
-    predict_with_generate prediction_loss_only project push_to_hub remove_unused_columns report_to
-    restore_callback_states_from_checkpoint resume_from_checkpoint run_name skip_memory_metrics
-    torch_empty_cache_steps use_cache use_cpu use_liger_kernel""".split()
-)
-_SEEDS = frozenset(["seed", "data_seed"])
-# Generation fields that change the form of the output or the speed, or that the tokenizer decides.
-_FIXED_GENERATION = frozenset(
-    """bos_token_id cache_config cache_implementation compile_config continuous_batching_config
-    decoder_start_token_id disable_compile eos_token_id is_assistant low_memory max_cache_len
-    max_time num_return_sequences pad_token_id prefill_chunk_size return_dict_in_generate
-    """.split()
-)
-# Forms of decoding that transformers 5 runs only with code from the Hub.
-HUB_DECODING = frozenset(
-    """constraints diversity_penalty dola_layers force_words_ids num_beam_groups
-    penalty_alpha""".split()
-)
-# Fields of `LoraConfig` that describe the adapter and do not change what it learns.
-FIXED_LORA = frozenset(
-    """auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision
-    runtime_config task_type""".split()
-)
-# Fields of `LoraConfig` that nothing reads here, with the reason and what to do.
-_MEGATRON = "only layers of Megatron read it; drop it"
-_QALORA = "only weights that GPTQ has quantised have a use for it; drop it"
-IDLE_LORA = {
-    "megatron_config": _MEGATRON,
-    "megatron_core": _MEGATRON,
-    "use_qalora": _QALORA,
-    "qalora_group_size": _QALORA,
-    "fan_in_fan_out": "peft sets it itself, by the kind of each layer; drop it",
-    "ensure_weight_tying": "tied layers are untied before they get an adapter; drop it",
+TRAINING_WORDS = {
+    row.name: row.field for row in _TABLE if row.owner == "training" and row.field is not None
 }
+LORA_KEYS = {row.name: row.key for row in _TABLE if row.key is not None}
+LORA_WORDS = {row.name: row.field or row.name for row in _TABLE if row.key is not None}
+WORDS_OF_LORA_KEYS = {key: name for name, key in LORA_KEYS.items()}
+SAMPLING_ONLY = frozenset(row.name for row in _TABLE if row.needs is _SAMPLING)
+BEAMS_ONLY = frozenset(row.name for row in _TABLE if row.needs is _BEAMS)
+
+# Fields that cannot be searched in a recipe and act in the search space of a script, where nothing
+# else decides the length of a training, and Hugging Face's own names are usual.
+_SCRIPT_ONLY = frozenset(
+    ("seed", "data_seed", "max_steps", "optim_args", "optim_target_modules", "lr_scheduler_kwargs")
+    + ("generation_num_beams", *TRAINING_WORDS.values())
+)
 
 
 @functools.cache
-def training_fields() -> dict[str, Any]:
-    """Every field of `Seq2SeqTrainingArguments` with its type."""
-    from transformers import Seq2SeqTrainingArguments
+def parameters() -> dict[str, Hyperparameter]:
+    """Every name that a recipe can fix or search, with all that Hugging Face's classes know."""
+    rows = {row.name: row for row in _TABLE}
+    renamed = {row.field for row in _TABLE}
+    for owner, types in _fields().items():
+        for name in types:
+            if name not in renamed:
+                rows.setdefault(name, Hyperparameter(name, owner, searched=owner != "training"))
+    return {name: _completed(row) for name, row in rows.items()}
 
-    hints = typing.get_type_hints(Seq2SeqTrainingArguments)
-    return {f.name: hints[f.name] for f in dataclasses.fields(Seq2SeqTrainingArguments) if f.init}
 
-
-@functools.cache
-def generation_fields() -> dict[str, Any]:
-    """Every field of `GenerationConfig` with the type of its default, or `Any` without one."""
-    from transformers import GenerationConfig
-
-    config = GenerationConfig()
-    default_values = config._get_default_generation_params()
-    numbers: dict[str, Any] = {
-        name: type(value) for name, value in default_values.items() if value is not None
-    }
-    numbers.update(max_new_tokens=int, min_new_tokens=int, min_p=float, top_h=float)
-    numbers["early_stopping"] = bool | typing.Literal["never"]
-    names = [name for name in {**config.to_dict(), **vars(config)} if not name.startswith("_")]
-    return {name: numbers.get(name, Any) for name in names if name != "transformers_version"}
+def _completed(row: Hyperparameter) -> Hyperparameter:
+    field = row.field or row.name
+    return replace(
+        row,
+        type=_fields()[row.owner][field] if row.type is None else row.type,
+        field=field,
+        key=row.key or row.name,
+        searched=row.searched and row.name not in UNUSABLE and row.name not in OTHER_NAMES,
+    )
 
 
 @functools.cache
-def lora_fields() -> dict[str, Any]:
-    """Every field of `peft.LoraConfig` with its type."""
+def _fields() -> dict[Owner, dict[str, Any]]:
+    """The fields of Hugging Face's classes with their types, by owner."""
     from peft import LoraConfig
+    from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
-    hints = typing.get_type_hints(LoraConfig)
-    # peft writes a placeholder into the type, where any number may stand.
-    begin = "pissa_niter_"
-    with_number = pydantic.Field(
-        pattern=f"^{begin}[0-9]+$", description=f"{begin}N (N a whole number)"
-    )
-    ways = [
-        option
-        for part in typing.get_args(hints["init_lora_weights"])
-        for option in typing.get_args(part)
-        if not option.startswith(begin)
+    found: dict[Owner, dict[str, Any]] = {}
+    classes: list[tuple[Owner, Any]] = [
+        ("lora", LoraConfig),
+        ("training", Seq2SeqTrainingArguments),
     ]
-    hints["init_lora_weights"] = (
-        bool | typing.Annotated[str, with_number] | typing.Literal[tuple(ways)]
-    )
-    return {f.name: hints[f.name] for f in dataclasses.fields(LoraConfig) if f.init}
+    for owner, cls in classes:
+        hints = typing.get_type_hints(cls)
+        found[owner] = {f.name: _plain(hints[f.name]) for f in dataclasses.fields(cls) if f.init}
+    config = GenerationConfig()
+    defaults = {**vars(config), **config._get_default_generation_params()}
+    found["generation"] = {
+        name: Any if default is None else type(default)
+        for name, default in defaults.items()
+        if not name.startswith("_") and name != "transformers_version"
+    }
+    return found
+
+
+def _plain(kind: Any) -> Any:
+    """An enumeration as the texts that a recipe writes; other types as they are."""
+    options = (kind, *typing.get_args(kind))
+    for option in options:
+        if isinstance(option, type) and issubclass(option, enum.Enum):
+            texts: Any = Literal[tuple(str(member.value) for member in option)]
+            return texts | None if type(None) in options else texts
+    return kind
 
 
 @functools.cache
@@ -205,107 +236,52 @@ def default_values() -> dict[str, Any]:
     from peft import LoraConfig
     from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
-    found = {**GenerationConfig()._get_default_generation_params(), **_DEFAULTS_OF_WORDS}
-    raw: dict[str, Any] = {}
-    for configuration in (LoraConfig, Seq2SeqTrainingArguments):
-        fields = dataclasses.fields(configuration)
-        raw |= {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    found = {**GenerationConfig()._get_default_generation_params(), BATCH_SIZE: 8}
+    found[WARMUP_RATIO] = 0.0
     words = {field: word for word, field in (TRAINING_WORDS | LORA_WORDS).items()}
-    return {**found, **{words.get(name, name): value for name, value in raw.items()}}
+    for cls in (LoraConfig, Seq2SeqTrainingArguments):
+        for f in dataclasses.fields(cls):
+            if f.default is not dataclasses.MISSING:
+                found[words.get(f.name, f.name)] = f.default
+    return found
 
 
-def _types_by_owner() -> dict[str, dict[str, Any]]:
-    training = {word: training_fields()[field] for word, field in TRAINING_WORDS.items()}
-    training.update({word: TYPES_OF_WORDS[word] for word in (BATCH_SIZE, WARMUP_RATIO)})
-    hidden = set(TRAINING_WORDS.values())
-    training.update({k: v for k, v in training_fields().items() if k not in hidden})
-    lora = {word: lora_fields()[field] for word, field in LORA_WORDS.items()}
-    lora.update({k: v for k, v in lora_fields().items() if k not in LORA_WORDS.values()})
-    generation = {k: v for k, v in generation_fields().items() if k not in training}
-    model = {name: TYPES_OF_WORDS[name] for name in MODEL_NAMES}
-    return {"model": model, "lora": lora, "training": training, "generation": generation}
+def owner_of(name: str) -> Owner | None:
+    """The one owner of a name; None if there is none."""
+    return parameters()[name].owner if name in parameters() else None
 
 
-@functools.cache
-def known_names() -> dict[str, tuple[str, Any]]:
-    """Every name that may stand in a search space, as `{name: (owner, type)}`."""
-    return {
-        name: (owner, kind)
-        for owner, types in reversed(_types_by_owner().items())
-        for name, kind in types.items()
-    }
+def condition_of(name: str) -> Condition | None:
+    """The condition without which `name` has no effect, whatever a recipe says; None if none."""
+    return parameters()[name].needs if name in parameters() else None
 
 
-def owner_of(name: str) -> str | None:
-    """The one owner of a name: `model`, `lora`, `training`, `generation`; None if there is none."""
-    return known_names()[name][0] if name in known_names() else None
-
-
-def why_not_searchable(
-    name: str, otherwise_refused: Callable[[str], Any] = lambda name: None
-) -> str | None:
-    """Says why a name cannot be searched, or None if it can.
-
-    Unknown names, names of a run's own bookkeeping, and fields that have a word of ours.
-
-    Args:
-        name: The name.
-        otherwise_refused: Whether the caller refuses a name for another reason, so that it is not
-            to be proposed.
-    """
-    words = {field: word for word, field in (TRAINING_WORDS | LORA_WORDS).items() if word != field}
-    if name in words:
-        return f"this field is called '{words[name]}' here; use that name"
-    owner = owner_of(name)
-    if owner is None:
-
-        def usable(known: str) -> bool:
-            refused = known in ONE_NAME_ONLY or why_not_searchable(known)
-            return not (refused or otherwise_refused(known))
-
-        nearest = did_you_mean(name, known_names(), "drop it", usable)
+def why_not_searchable(name: str) -> str | None:
+    """Says why a recipe cannot search a name; None if it can."""
+    for known in parameters().values():
+        if name == known.field != known.name:
+            return f"this field is called '{known.name}' here; use that name"
+    if name in UNUSABLE:
+        return UNUSABLE[name]
+    if name in OTHER_NAMES:
+        return f"this is set in another place: {OTHER_NAMES[name]}"
+    if name not in parameters():
+        searched = [known for known, row in parameters().items() if row.searched]
+        nearest = did_you_mean(name, searched, "drop it")
         return f"nothing in a model, its training or its decoding has this name{nearest}"
-    if name in _SEEDS:
+    if name in ("seed", "data_seed"):
         return "a search over seeds finds luck, not a better setting; fix it under training"
-    if owner == "training" and (name in _FIXED_TRAINING or name.startswith(_FIXED_PREFIXES)):
-        return "it is fixed for the whole run and cannot act in a trial; fix it under training"
-    if owner == "generation" and (name in _FIXED_GENERATION or name.startswith("output_")):
-        return "it changes the form or the speed of the output, not the summary; drop it"
-    if name in HUB_DECODING:
-        return "transformers runs this form of decoding only with code from the Hub; drop it"
-    if owner == "lora" and name in FIXED_LORA:
-        return "it describes the adapter and does not change what it learns; drop it"
-    return IDLE_LORA.get(name) if owner == "lora" else None
+    if not parameters()[name].searched:
+        owner = owner_of(name)
+        return f"it is fixed for the whole run and cannot act in a trial; fix it under {owner}"
+    return None
 
 
 def why_cannot_act(name: str) -> str | None:
-    """Like `why_not_searchable`, for the search space of somebody's script.
-
-    Hugging Face's own field names and the seeds are allowed there.
-    """
-    if ONE_NAME_ONLY.get(name) == "max_new_tokens":
+    """Like `why_not_searchable`, for the search space of somebody's script."""
+    if name in ("max_length", "generation_max_length"):
         return "a checkpoint's own max_new_tokens would overrule it; search max_new_tokens"
-    if name in _SEEDS or name in TRAINING_WORDS.values():
-        return None
-    return why_not_searchable(name)
-
-
-def implied_condition(name: str) -> str | None:
-    """The name that decides whether `name` has an effect; None if none does."""
-    if name in SAMPLING_ONLY:
-        return "do_sample"
-    if name in WARMUPS:
-        return "scheduler_type"
-    return "num_beams" if name in BEAMS_ONLY else None
-
-
-def lets_act(name: str, value: Any) -> bool:
-    """Whether `name` has an effect while its `implied_condition` has this value."""
-    if name in SAMPLING_ONLY:
-        return value is True
-    if name in WARMUPS:
-        return value not in NO_WARMUP
-    return isinstance(value, int | float) and value > 1
+    return None if name in _SCRIPT_ONLY else why_not_searchable(name)
 
 
 def split_by_owner(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -316,24 +292,29 @@ def split_by_owner(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: A name has no owner.
     """
-    parts: dict[str, dict[str, Any]] = {owner: {} for owner in _types_by_owner()}
+    parts: dict[str, dict[str, Any]] = {owner: {} for owner in typing.get_args(Owner)}
     for name, value in values.items():
-        owner = owner_of(name) or ("training" if name in training_fields() else None)
+        owner = owner_of(name) or ("training" if name in _fields()["training"] else None)
         if owner is None:
             raise ValueError(f"'{name}' (value {value!r}): {why_not_searchable(name)}")
         parts[owner][name] = value
     return parts
 
 
-def limit_problem(name: str, value: Any) -> str | None:
-    """Says which limit of `LIMITS` a value breaks, or None."""
-    if name not in LIMITS or isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    low, high, excluded = LIMITS[name]
-    below = value <= low if "low" in excluded else value < low
-    above = value >= high if "high" in excluded else value > high
-    if below:
-        return f"must be {'above' if 'low' in excluded else 'at least'} {low:g}, got {value}"
-    if above:
-        return f"must be {'below' if 'high' in excluded else 'at most'} {high:.10g}, got {value}"
-    return None
+def foreign_settings(config: GenerationConfig, given: Container[str]) -> dict[str, Any]:
+    """Values of a checkpoint's own decoding that cannot be used on other data, or not here at all.
+
+    Its least length, such as the 56 tokens of `facebook/bart-large-cnn`, goes with its most tokens,
+    whose place another limit has taken; and it has what no recipe may set.
+
+    Args:
+        config: The checkpoint's own.
+        given: Names that the recipe fixes or searches.
+    """
+    names = ("min_length", "min_new_tokens", "num_return_sequences", "return_dict_in_generate")
+    found = {name: getattr(config, name, None) for name in (*names, *UNUSABLE)}
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in given and value and value != default_values().get(name)
+    }

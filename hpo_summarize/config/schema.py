@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hpo_summarize.errors import did_you_mean
+from hpo_summarize.config.parameters import (
+    WORDS_OF_LORA_KEYS,
+    Count,
+    Fraction,
+    NotNegative,
+    Positive,
+    Seed,
+    default_values,
+)
+from hpo_summarize.config.space import Parameter, Scalar, distinct
 
-Scalar = bool | int | float | str | None
+Text = Annotated[str, Field(min_length=1)]
+Objective = Literal["rouge1", "rouge2", "rougeL"]
+Files = Text | Annotated[list[str], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -19,7 +29,7 @@ class Section(BaseModel):
 
 
 class OpenSection(Section):
-    """A section that also takes every field of a Hugging Face class; `checks` looks at those."""
+    """A section that also takes every field of a Hugging Face class; `validation` checks those."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -42,10 +52,10 @@ class ModelSection(Section):
         trust_remote_code: Run code that comes with the checkpoint; never asked for, only set here.
     """
 
-    name: str | None = Field(default=None, min_length=1)
+    name: Text | None = None
     from_config: dict[str, Any] | None = None
-    tokenizer: str | None = Field(default=None, min_length=1)
-    language: str | None = Field(default=None, min_length=1)
+    tokenizer: Text | None = None
+    language: Text | None = None
     revision: str | None = None
     trust_remote_code: bool = False
 
@@ -53,10 +63,8 @@ class ModelSection(Section):
     def _one_origin(self) -> ModelSection:
         if (self.name is None) == (self.from_config is None):
             both = "both are set" if self.name is not None else "neither is set"
-            raise ValueError(
-                f"exactly one of name and from_config must be given and {both}; "
-                "set the other one to null"
-            )
+            rule = f"exactly one of name and from_config must be given and {both}"
+            raise ValueError(f"{rule}; set the other one to null")
         if self.from_config is not None and "model_type" not in self.from_config:
             raise ValueError("from_config needs model_type, for example 'bart' or 't5'")
         return self
@@ -65,9 +73,9 @@ class ModelSection(Section):
 class LoraSection(OpenSection):
     """Low-rank adapters; other keys are fields of `peft.LoraConfig`."""
 
-    r: int = Field(default=8, ge=1)
-    alpha: int = Field(default=16, ge=1)
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    r: Count = 8
+    alpha: Count = 16
+    dropout: Fraction = 0.0
     target_modules: str | list[str] = "all-linear"
 
 
@@ -83,51 +91,43 @@ class DataSection(Section):
             `hf://datasets/...`), glob, or list of them; with `name`, its split (default train).
         validation: Files or split of the validation rows, written as for `train`; null takes the
             validation split of `name`, or else `validation_fraction` of the training rows, seeded.
-        test: Files or split of the test rows, written as for `train`; never read by a search.
+        test: Files or split of the test rows; never read by a search.
         dialogue_column: Column of the dialogue; null: the usual names are looked for.
         summary_column: Column of the summary, or a list of columns with one reference each; null:
             the usual names are looked for.
         id_column: Column that tells rows apart; null: `fname` or `id`, or else the row number.
         encoding: Encoding of text files, by its Python name.
-        separator: Separator of CSV and TSV files, one character; null: comma and tab.
+        separator: Separator of CSV and TSV files; null: comma and tab.
         empty_rows: What is done about rows without a dialogue or a summary.
-        leaks: What is done about dialogues that stand in the training and in the validation split,
-            or in the test split of a final model.
+        leaks: What is done about training dialogues that are in the validation or test split, too.
         max_dialogue_tokens: Most tokens of a dialogue, with the up to two that a tokenizer adds;
             longer ones are cut at the end.
         max_summary_tokens: Most tokens of a training summary; longer ones are cut. References for
             ROUGE are not.
-        special_tokens: Words that are added to the vocabulary where missing, as whole tokens; not
-            where the tokenizer would then lose the spaces around them (sentencepiece).
+        special_tokens: Words added to the vocabulary as whole tokens; not where the tokenizer would
+            then lose the spaces around them (sentencepiece).
         max_rows: Number of rows, the first ones, that are kept of each split; null: all.
     """
 
-    name: str | None = Field(default=None, min_length=1)
+    name: Text | None = None
     config: str | None = None
     revision: str | None = None
-    train: str | list[str] | None = None
-    validation: str | list[str] | None = None
-    test: str | list[str] | None = None
+    train: Files | None = None
+    validation: Files | None = None
+    test: Files | None = None
     validation_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     dialogue_column: str | None = None
-    summary_column: str | list[str] | None = None
+    summary_column: Files | None = None
     id_column: str | None = None
     encoding: str = "utf-8"
-    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    separator: Annotated[str, Field(pattern=r'^[^ "\r\n\x00]$')] | None = None
     empty_rows: Literal["refuse", "drop"] = "refuse"
     leaks: Literal["warn", "refuse"] = "warn"
     max_dialogue_tokens: int = Field(default=512, ge=4)
     max_summary_tokens: int = Field(default=100, ge=4)
-    special_tokens: list[Annotated[str, Field(min_length=1)]] = ["#Person1#", "#Person2#"]
+    special_tokens: list[Text] = ["#Person1#", "#Person2#"]
     max_rows: int | None = Field(default=None, ge=2)
-    seed: int = Field(default=42, ge=0, lt=2**32)
-
-    @field_validator("train", "validation", "test", "summary_column")
-    @classmethod
-    def _not_empty(cls, value: str | list[str] | None) -> str | list[str] | None:
-        if value is not None and not value:
-            raise ValueError(f"must name at least one, got {value!r}; leave the key out instead")
-        return value
+    seed: Seed = 42
 
     @field_validator("encoding")
     @classmethod
@@ -135,16 +135,8 @@ class DataSection(Section):
         try:
             "a".encode(value)
         except LookupError:
-            raise ValueError(
-                f"there is no encoding {value!r}; common are utf-8, cp949 and utf-16"
-            ) from None
-        return value
-
-    @field_validator("separator")
-    @classmethod
-    def _usable_separator(cls, value: str | None) -> str | None:
-        if value is not None and value in ' "\r\n\0':
-            raise ValueError(f"{value!r} cannot separate cells; common are ',', ';' and '\\t'")
+            rule = f"there is no encoding {value!r}"
+            raise ValueError(f"{rule}; common are utf-8, cp949 and utf-16") from None
         return value
 
     @model_validator(mode="after")
@@ -158,11 +150,11 @@ class DataSection(Section):
 class TrainingSection(OpenSection):
     """Fixed training values; other keys are fields of `Seq2SeqTrainingArguments`."""
 
-    num_epochs: float = Field(default=3, gt=0)
-    batch_size: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=5e-5, gt=0)
-    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=0.0, ge=0.0)
+    num_epochs: Positive = 3
+    batch_size: Count = 8
+    learning_rate: Positive = 5e-5
+    warmup_ratio: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
     scheduler_type: str = "linear"
 
 
@@ -174,7 +166,7 @@ class GenerationSection(OpenSection):
             training references need, decided once a study.
     """
 
-    max_new_tokens: int | None = Field(default=None, ge=1)
+    max_new_tokens: Count | None = None
 
 
 class RougeSection(Section):
@@ -193,94 +185,28 @@ class TrainSection(Section):
         use_validation: Train on the validation split, too. Nothing is left then to choose a model
             by, so there is one seed.
         save_adapter: Write the LoRA adapter beside the merged weights.
-        push_to_hub: Id of the repository on the Hub that gets the model, with the token in the
+        push_to_hub: Repository on the Hub that gets the model (`user/model`), with the token in the
             environment variable HF_TOKEN; null: none. A new repository is private.
     """
 
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[42], min_length=1)
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)] = [42]
     use_validation: bool = False
     save_adapter: bool = False
-    push_to_hub: str | None = None
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"a seed stands there twice, and would train the same: got {value!r}")
-        return value
-
-    @field_validator("push_to_hub")
-    @classmethod
-    def _repository_id(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", value, re.ASCII):
-            raise ValueError(f"must be a repository on the Hub, as in user/model, got {value!r}")
-        return value
+    push_to_hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")] | None = None
 
     @model_validator(mode="after")
     def _choosable(self) -> TrainSection:
         if self.use_validation and len(self.seeds) > 1:
-            raise ValueError(
-                f"with use_validation nothing is left to choose among {len(self.seeds)} seeds by; "
-                "give one seed, or set use_validation to false"
-            )
+            rule = f"use_validation leaves nothing to choose among {len(self.seeds)} seeds by"
+            raise ValueError(f"{rule}; give one seed, or set use_validation to false")
         return self
-
-
-class _Parameter(Section):
-    when: dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1)]] = {}
-
-
-class FloatParameter(_Parameter):
-    """A real number from `low` to `high`, both included; `log: true` samples its logarithm."""
-
-    type: Literal["float"]
-    low: float = Field(allow_inf_nan=False)
-    high: float = Field(allow_inf_nan=False)
-    log: bool = False
-    step: float | None = Field(default=None, gt=0)
-
-
-class IntParameter(_Parameter):
-    """A whole number from `low` to `high`, both included."""
-
-    type: Literal["int"]
-    low: int
-    high: int
-    log: bool = False
-    step: int = Field(default=1, ge=1)
-
-
-class CategoricalParameter(_Parameter):
-    """One of `choices`."""
-
-    type: Literal["categorical"]
-    choices: list[Scalar] = Field(min_length=1)
-
-    @field_validator("choices")
-    @classmethod
-    def _distinct(cls, value: list[Scalar]) -> list[Scalar]:
-        # By their values, as Optuna tells them apart: 1, 1.0 and true are one choice.
-        twice = [choice for index, choice in enumerate(value) if choice in value[:index]]
-        if twice:
-            raise ValueError(
-                f"every choice must differ, and {twice[0]!r} stands twice in {value!r}"
-            )
-        return value
-
-
-Parameter = Annotated[
-    FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")
-]
-
-
-OBJECTIVES = ("rouge1", "rouge2", "rougeL")
 
 
 class SamplerSection(OpenSection):
     """A sampler of `optuna.samplers` by its short name; other keys are its arguments."""
 
     name: str = "tpe"
-    seed: int | None = Field(default=42, ge=0, lt=2**32)
+    seed: Seed | None = 42
 
 
 class PrunerSection(OpenSection):
@@ -305,7 +231,7 @@ class EpochEvalSection(Section):
     """
 
     samples: Annotated[int, Field(ge=2)] | Literal["all"] = 128
-    num_beams: Annotated[int, Field(ge=1)] | Literal["same"] = 1
+    num_beams: Count | Literal["same"] = 1
 
 
 class StagedSection(Section):
@@ -316,8 +242,8 @@ class StagedSection(Section):
         n_trials: Finished trials wanted in this stage; one costs an evaluation or a part of it.
     """
 
-    n_models: int = Field(default=3, ge=1)
-    n_trials: int = Field(default=20, ge=1)
+    n_models: Count = 3
+    n_trials: Count = 20
 
 
 class SearchSection(Section):
@@ -334,11 +260,10 @@ class SearchSection(Section):
         staged: The second stage.
         storage: Storage URL; null: SQLite in the output folder.
         study_name: Name of the study in its storage; null: the name of the recipe file.
-        baselines: Known good values by name, each the values of one trial after trial 0; what one
-            of them leaves out is as in trial 0. The second stage of a staged search tries those of
-            the decoding on each of its models.
-        warm_start: Storage URL of an earlier study of the same recipe but for its space, whose
-            finished trials teach the new one; they do not count, and are never its best.
+        baselines: Known good values by name, each one trial after trial 0, whose values it takes
+            where it gives none. The second stage of a staged search tries those of the decoding.
+        warm_start: Storage URL of an earlier study of the same recipe but for its space; the
+            sampler learns from its finished trials, which do not count and are never the best.
         warm_start_study: Name of that study; null: the only one of its storage.
         keep_trials: Number of best trials whose weights are kept; a staged search keeps at least
             `staged.n_models`.
@@ -346,9 +271,11 @@ class SearchSection(Section):
             device; `ddp`, all of them train one trial together.
     """
 
-    n_trials: int = Field(default=50, ge=1)
-    timeout: float | None = Field(default=None, gt=0)
-    objective: str | list[str] = "rougeL"
+    n_trials: Count = 50
+    timeout: Positive | None = None
+    objective: (
+        Objective | Annotated[list[Objective], Field(min_length=1), AfterValidator(distinct)]
+    ) = "rougeL"
     direction: Literal["maximize", "minimize"] = "maximize"
     sampler: SamplerSection = SamplerSection()
     pruner: PrunerSection | None = PrunerSection()
@@ -361,29 +288,16 @@ class SearchSection(Section):
         Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=64)] | None
     ) = None
     baselines: list[Annotated[dict[str, Scalar], Field(min_length=1)]] = []
-    warm_start: str | None = Field(default=None, min_length=1)
-    warm_start_study: str | None = Field(default=None, min_length=1)
+    warm_start: Text | None = None
+    warm_start_study: Text | None = None
     keep_trials: int = Field(default=1, ge=0)
     parallel: Literal["trials", "ddp"] = "trials"
-
-    @field_validator("objective")
-    @classmethod
-    def _known_objectives(cls, value: str | list[str]) -> str | list[str]:
-        names = [value] if isinstance(value, str) else value
-        wrong = [name for name in names if name not in OBJECTIVES]
-        if wrong or not names or len(set(names)) != len(names):
-            rule = f"must be one of {', '.join(OBJECTIVES)}, or a list of different ones"
-            nearest = did_you_mean(wrong[0], OBJECTIVES) if wrong else ""
-            raise ValueError(f"{rule}, got {value!r}{nearest}")
-        return value
 
     @model_validator(mode="after")
     def _study_of_storage(self) -> SearchSection:
         if self.warm_start_study is not None and self.warm_start is None:
-            raise ValueError(
-                f"warm_start_study names a study ({self.warm_start_study!r}), and warm_start, the "
-                "URL of its storage, is not set; set it, or remove warm_start_study"
-            )
+            rule = f"warm_start_study is {self.warm_start_study!r}, and warm_start is not set"
+            raise ValueError(f"{rule}; set it to the URL of the storage of that study")
         return self
 
     @property
@@ -410,3 +324,27 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     space: dict[str, Parameter] = {}
     output_dir: str = Field(min_length=1)
+
+    def fixed_values(self, defaults: bool = False) -> dict[str, Any]:
+        """The values outside of the space, by the names of hyperparameters.
+
+        Args:
+            defaults: Include what the recipe leaves to the default of its section.
+        """
+        sections = [part for part in (self.training, self.generation, self.lora) if part]
+        parts = [part.model_dump() if defaults else part.settings() for part in sections]
+        return {WORDS_OF_LORA_KEYS.get(k, k): v for part in parts for k, v in part.items()}
+
+    def possible_values(self, name: str) -> list[Any]:
+        """The values that a name can have in a run: both ends of a range, all choices, or one."""
+        if name in self.space:
+            return self.space[name].edges()
+        value = self.fixed_values(defaults=True).get(name)
+        return [default_values().get(name) if value is None else value]
+
+
+SECTIONS: dict[str, type[OpenSection]] = {
+    "training": TrainingSection,
+    "generation": GenerationSection,
+    "lora": LoraSection,
+}

@@ -1,292 +1,351 @@
-"""Rules between the keys of a recipe, checked before anything is loaded."""
+"""Everything that is wrong with a recipe, found before anything is loaded.
+
+pydantic checks types and ranges; the rules here are for what would silently have no effect. What
+only a class of Hugging Face can know is found by `dry_run`, before the first trial.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import math
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
-import sqlalchemy
+from pydantic import ValidationError
 
-from hpo_summarize.config.fields import (
-    model_type_problem,
-    schedule_problems,
-    type_problem,
-    unusable_decoding,
-    unusable_field,
+from hpo_summarize.config.messages import (
+    TOO_DEEP,
+    explain,
+    remaining,
+    unusable_values,
+    value_problem,
 )
-from hpo_summarize.config.idle import idle_problems
 from hpo_summarize.config.optuna_rules import optuna_problems
 from hpo_summarize.config.parameters import (
-    FIXED_LORA,
-    HUB_DECODING,
-    IDLE_LORA,
+    BY_METRIC,
     LEAVES_BASE,
-    LIMITS,
-    LORA_KEYS,
-    ONE_NAME_ONLY,
-    TRAINING_WORDS,
+    MODEL_NAMES,
     WORDS_OF_LORA_KEYS,
-    known_names,
-    limit_problem,
+    condition_of,
+    default_values,
     owner_of,
+    parameters,
     why_not_searchable,
 )
-from hpo_summarize.config.settings import SECTIONS, possible_values
-from hpo_summarize.config.space_rules import space_problems
+from hpo_summarize.config.schema import SECTIONS, Recipe
+from hpo_summarize.config.space import Condition, is_among, is_number
+from hpo_summarize.config.unusable import OTHER_NAMES, UNUSABLE
 from hpo_summarize.errors import Problem, did_you_mean
+from hpo_summarize.redact import remember_secrets
 
-# Keys that the recipe sets somewhere else, with the place.
-_ELSEWHERE = {
-    "hub_token": "the environment variable HF_TOKEN, so that it is written nowhere",
-    "output_dir": "output_dir, at the top of the recipe",
-    "generation_config": "the section generation",
-    "predict_with_generate": "nowhere; summaries are always generated",
-    "num_return_sequences": "nowhere; each dialogue gets one summary",
-    "return_dict_in_generate": "nowhere; only the summaries are used",
-    # Names of transformers 4.
-    "group_by_length": "training.train_sampling_strategy=group_by_length",
-    "no_cuda": "training.use_cpu",
-    **{field: f"generation.{name}" for field, name in ONE_NAME_ONLY.items()},
-}
-_MADE_HERE = "the adapter is made for training, on the model of the recipe; drop it"
-_FIXED_ADAPTER = {**dict.fromkeys(FIXED_LORA, _MADE_HERE), **IDLE_LORA}
-# The first of each pair has a default, which gives way to the second.
+# What a condition may name beside parameters of the space and fixed values.
+FACTS = ("model_type", "task")
+# The first of each pair has a default, which the second replaces.
 CONFLICTS = (
     ("batch_size", "gradient_accumulation_steps", "batch_size is the whole optimizer step"),
     ("warmup_ratio", "warmup_steps", "both say how long the warm-up is"),
 )
 
 
-def find_problems(content: Mapping[str, Any], needs_data: bool = True) -> list[Problem]:
-    """Every rule between keys that `content` breaks; malformed sections are passed over.
+def validate(
+    content: Mapping[str, Any], needs_data: bool = True
+) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe, and every problem of it.
 
     Args:
-        content: The sections of a recipe.
+        content: The sections as plain dictionaries, lists and scalars.
         needs_data: Whether the recipe has to say where the data are.
+
+    Returns:
+        The recipe, which is usable only where the list is empty.
     """
-    parts = {key: value for key, value in content.items() if isinstance(value, Mapping)}
-    return [
-        *_model_problems(parts),
-        *_revision_problems(parts),
-        *(_data_problems(content) if needs_data else ()),
-        *_open_section_problems(parts),
-        *schedule_problems(parts),
-        *idle_problems(parts),
-        *optuna_problems(parts),
-        *storage_problems(parts),
-        *_conflicts(parts),
-        *_batch_problems(parts),
-        *_train_problems(parts),
-        *space_problems(parts),
-        *stage_problems(parts),
-    ]
+    unusable = list(unusable_values(content))
+    if any(problem.message == TOO_DEEP for problem in unusable):
+        return None, unusable  # What follows is recursive.
+    remember_secrets(content)
+    recipe, refused = None, dict[str, str]()
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        refused = explain(error, content, Recipe)
+    for problem in unusable:
+        refused.setdefault(problem.key or "recipe", problem.message)
+    if recipe is None or refused:
+        recipe = remaining(content, refused)
+    unknown = {_name_of(key) for key in refused}
+    found = [Problem(key, message) for key, message in refused.items()]
+    return recipe, [*found, *(_rules(recipe, unknown, needs_data) if recipe else ())]
 
 
-def _model_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    model = parts.get("model", {})
-    config = model.get("from_config")
-    if isinstance(config, Mapping) and "model_type" in config:
-        if message := model_type_problem(config["model_type"]):
-            yield Problem("model.from_config.model_type", message)
+def _name_of(key: str) -> str:
+    """The hyperparameter or else the section of which a refused key says nothing."""
+    section, _, rest = key.partition(".")
+    name = rest.partition(".")[0]
+    return (WORDS_OF_LORA_KEYS.get(name, name) if section == "lora" else name) or section
 
 
-def _revision_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    for section in ("model", "data"):
-        name, revision = (parts.get(section, {}).get(key) for key in ("name", "revision"))
-        if revision is None or (name is None and section == "data"):
-            continue
-        place = "no name" if name is None else f"the folder {name!r}"
-        if not isinstance(name, str) or Path(name).expanduser().is_dir():
-            yield Problem(
-                f"{section}.revision",
-                f"acts on a repository of the Hub, and this section has {place} "
-                f"(value {revision!r}); drop it",
-            )
+def _rules(recipe: Recipe, unknown: Set[str], needs_data: bool) -> Iterator[Problem]:
+    """Every rule that a recipe breaks.
 
-
-def _data_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
-    data = content.get("data", {})
-    if isinstance(data, Mapping) and data.get("name") is None and data.get("train") is None:
+    Args:
+        recipe: The recipe, without what pydantic refused.
+        unknown: Names and sections that were refused: that they are absent is no problem.
+        needs_data: See `validate`.
+    """
+    data = recipe.data
+    if needs_data and data.name is None and data.train is None and not unknown & {"data", "train"}:
         yield Problem(
             "data",
             "neither name nor train is set; set train to a file, "
             "or name to a folder or a data set on the Hub",
         )
+    yield from _model_problems(recipe)
+    yield from _fixed_problems(recipe, unknown)
+    yield from _schedule_problems(recipe, unknown)
+    yield from length_problems(recipe)
+    yield from optuna_problems(recipe)
+    yield from _batch_problems(recipe, unknown)
+    yield from _adapter_problems(recipe, unknown)
+    yield from _space_problems(recipe, unknown)
+    yield from _stage_problems(recipe, unknown)
 
 
-def _open_section_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    for section, model in SECTIONS.items():
-        given = {k: v for k, v in parts.get(section, {}).items() if isinstance(k, str)}
-        for key, value in given.items():
+def _values(name: str, recipe: Recipe, unknown: Set[str]) -> list[Any]:
+    """The values that a name can have; none where what the recipe says of it was refused."""
+    hidden = unknown & {name, str(owner_of(name)), "space"}
+    return [] if hidden else recipe.possible_values(name)
+
+
+def _never_acts(name: str, recipe: Recipe, unknown: Set[str]) -> Condition | None:
+    """The condition of a hyperparameter where no value in the recipe fulfils it."""
+    condition = condition_of(name)
+    values = _values(condition.name, recipe, unknown) if condition else []
+    return condition if condition and values and not any(map(condition.holds, values)) else None
+
+
+def _model_problems(recipe: Recipe) -> Iterator[Problem]:
+    config = recipe.model.from_config
+    if config is not None and (message := model_type_problem(config["model_type"])):
+        yield Problem("model.from_config.model_type", message)
+
+
+def model_type_problem(value: Any) -> str | None:
+    """Says why `value` cannot be a model type of the transformers library; None if it can."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if isinstance(value, str) and value in CONFIG_MAPPING_NAMES:
+        return None
+    nearest = did_you_mean(str(value), CONFIG_MAPPING_NAMES)
+    return f"must be a model type of transformers, such as bart or t5, got {value!r}{nearest}"
+
+
+def _fixed_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
+    """Fixed values that a field cannot have, or that never act."""
+    given = {*recipe.fixed_values(), *recipe.space}
+    for section in SECTIONS:
+        part = getattr(recipe, section)
+        for key, value in part.settings().items() if part else ():
             name = WORDS_OF_LORA_KEYS.get(key, key) if section == "lora" else key
-            if key not in model.model_fields:
-                message = _wrong_key(section, key, value) or limit_problem(name, value)
-            elif key == "scheduler_type" and isinstance(value, str):
-                message = type_problem(value, known_names()[key][1])
-            else:
-                # The limits of most keys stand in the section itself.
-                message = None if name in LIMITS else limit_problem(name, value)
-            if message:
+            needs = _never_acts(name, recipe, unknown)
+            # The decoding of a checkpoint may have it; `dry_run` looks there.
+            left_open = section == "generation" and needs and needs.name not in given
+            if message := _why_not_fixed(section, key, value):
                 yield Problem(f"{section}.{key}", message)
+            elif needs and not left_open and value not in (None, default_values().get(name)):
+                yield Problem(f"{section}.{key}", f"{needs.advice} (value {value!r})")
 
 
-def _wrong_key(section: str, key: str, value: Any) -> str | None:
-    """Says what is wrong with a key that only Hugging Face's class can know, or None."""
-    known = {name: kind for name, (owner, kind) in known_names().items() if owner == section}
-    words = {field: word for word, field in TRAINING_WORDS.items()}
-    if section == "lora":
-        words = LORA_KEYS
-        known = {words.get(name, name): kind for name, kind in known.items()}
-    if key in words:
-        return f"this field is called '{words[key]}' here; use that name"
-    if key in _ELSEWHERE:
-        return f"this is set in another place: {_ELSEWHERE[key]}"
-    if key in HUB_DECODING:
-        return why_not_searchable(key)
-    if section == "generation" and (reason := unusable_decoding(key, value)):
-        return reason
-    if key in known:
-        return type_problem(value, known[key]) or _unusable(section, key, value)
-    if (owner := owner_of(key)) in SECTIONS:
-        return f"this key belongs to the section {owner} (value {value!r}); move it there"
+def _why_not_fixed(section: str, key: str, value: Any) -> str | None:
+    """Says why a key of a section cannot have this value; None if it can."""
+    if key in OTHER_NAMES:
+        return f"this is set in another place: {OTHER_NAMES[key]}"
+    own = {row.key: row for row in parameters().values() if row.owner == section}
+    if key in own:
+        # Its default does nothing; nor does a flag of a decoding or an adapter that is off.
+        neutral = [None, default_values().get(key), *([False] if section != "training" else [])]
+        if key in UNUSABLE and value not in neutral:
+            return f"cannot be used here (value {value!r}): {UNUSABLE[key]}"
+        return value_problem(value, own[key].type)
+    if called := [str(row.key) for row in own.values() if key in (row.field, row.name)]:
+        return f"this field is called '{called[0]}' here; use that name"
+    owner = owner_of(key)
     if owner == "model":
         return f"it cannot be fixed here (value {value!r}), only searched; move it to the space"
-    nearest = did_you_mean(key, known, "drop it", usable=lambda name: _can_be_set(section, name))
-    return f"unknown key (value {value!r}){nearest}"
+    if owner is not None:
+        return f"this key belongs to the section {owner} (value {value!r}); move it there"
+    usable = own.keys() - UNUSABLE.keys() - OTHER_NAMES.keys()
+    return f"unknown key (value {value!r}){did_you_mean(key, sorted(map(str, usable)), 'drop it')}"
 
 
-def _can_be_set(section: str, key: str) -> bool:
-    """Whether some value other than its default is accepted for a field of Hugging Face."""
-    if key in _ELSEWHERE or key in HUB_DECODING:
-        return False
-    some = "epoch"  # No default of a refused field, and a strategy that is allowed.
-    refused = unusable_decoding(key, some) if section == "generation" else None
-    return not (refused or _unusable(section, key, some))
+def _schedule_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
+    """A schedule that follows the metric must know which way is up."""
+    mode = "min" if recipe.search.direction == "minimize" else "max"
+    given = recipe.fixed_values().get("lr_scheduler_kwargs")
+    schedules = [s for s in _values("scheduler_type", recipe, unknown) if s in BY_METRIC]
+    if schedules and not (isinstance(given, Mapping) and given.get("mode") == mode):
+        yield Problem(
+            "training.lr_scheduler_kwargs",
+            f"{schedules[0]} follows the objective and takes it for a loss unless told otherwise "
+            f"(value {given!r}); set training.lr_scheduler_kwargs.mode={mode}",
+        )
 
 
-def _unusable(section: str, key: str, value: Any) -> str | None:
-    if section == "training":
-        return unusable_field(key, value)
-    if section != "lora" or value is None or value is False or key not in _FIXED_ADAPTER:
-        return None
-    return f"cannot be used here (value {value!r}): {_FIXED_ADAPTER[key]}"
+def length_problems(recipe: Recipe, decided: int | None = None) -> Iterator[Problem]:
+    """transformers only warns of a summary that must be longer than it may be.
+
+    Args:
+        recipe: The recipe.
+        decided: The `max_new_tokens` of a recipe that gives none. A least length must be below it:
+            with the same length every summary would be cut.
+    """
+    limits = [v for v in recipe.possible_values("max_new_tokens") if is_number(v)]
+    most, below, origin = min(limits, default=None), 0, ""
+    if most is None:
+        most, below, origin = decided, 1, ", as the training summaries decide"
+    for name, extra in (("min_new_tokens", 0), ("min_length", 1)):  # The start token counts there.
+        highest = max((v for v in recipe.possible_values(name) if is_number(v)), default=None)
+        if most is not None and highest is not None and highest > most + extra - below:
+            section = "space" if name in recipe.space else "generation"
+            yield Problem(
+                f"{section}.{name}",
+                f"must be at most {most + extra - below} where max_new_tokens is {most}{origin}, "
+                f"got {highest}; lower it, or set a higher max_new_tokens",
+            )
 
 
-def _conflicts(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    training, space = parts.get("training", {}), parts.get("space", {})
+def _batch_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
+    """Two keys for one thing. `batch_size` has a default, which what splits it does not set."""
+    parts = {"training": recipe.training.settings(), "space": recipe.space}
+    given = {*parts["training"], *recipe.space, *unknown}
     for first, second, reason in CONFLICTS:
-        where = [
-            f"{part}.{second}" for part in ("training", "space") if second in parts.get(part, {})
-        ]
-        if where and (first in training or first in space):
-            yield Problem(where[0], f"stands beside {first}, and {reason}; keep one of the two")
-
-
-def _batch_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """`batch_size` has a default, and what splits a batch must not seem to set it."""
-    training, space = parts.get("training", {}), parts.get("space", {})
-    given = "batch_size" in training or "batch_size" in space
+        where = [name for name, part in parts.items() if second in part]
+        if where and first in given:
+            rule = f"is given beside {first}, and {reason}"
+            yield Problem(f"{where[0]}.{second}", f"{rule}; keep one of the two")
     for key in ("gradient_accumulation_steps", "per_device_train_batch_size"):
-        if key in training and not given:
+        if key in parts["training"] and "batch_size" not in given:
             yield Problem(
                 f"training.{key}",
-                f"only splits batch_size, which is not given (value {training[key]!r}); set "
-                "training.batch_size, the examples of one optimizer step over all devices",
+                f"only splits batch_size, which is not given (value {parts['training'][key]!r}); "
+                "set training.batch_size, the examples of one optimizer step over all devices",
             )
-    if "per_device_train_batch_size" in space and given:
-        yield Problem(
-            "space.per_device_train_batch_size",
-            "only splits batch_size, so it changes no result; take it out of the space",
-        )
+    if "per_device_train_batch_size" in recipe.space and "batch_size" in given:
+        rule = "only splits batch_size, so it changes no result"
+        yield Problem("space.per_device_train_batch_size", f"{rule}; take it out of the space")
 
 
-def _train_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    if parts.get("train", {}).get("save_adapter") is not True:
-        return
-    if "lora" not in parts:
-        yield Problem(
-            "train.save_adapter",
-            "this recipe trains without LoRA, so there is no adapter (value True); "
-            "set it to false, or add a section lora",
-        )
-    elif parts.get("model", {}).get("from_config") is not None:
-        yield Problem(
-            "train.save_adapter",
-            "the adapter would fit on nothing but the random weights of model.from_config, which "
-            "are not kept (value True); set it to false",
-        )
-    else:
-        ways = possible_values("init_lora_weights", parts)
-        if changing := [way for way in ways if way not in LEAVES_BASE]:
+def _adapter_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
+    ways = _values("init_lora_weights", recipe, unknown)
+    changing = [way for way in ways if way not in LEAVES_BASE]
+    reason = None
+    if recipe.lora is None:
+        reason = "this recipe trains without LoRA"
+    elif recipe.model.from_config is not None:
+        reason = "the adapter would fit on nothing but random weights that are not kept"
+    elif changing:
+        reason = f"an adapter with init_lora_weights {changing[0]!r} changes the weights below it"
+    if recipe.train.save_adapter and reason and "lora" not in unknown:
+        yield Problem("train.save_adapter", f"{reason} (value True); set it to false")
+
+
+def _space_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
+    """Every parameter that cannot be sampled, or could not act."""
+    fixed = recipe.fixed_values()
+    for name, parameter in recipe.space.items():
+        where = f"space.{name}"
+        if reason := why_not_searchable(name):
+            yield Problem(where, reason)
+            continue
+        if _without_lora(name, recipe, unknown):
+            rule = "this recipe trains without LoRA, so it cannot act"
+            yield Problem(where, f"{rule}; add a section lora or drop it")
+        elif condition := _never_acts(name, recipe, unknown):
+            yield Problem(where, condition.advice)
+        kind = parameters()[name].type
+        reasons = [value_problem(value, kind) for value in parameter.edges()]
+        if reason := next(filter(None, reasons), None):
+            yield Problem(where, reason)
+        elif (value := fixed.get(name)) is not None and not _is_in(parameter, value):
             yield Problem(
-                "train.save_adapter",
-                f"an adapter with init_lora_weights {changing[0]!r} changes the weights below it "
-                "and fits on no others (value True); set it to false",
+                where,
+                f"trial 0 runs the fixed value {value!r} of the recipe, which is outside of "
+                f"{parameter}; widen the space or change the fixed value",
             )
+        for other, wanted in parameter.wanted().items():
+            if reason := _wrong_condition(name, other, wanted, recipe, unknown):
+                yield Problem(f"{where}.when.{other}", reason)
+    yield from _cycles(recipe)
 
 
-def stage_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Every reason why `search.decode: staged` cannot part the search space in two."""
-    if parts.get("search", {}).get("decode") != "staged":
+def _is_in(parameter: Any, value: Any) -> bool:
+    nearest = parameter.nearest(value)
+    numbers = is_number(value) and is_number(nearest)
+    return math.isclose(nearest, value) if numbers else nearest == value
+
+
+def _without_lora(name: str, recipe: Recipe, unknown: Set[str]) -> bool:
+    return owner_of(name) == "lora" and recipe.lora is None and "lora" not in unknown
+
+
+def _wrong_condition(
+    name: str, other: str, wanted: list[Any], recipe: Recipe, unknown: Set[str]
+) -> str | None:
+    """Says why a condition under `when` names nothing, or never holds; None if it can hold."""
+    known = [*recipe.space, *FACTS, *parameters()]
+    if other not in {*known, *unknown}:
+        rule = "a condition names another parameter, a fixed value or a fact of the model"
+        return f"{rule} ({', '.join(FACTS)}), got {other!r}{did_you_mean(other, known)}"
+    if other == "model_type" and not recipe.model.trust_remote_code:
+        return next(filter(None, map(model_type_problem, wanted)), None)
+    if other in FACTS or (other in MODEL_NAMES and other not in recipe.space):
+        return None
+    if _without_lora(other, recipe, unknown):
+        return "this recipe trains without LoRA, so it never holds; add a section lora or drop it"
+    implied = condition_of(name)
+    if implied and other == implied.name and not any(map(implied.holds, wanted)):
+        return f"'{name}' has no effect while {other} is {wanted!r}; drop the condition"
+    if other in recipe.space:
+        parameter = recipe.space[other]
+        holds, span = any(parameter.outside(v) is None for v in wanted), str(parameter)
+    else:
+        values = _values(other, recipe, unknown)
+        holds, span = not values or is_among(values[0], wanted), f"{values[:1]}"
+    return None if holds else f"never holds: {other} is {span}, got {wanted!r}; change one of them"
+
+
+def _cycles(recipe: Recipe) -> Iterator[Problem]:
+    """Parameters that wait for one another, by their own conditions or by implied ones."""
+    waits = {}
+    for name, parameter in recipe.space.items():
+        implied = condition_of(name)
+        names = {*parameter.when, implied.name} if implied else {*parameter.when}
+        waits[name] = names & recipe.space.keys()
+    while free := [name for name, others in waits.items() if not others & waits.keys()]:
+        for name in free:
+            del waits[name]
+    if waits:
+        ring = ", ".join(sorted(waits))
+        yield Problem("space", f"the conditions of {ring} depend on one another; drop one of them")
+
+
+def _stage_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
+    """Every reason why `search.decode: staged` cannot divide the search space in two."""
+    if recipe.search.decode != "staged":
         return
-    space = {k: v for k, v in parts.get("space", {}).items() if owner_of(k) is not None}
-    decoding = {name for name in space if owner_of(name) == "generation"}
+    decoding = {name for name in recipe.space if owner_of(name) == "generation"}
+    missing = ""
     if not decoding:
-        yield Problem(
-            "search.decode",
-            "'staged' searches decoding in a stage of its own, and the space has no parameter of "
-            "it; add num_beams, for example, or set decode to joint",
-        )
-    elif decoding == set(space):
-        yield Problem(
-            "search.decode",
-            "'staged' searches the training first, and the space has no parameter of it; add "
-            "learning_rate, for example, or set decode to joint",
-        )
-    for name, parameter in space.items():
-        conditions = parameter.get("when") if isinstance(parameter, Mapping) else None
-        for other in conditions if isinstance(conditions, Mapping) else ():
-            if other in space and (other in decoding) != (name in decoding):
-                yield Problem(
-                    f"space.{name}.when.{other}",
-                    f"with decode: staged, {name} and {other} are searched in different stages; "
-                    "drop the condition, or set decode to joint",
-                )
-    if parts.get("training", {}).get("save_strategy", "epoch") == "no":
-        yield Problem(
-            "training.save_strategy",
-            "with decode: staged, the second stage needs the weights of the first, got 'no'; set "
-            "it to epoch",
-        )
-
-
-_FORMS = (
-    "write sqlite:///file.db, journal:///folder/file.log or "
-    "postgresql+psycopg://user@host/database"
-)
-
-
-def storage_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """A URL that names no kind of storage, or one that is gone with the process."""
-    url = parts.get("search", {}).get("storage")
-    if isinstance(url, str) and not url.startswith("journal://") and (reason := _wrong_url(url)):
-        yield Problem("search.storage", f"{reason}; {_FORMS}")
-
-
-def _wrong_url(url: str) -> str | None:
-    """Says what is wrong without the URL itself: its password may stand anywhere in it."""
-    try:
-        parsed = sqlalchemy.make_url(url)
-        backend = parsed.get_backend_name()
-        parsed.get_dialect()
-    except sqlalchemy.exc.NoSuchModuleError:
-        return f"there is no kind of database called '{parsed.drivername}'"
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return "this is no URL of a storage"
-    except ImportError:
-        return None  # The driver is not installed; opening the storage says how to get it.
-    in_memory = parsed.database in (None, "", ":memory:") or parsed.query.get("mode") == "memory"
-    if backend == "sqlite" and in_memory:
-        return "a database in memory ends with the process, and nothing could go on from there"
-    return None
+        missing = "decoding in a stage of its own, and the space has none of it; add num_beams"
+    elif decoding == recipe.space.keys():
+        missing = "the training first, and the space has none of it; add learning_rate"
+    if missing and not any(owner_of(name) or name == "space" for name in unknown):
+        rule = f"'staged' searches {missing}, for example"
+        yield Problem("search.decode", f"{rule}, or set decode to joint")
+    for name, parameter in recipe.space.items():
+        for other in parameter.when.keys() & recipe.space.keys():
+            if (other in decoding) != (name in decoding):
+                rule = f"with decode: staged, {name} and {other} are searched in different stages"
+                message = f"{rule}; drop the condition, or set decode to joint"
+                yield Problem(f"space.{name}.when.{other}", message)
+    if recipe.training.settings().get("save_strategy") == "no":
+        rule = "with decode: staged, the second stage needs the weights of the first, got 'no'"
+        yield Problem("training.save_strategy", f"{rule}; set it to epoch")

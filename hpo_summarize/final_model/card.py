@@ -13,8 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hpo_summarize import __version__
 from hpo_summarize.components import Experiment
-from hpo_summarize.config.fields import last_part
-from hpo_summarize.config.loader import dump_recipe
+from hpo_summarize.config.loader import dump_recipe, last_part
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import Problem, RecipeError
 from hpo_summarize.final_model.export import ADAPTER, changes_of_base

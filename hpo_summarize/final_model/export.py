@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from hpo_summarize.components import Experiment
-from hpo_summarize.config.fields import last_part
+from hpo_summarize.config.loader import last_part
 from hpo_summarize.config.parameters import DEPTHS
 from hpo_summarize.errors import HpoError, ModelError
 from hpo_summarize.io import delete, write_text

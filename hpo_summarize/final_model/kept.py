@@ -11,6 +11,7 @@ from hpo_summarize.components import Experiment
 from hpo_summarize.errors import ModelError
 from hpo_summarize.models.lora import load_adapter
 from hpo_summarize.models.outputs import OUTPUTS, difference_from
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.trials import Candidate
 from hpo_summarize.summarizer import Summarizer, make_summarizer
 
@@ -30,7 +31,7 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
     # A tokenizer that was trained for the search is only here.
     experiment.tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     set_seed(experiment.seed)  # Some weights that are not kept are drawn.
-    model = experiment.build_model(candidate.params)
+    model = experiment.build_model(TrialSpec.of(candidate.params))
     try:
         if isinstance(model, PeftModel):
             load_adapter(model, checkpoint)

@@ -23,6 +23,7 @@ from hpo_summarize.components import Experiment
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import HpoError, stopping_at_storage_failure
 from hpo_summarize.launch.processes import is_lost_peer, on_main
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.trials import Candidate
 from hpo_summarize.training.arguments import follows_metric, within_device
 from hpo_summarize.training.checkpoints import last_checkpoint
@@ -128,7 +129,7 @@ class Training:
 
     def arguments(self, experiment: Experiment, folder: Path) -> Seq2SeqTrainingArguments:
         """Its training arguments: those of the trial, with a checkpoint after every epoch."""
-        args = experiment.arguments_for(self.candidate.params, folder)
+        args = experiment.arguments_for(TrialSpec.of(self.candidate.params), folder)
         fields = {"save_strategy": "epoch", "save_total_limit": 1, "save_only_model": False}
         return dataclasses.replace(args, seed=self.seed, load_best_model_at_end=False, **fields)
 
@@ -154,11 +155,11 @@ class Training:
         args, fitting = self.arguments(experiment, folder), folder.parent / FITTING
         while True:
             sizes = on_main(lambda: remembered_in(fitting))
-            trainer = experiment.build_trainer_for(
-                self.candidate.params,
+            trainer = experiment.build_trainer(
                 within_device(args, *sizes) if sizes else args,
                 train,
                 validation,
+                TrialSpec.of(self.candidate.params),
             )
             if follows_metric(args):
                 trainer.epoch_evaluation = experiment.build_epoch_evaluation(

@@ -17,7 +17,6 @@ from transformers.models.auto.modeling_auto import (
 from hpo_summarize.config.schema import ModelSection, Recipe
 from hpo_summarize.errors import ModelError, did_you_mean
 from hpo_summarize.models.families import require_family
-from hpo_summarize.search_space import edges
 
 # What torch.load says of a pickle that holds more than tensors.
 _CODE_IN_PICKLE = "weights only load failed"
@@ -125,7 +124,7 @@ def check_lengths(config: PretrainedConfig, recipe: Recipe) -> None:
     family, data = require_family(config), recipe.data
     inputs, outputs = family.max_input_tokens(config), family.max_output_tokens(config)
     searched = recipe.space.get("max_new_tokens")
-    highest = max(edges(searched)) if searched else None
+    highest = max(searched.edges()) if searched else None
     for key, length, limit in (
         ("data.max_dialogue_tokens", data.max_dialogue_tokens, inputs),
         ("data.max_summary_tokens", data.max_summary_tokens, outputs),

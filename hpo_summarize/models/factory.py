@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hpo_summarize.config.fields import foreign_settings
-from hpo_summarize.config.parameters import DEPTHS, LEAVES_BASE
+from hpo_summarize.config.parameters import DEPTHS, LEAVES_BASE, foreign_settings
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.generation import put_values
 from hpo_summarize.models.config import check_lengths, load_config, not_loaded

@@ -12,10 +12,9 @@ import optuna
 from pydantic.fields import FieldInfo
 
 from hpo_summarize import __version__
-from hpo_summarize.config.messages import PARAMETER_TYPES
 from hpo_summarize.config.parameters import WORDS_OF_LORA_KEYS, owner_of
-from hpo_summarize.config.schema import LoraSection, ModelSection, Recipe
-from hpo_summarize.config.settings import SECTIONS
+from hpo_summarize.config.schema import SECTIONS, LoraSection, ModelSection, Recipe
+from hpo_summarize.config.space import PARAMETER_TYPES
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import StudyError
 from hpo_summarize.study.user_attrs import IDENTITY

@@ -1,4 +1,4 @@
-"""From the words of a recipe or a trial to Hugging Face's training arguments."""
+"""From the values of a recipe or a trial to Hugging Face's training arguments."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import torch
 from accelerate import PartialState
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from hpo_summarize.config.fields import BY_METRIC
-from hpo_summarize.config.parameters import BATCH_SIZE, TRAINING_WORDS, WARMUP_RATIO
+from hpo_summarize.config.parameters import (
+    BATCH_SIZE,
+    BY_METRIC,
+    TRAINING_WORDS,
+    WARMUP_RATIO,
+)
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import LaunchError, Problem, RecipeError
 
@@ -25,8 +29,8 @@ _EVAL_BATCH_SIZE = 32
 def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArguments:
     """The training arguments that a recipe fixes.
 
-    Evaluation and saving happen once an epoch, so that a trial can go on after a crash, and no
-    tracker is on: all of it unless the recipe says otherwise under `training`.
+    Evaluation and saving happen once an epoch, so that a trial can be resumed after a crash, and no
+    tracker is on. The section `training` of the recipe takes precedence.
 
     Raises:
         RecipeError: The recipe asks for fp16 on a CPU.
@@ -51,7 +55,7 @@ def build_arguments(recipe: Recipe, output_dir: Path) -> Seq2SeqTrainingArgument
     args = Seq2SeqTrainingArguments(
         output_dir=str(output_dir), predict_with_generate=True, **fields
     )
-    if args.fp16 and args.device.type == "cpu":  # Accelerate passes over it without a word.
+    if args.fp16 and args.device.type == "cpu":  # accelerate silently ignores it.
         message = "it acts on an accelerator only, and this run uses the CPU (value True); drop it"
         raise RecipeError([Problem("training.fp16", message)])
     return args
@@ -80,7 +84,7 @@ def with_values(
 
     Args:
         args: The arguments that the recipe or the script fixes.
-        values: Words of `names` and fields of the arguments.
+        values: Hyperparameters by name, those that act on the training.
         world_size: Number of processes that train together.
         largest_per_device: Examples that a device takes at once; more are accumulated. None: as
             many as `args` puts on one.
@@ -93,7 +97,7 @@ def with_values(
 def training_fields(
     values: Mapping[str, Any], world_size: int = 1, largest_per_device: int | None = None
 ) -> dict[str, Any]:
-    """The fields of `TrainingArguments` behind the words of `TRAINING_WORDS` and the others.
+    """The fields of `TrainingArguments` that hyperparameters stand for.
 
     Args:
         values: `batch_size` is the number of examples of one optimizer step over all processes;
@@ -132,6 +136,20 @@ def within_device(args: Arguments, largest: int, largest_eval: int) -> Arguments
         gradient_accumulation_steps=accumulation,
         per_device_eval_batch_size=min(args.per_device_eval_batch_size, largest_eval),
     )
+
+
+def drop_decoding(args: Seq2SeqTrainingArguments, decoding: Mapping[str, Any]) -> None:
+    """Drops the arguments that would take precedence over the decoding of a trial.
+
+    Args:
+        args: Training arguments of the trial, changed in place.
+        decoding: Fields of its generation config.
+    """
+    args.generation_config = None
+    if "num_beams" in decoding:
+        args.generation_num_beams = None
+    if decoding.keys() & {"max_length", "max_new_tokens"}:
+        args.generation_max_length = None
 
 
 def follows_metric(args: TrainingArguments) -> bool:

@@ -98,7 +98,9 @@ class OptunaPruningCallback(TrainerCallback):
                 "this callback"
             )
         self._training = True
-        self._last_step = int((state.epoch or 0) + _EPOCH_TOLERANCE)  # Of a training that goes on.
+        self._last_step = int(
+            (state.epoch or 0) + _EPOCH_TOLERANCE
+        )  # Of a training that is resumed.
         self._metrics = {}
 
     def on_evaluate(
@@ -194,7 +196,7 @@ def find_metric(metrics: Metrics, monitor: str | Callable[[Metrics], float]) -> 
 def report(trial: optuna.trial.BaseTrial, value: float, step: int, may_end: bool = True) -> bool:
     """Reports `value` at `step` and returns whether the pruner wants to stop the trial.
 
-    It is not even asked where the trial may not end: some pruners keep what they have answered.
+    The pruner is not called where the trial may not end: some pruners keep a state.
     """
     trial.report(value, step)
     return may_end and trial.should_prune()

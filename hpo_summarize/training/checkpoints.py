@@ -1,15 +1,34 @@
-"""The folders of trials: taken over after a crash, slimmed at the end, cleared when not needed."""
+"""The folders of trials: resumed after a crash, slimmed at the end, deleted when not needed."""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.trial import BaseTrial, FrozenTrial
+
+from hpo_summarize.errors import HpoError, RunStopped
+from hpo_summarize.io import (
+    claim,
+    discard,
+    first_taken,
+    folder_below,
+    is_taken,
+    mark_of,
+    taken_message,
+)
+from hpo_summarize.study.trials import best_trials, counts, values_of
+from hpo_summarize.study.user_attrs import CONTINUES, FOLDER
+
 _STATE = "trainer_state.json"
-# What only a training that goes on needs; the optimizer's state is twice the size of the weights.
+# Needed for resuming only; the optimizer's state is twice the size of the weights.
 _FOR_RESUMING = (
     "optimizer.*",
     "scheduler.pt",
@@ -19,12 +38,98 @@ _FOR_RESUMING = (
 )
 
 
+class TrialFolders:
+    """Where the trials of a search keep their checkpoints.
+
+    Args:
+        root: Folder that all of them are in.
+        hp_name: From a trial to the name of its folder. None: `run-N`.
+    """
+
+    def __init__(self, root: Path, hp_name: Callable[[Any], str] | None) -> None:
+        self.root, self.hp_name = root, hp_name
+
+    def of(self, trial: BaseTrial | FrozenTrial) -> Path:
+        """The folder of a trial.
+
+        Raises:
+            HpoError: `hp_name` gave one that is not inside of `root`.
+        """
+        if self.hp_name is None:
+            return self._of_number(trial.number)
+        if isinstance(trial, FrozenTrial):
+            trial = copy.copy(trial)
+            trial.params = values_of(trial)  # Which it has for `hp_name` while it runs, too.
+        return folder_below(self.root, self.hp_name(trial))
+
+    def _of_number(self, number: int) -> Path:
+        return folder_below(self.root, f"run-{number}")
+
+    def begin(self, trial: optuna.Trial, world_size: int) -> Path | None:
+        """Makes the folder of a trial; returns the checkpoint to resume from, if there is one.
+
+        Args:
+            trial: The trial.
+            world_size: Number of processes that are going to train it.
+
+        Raises:
+            RunStopped: It holds files that are not of this trial.
+        """
+        folder, left = self.of(trial), self._of_interrupted(trial)
+        mark = (mark_of(left) if left else None) or uuid.uuid4().hex
+        trial.set_user_attr(FOLDER, mark)
+        if left is None:
+            claim(folder, mark)
+            return None
+        if is_taken(folder) and folder != left:
+            raise RunStopped(taken_message(folder))
+        return take_over(left, folder, world_size)
+
+    def _of_interrupted(self, trial: optuna.Trial) -> Path | None:
+        """The folder of the trial that this one continues, or of the one before that.
+
+        A trial may be interrupted again before it could take over what there was.
+        """
+        trials = trial.study.get_trials(deepcopy=False)
+        number = trial.user_attrs.get(CONTINUES)
+        while number is not None:
+            folder = self.of(trials[number])
+            if mark_of(folder) == trials[number].user_attrs.get(FOLDER, ""):
+                return folder
+            number = trials[number].user_attrs.get(CONTINUES)
+        return None
+
+    def check(self, study: optuna.Study, n_trials: int) -> None:
+        """Refuses folders in which another search has kept the weights of its `run-N`.
+
+        Raises:
+            HpoError: A folder is taken. With `hp_name` that is checked before each trial.
+        """
+        if self.hp_name is not None:
+            return
+        folders = [self._of_number(number) for number in range(n_trials)]
+        if taken := first_taken(folders, lambda: len(study.get_trials(deepcopy=False))):
+            raise HpoError(
+                f"{taken_message(taken)}. To continue an earlier search pass its storage=..., "
+                "study_name=... and load_if_exists=True"
+            )
+
+    def keep_best(self, count: int, study: optuna.Study) -> None:
+        """Deletes the folders of all ended trials but those of the `count` best ones."""
+        # Listed first: a trial that another worker ends meanwhile may be the new best one.
+        ended = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
+        keep = {best.number for best in best_trials(study, count)}
+        for trial in ended:
+            if trial.number not in keep:
+                discard(self.of(trial), trial.user_attrs.get(FOLDER))
+
+
 def take_over(old: Path, new: Path, world_size: int) -> Path | None:
-    """Moves the folder of an interrupted trial and finds the checkpoint to go on from.
+    """Moves the folder of an interrupted trial and finds the checkpoint to resume from.
 
     Args:
         old: Folder of the interrupted trial; may be missing.
-        new: Folder of the trial that goes on with it; must not exist, or be the same one.
+        new: Folder of the trial that continues it; must not exist, or be the same one.
         world_size: Number of processes that are going to train it.
 
     Returns:
@@ -40,10 +145,10 @@ def take_over(old: Path, new: Path, world_size: int) -> Path | None:
 
 
 def last_checkpoint(folder: Path, world_size: int) -> Path | None:
-    """The newest checkpoint from which a training can go on as if nothing had happened.
+    """The newest checkpoint from which a training is resumed with the same result.
 
-    Without its optimizer's state, or the random numbers of one process, the Trainer would go on,
-    too, and come to another value. Checkpoints that lack a part are deleted: the Trainer would
+    Without its optimizer's state, or the random numbers of one process, the Trainer would resume,
+    too, and give another value. Checkpoints that lack a part are deleted: the Trainer would
     count them among those to keep.
 
     Args:
@@ -104,7 +209,7 @@ def slim(folder: Path, best: str | None) -> None:
     keep = folder / Path(best).name if best else (checkpoints[-1] if checkpoints else None)
     for checkpoint in checkpoints:
         if checkpoint != keep:
-            # First: whatever is left of it, if this process is killed here, is not whole.
+            # First: if this process is killed here, the rest is not taken for a whole checkpoint.
             (checkpoint / _STATE).unlink(missing_ok=True)
             shutil.rmtree(checkpoint)
     if keep is not None:

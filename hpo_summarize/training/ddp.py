@@ -1,9 +1,9 @@
-"""Several processes that train one trial after the other together: one leads, the others follow."""
+"""Ranks that train one trial together: the main one runs the study, the others follow it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -11,75 +11,60 @@ from optuna.distributions import BaseDistribution
 
 from hpo_summarize.errors import HpoError
 from hpo_summarize.launch.processes import hear, is_lost_peer, tell
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.training.group_failure import Group
-from hpo_summarize.training.one_trial import TrialTrainer
+from hpo_summarize.training.trial import TrialPlan
 
 
-class GroupTrainer(TrialTrainer):
-    """Trains the trials of a search on every process of a group."""
-
-    @contextmanager
-    def _leading_the_group(self, study: optuna.Study) -> Iterator[None]:
-        """Tells the processes that follow when there is no trial any more."""
-        if self.args.world_size == 1:
-            yield
-            return
-        self._group = Group(self.args.process_index, study)
-        with self._group.listening():
-            try:
-                yield
-            except KeyboardInterrupt:
-                raise  # They are interrupted, too, and listen no more.
-            except HpoError as error:
-                self.dismiss_group(error)
-                raise
-            except Exception:
-                self.dismiss_group()
-                raise
-            else:
-                self.dismiss_group()
-
-    @staticmethod
-    def dismiss_group(error: HpoError | None = None) -> None:
-        """Tells the processes that follow the main one that it has nothing more for them.
-
-        Args:
-            error: They raise it.
-        """
+@contextmanager
+def leading(group: Group) -> Iterator[None]:
+    """Releases the ranks that `follow` when the main one has no more trials."""
+    with group.listening():
         try:
-            tell(error)
-        except RuntimeError as lost:
-            if not is_lost_peer(lost):  # Who is gone already need not be told.
+            yield
+        except KeyboardInterrupt:
+            raise  # The others get the same signal.
+        except Exception as error:
+            dismiss(error if isinstance(error, HpoError) else None)
+            raise
+        dismiss()
+
+
+def dismiss(error: HpoError | None = None) -> None:
+    """Releases the ranks that follow the main one.
+
+    Args:
+        error: They raise it.
+    """
+    try:
+        tell(error)
+    except RuntimeError as lost:
+        if not is_lost_peer(lost):  # A rank that is gone needs no message.
+            raise
+
+
+def follow(group: Group, train: Callable[[TrialPlan], Any]) -> None:
+    """Trains the trials of the main rank until it has no more.
+
+    Raises:
+        HpoError: The search of the main rank has ended in it.
+    """
+    number = 0
+    while True:
+        with group.leaving_when_broken(number):
+            plan = hear()
+        if plan is None:
+            return
+        if isinstance(plan, HpoError):
+            plan.shared = True
+            raise plan
+        number = plan.number
+        try:
+            train(plan)
+        except HpoError as error:
+            if not error.shared:
                 raise
-
-    def follow(self) -> None:
-        """Trains the trials that the main process of the group runs, until it has no more.
-
-        What every other process does while the main one is in `hyperparameter_search`.
-
-        Raises:
-            HpoError: The search of the main process has ended in it.
-        """
-        self._group, number = Group(self.args.process_index), 0
-        while True:
-            with self._leaving_when_broken(number):
-                plan = hear()
-            if plan is None:
-                self._end_search()
-                return
-            if isinstance(plan, HpoError):
-                plan.shared = True
-                raise plan
-            number = plan.number
-            try:
-                self._train_trial(FollowedTrial(plan.params, number), plan)
-            except HpoError as error:
-                if not error.shared:
-                    raise
-                # The main process has met it, too, and tells when to stop.
-
-    def _leaving_when_broken(self, number: int) -> AbstractContextManager[None]:
-        return self._group.leaving_when_broken(number) if self._group else nullcontext()
+            # The main rank has raised it, too, and decides when to stop.
 
 
 class DecidedTrial(optuna.Trial):
@@ -90,24 +75,45 @@ class DecidedTrial(optuna.Trial):
 
     Args:
         trial: The trial.
-        values: Its hyperparameters by name.
+        spec: Its values.
+
+    Attributes:
+        spec: Its values, split by what they act on.
     """
 
-    def __init__(self, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
+    def __init__(self, trial: optuna.Trial, spec: TrialSpec) -> None:
         vars(self).update(vars(trial))  # `Trial.__init__` would start the sampler once more.
-        self._values = dict(values)
+        self.spec = spec
+        self._known = {**trial.params, **spec.values}
+
+    @property
+    def sampled(self) -> dict[str, Any]:
+        """What was sampled, as the storage keeps it."""
+        return super().params
 
     @property
     def params(self) -> dict[str, Any]:
         """All values, and what was sampled since."""
-        return {**super().params, **self._values}
+        return {**super().params, **self._known}
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        return self._values[name] if name in self._values else super()._suggest(name, distribution)
+        return self._known[name] if name in self._known else super()._suggest(name, distribution)
 
 
 class FollowedTrial(optuna.trial.FixedTrial):
-    """Like `DecidedTrial`, for a trial of another process."""
+    """Like `DecidedTrial`, for values without a trial of a study on this process.
+
+    Args:
+        spec: Its values.
+        number: Number of the trial.
+        sampled: What was sampled beside them, by name.
+    """
+
+    def __init__(
+        self, spec: TrialSpec, number: int = 0, sampled: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__({**(sampled or {}), **spec.values}, number)
+        self.spec = spec
 
     @property
     def params(self) -> dict[str, Any]:

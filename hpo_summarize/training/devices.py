@@ -26,12 +26,12 @@ def halved(sizes: Sizes) -> Sizes | None:
 
 
 def remember(study: optuna.Study, sizes: Sizes) -> None:
-    """Notes what fits on a device of this process's kind, for all that go on with the study."""
+    """Records what fits on a device of this process's kind, for all runs of the study."""
     study.set_user_attr(_key(), list(sizes))
 
 
 def remembered(study: optuna.Study) -> Sizes | None:
-    """What fits on a device of this process's kind; None as long as everything did."""
+    """What fits on a device of this process's kind; None while everything did."""
     sizes = study.user_attrs.get(_key())
     return tuple(sizes) if sizes else None
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from datasets import Dataset
@@ -17,13 +17,15 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.config.parameters import default_values
 from hpo_summarize.decoder import decoding_with
-from hpo_summarize.launch.processes import on_all, on_main
+from hpo_summarize.launch.processes import on_main
 from hpo_summarize.study.trials import counts
-from hpo_summarize.study.user_attrs import EPOCH_VALUE, SUMMARIES
-from hpo_summarize.training.corrected import CorrectedSeq2SeqTrainer
-from hpo_summarize.training.trial import Epoch, TrialBeaten, TrialFailed, TrialRun, frozen
+from hpo_summarize.study.user_attrs import BEATEN, EPOCH_VALUE
+from hpo_summarize.training.trial import Epoch, TrialFailed, TrialRun, as_value
 
-# Before so many trials were measured in full, nobody knows how far the two values lie apart.
+if TYPE_CHECKING:
+    from hpo_summarize.training.trainer import SummarizationTrainer
+
+# With fewer trials measured in full, the distance of the two values cannot be estimated.
 MIN_FULL = 5
 # Of a normal distribution 0.13% lie more than this many standard deviations above the mean.
 SPREADS = 3.0
@@ -85,102 +87,67 @@ class EpochEvaluation:
     n_best: int = 1
 
 
-class MeasuringTrainer(CorrectedSeq2SeqTrainer):
-    """Measures the epochs of a trial by `epoch_evaluation`, and its best epoch in full.
+@contextmanager
+def evaluating(trainer: SummarizationTrainer, cheap: EpochEvaluation | None) -> Iterator[None]:
+    """Lets a trainer evaluate in the cheap way for a while; None: in its own way."""
+    if cheap is None:
+        yield
+        return
+    own = trainer.eval_dataset, trainer.compute_metrics
+    trainer.eval_dataset, trainer.compute_metrics = cheap.dataset, cheap.compute_metrics
+    try:
+        with decoding_with(trainer.model, cheap.generation):
+            yield
+    finally:
+        trainer.eval_dataset, trainer.compute_metrics = own
 
-    Attributes:
-        epoch_evaluation: What is measured after each epoch. None, the default: every epoch is
-            measured in full, and nothing is measured again.
+
+def full_score(trainer: SummarizationTrainer, run: TrialRun) -> Epoch:
+    """The best epoch of a trained trial, with the value of the trial.
+
+    Raises:
+        optuna.TrialPruned: It cannot be among the best and is not measured in full.
+        TrialFailed: The value is not a finite number.
     """
-
-    compute_objective: Any
-    eval_dataset: Any
-    epoch_evaluation: EpochEvaluation | None = None
-    _run: TrialRun | None = None
-
-    def _objective(self, metrics: Mapping[str, float]) -> Any:
-        """The objective of an evaluation: a number, or several."""
-        return on_all(lambda: self.compute_objective(dict(metrics)))
-
-    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluates an epoch of a training in the cheap way."""
-        if self.epoch_evaluation is None:
-            return super()._evaluate(*args, **kwargs)
-        with self._looking_cheaply(self.epoch_evaluation):
-            return super()._evaluate(*args, **kwargs)
-
-    @contextmanager
-    def _looking_cheaply(self, cheap: EpochEvaluation) -> Iterator[None]:
-        own = self.eval_dataset, self.compute_metrics
-        self.eval_dataset = cheap.dataset
-        self.compute_metrics = self._without_padding_index(cheap.compute_metrics)
-        try:
-            with decoding_with(self.model, cheap.generation):
-                yield
-        finally:
-            self.eval_dataset, self.compute_metrics = own
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Keeps the checkpoint of the epoch with the best objective of a trial.
-
-        The parent goes by `metric_for_best_model`, which may be another metric or direction. Its
-        best value stays in `state.best_metric`, where callbacks such as early stopping read it.
-        """
-        best_step = self.state.best_global_step
-        is_new_best = super()._determine_best_metric(metrics, trial)
-        if self._run is not None:
-            is_new_best = self._run.latest_is_best()
-            self.state.best_global_step = self.state.global_step if is_new_best else best_step
-        return is_new_best
-
-    def _measure(self, run: TrialRun) -> Epoch:
-        """The best epoch of a trained trial with the value of the trial.
-
-        Raises:
-            TrialBeaten: It cannot be among the best any more and is not measured in full.
-            TrialFailed: The value is not a finite number.
-        """
-        best, cheap = run.best_epoch(), self.epoch_evaluation
-        if cheap is None:
-            return best
-        if self._is_full(cheap):
-            return dataclasses.replace(best, epoch_value=best.value)
-        if run.plan.n_objectives == 1:
-            trial: Any = run.trial  # On the main process, the only one that asks, one of a study.
-            reason = on_main(lambda: why_beaten(trial.study, best.first, cheap.n_best))
-            if reason is not None:
-                raise TrialBeaten(reason)
-        best = self._bring_back(run, best)
-        value = frozen(self._objective(self.evaluate()))
-        self._record_summaries(run.trial)
-        measured = dataclasses.replace(best, value=value, epoch_value=best.value)
-        if not measured.is_finite:
-            raise TrialFailed("the objective was not a finite number in the full evaluation")
-        return measured
-
-    def _record_summaries(self, trial: optuna.trial.BaseTrial) -> None:
-        """Writes to a trial what the summaries of the last evaluation are like."""
-        if isinstance(trial, optuna.Trial) and self.summaries is not None:
-            trial.set_user_attr(SUMMARIES, self.summaries)
-
-    def _is_full(self, cheap: EpochEvaluation) -> bool:
-        """Whether the cheap evaluation of this trial leaves nothing out."""
-        own = unwrap_peft_model(self.model).generation_config
-        # A field that is None has its default in `generate`.
-        return cheap.covers_all and all(
-            (getattr(own, name, None) or default_values().get(name)) == value
-            for name, value in cheap.generation.items()
-        )
-
-    def _bring_back(self, run: TrialRun, best: Epoch) -> Epoch:
-        """Gives the model the weights of an epoch again; without checkpoints only the last has any.
-
-        Returns:
-            The epoch whose weights the model has now.
-        """
-        if best is run.epochs[-1]:
-            return best
-        if self.state.best_model_checkpoint is None:
-            return run.epochs[-1]
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+    best, cheap = run.best_epoch(), trainer.epoch_evaluation
+    if cheap is None:
         return best
+    if _is_full(trainer, cheap):
+        return dataclasses.replace(best, epoch_value=best.value)
+    if run.plan.n_objectives == 1:
+        trial: Any = run.trial  # On the main process, the only one that asks, one of a study.
+        reason = on_main(lambda: why_beaten(trial.study, best.first, cheap.n_best))
+        if reason is not None:
+            run.note(BEATEN, reason)
+            raise optuna.TrialPruned(reason)
+    best = _load_epoch(trainer, run, best)
+    value = as_value(run.objective(trainer.evaluate()))
+    run.record_summaries(trainer.summaries)
+    measured = dataclasses.replace(best, value=value, epoch_value=best.value)
+    if not measured.is_finite:
+        raise TrialFailed("the objective was not a finite number in the full evaluation")
+    return measured
+
+
+def _is_full(trainer: SummarizationTrainer, cheap: EpochEvaluation) -> bool:
+    """Whether the cheap evaluation of this trial leaves nothing out."""
+    own = unwrap_peft_model(trainer.model).generation_config
+    # A field that is None has its default in `generate`.
+    return cheap.covers_all and all(
+        (getattr(own, name, None) or default_values().get(name)) == value
+        for name, value in cheap.generation.items()
+    )
+
+
+def _load_epoch(trainer: SummarizationTrainer, run: TrialRun, epoch: Epoch) -> Epoch:
+    """Loads the weights of an epoch; without checkpoints the model has those of the last one.
+
+    Returns:
+        The epoch whose weights the model has now.
+    """
+    if epoch is run.epochs[-1]:
+        return epoch
+    if trainer.state.best_model_checkpoint is None:
+        return run.epochs[-1]
+    trainer._load_from_checkpoint(trainer.state.best_model_checkpoint)
+    return epoch

@@ -26,12 +26,11 @@ from hpo_summarize.decoder import (
 )
 from hpo_summarize.generation import IGNORED_LABEL, Summaries, count_cut, most_new_tokens
 from hpo_summarize.models.families import family_of
-from hpo_summarize.training.upstream_fixes import SharingTrainer
 
 TEXTS = "texts"  # Key under which `compute_metrics` may return the decoded predictions.
 
 
-class GeneratingTrainer(SharingTrainer):
+class GeneratingTrainer(Seq2SeqTrainer):
     """`Seq2SeqTrainer` with faster evaluations where `predict_with_generate` is on.
 
     The texts are those of the parent's loop, and so are the random numbers of a training after it.

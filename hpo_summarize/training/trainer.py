@@ -1,60 +1,212 @@
-"""`SummarizationTrainer`: `Seq2SeqTrainer` with a hyperparameter search that does what it says."""
+"""`SummarizationTrainer`: `Seq2SeqTrainer` with correct, efficient hyperparameter search."""
 
 from __future__ import annotations
 
-import gc
-import json
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
-from transformers import set_seed
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 from transformers.hyperparameter_search import default_hp_search_backend
 from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
     BestRun,
+    EvalLoopOutput,
     HPSearchBackend,
-    default_compute_objective,
-    number_of_arguments,
+    unwrap_peft_model,
 )
 
-from hpo_summarize.config.parameters import owner_of, why_cannot_act
-from hpo_summarize.errors import HpoError, RunStopped
-from hpo_summarize.io import claim, discard, first_taken, is_taken, mark_of, taken_message
-from hpo_summarize.launch.processes import tell
-from hpo_summarize.study.run import TrialError, run_study
-from hpo_summarize.study.trials import best_trials, counts, require_complete, values_of
-from hpo_summarize.study.user_attrs import (
-    BEATEN,
-    BEST_EPOCH,
-    CONTINUES,
-    EPOCH_VALUE,
-    FAILURE,
-    FOLDER,
-    SUMMARIES,
-    VALUES,
-)
-from hpo_summarize.training.checkpoints import evaluations, slim, take_over
-from hpo_summarize.training.ddp import DecidedTrial, FollowedTrial, GroupTrainer
-from hpo_summarize.training.devices import remembered
-from hpo_summarize.training.trial import Epoch, TrialFailed, TrialPlan, frozen
-
-HpSpace = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
-# Beside these values every setting of a checkpoint's decoding can act.
-_NOTHING_IDLE = {"num_beams": 2, "do_sample": True}
+from hpo_summarize.models.families import family_of, require_family
+from hpo_summarize.study.trials import best_trials, require_complete, values_of
+from hpo_summarize.training import loss as losses
+from hpo_summarize.training import upstream_fixes as fixes
+from hpo_summarize.training.arguments import drop_decoding
+from hpo_summarize.training.epoch_eval import EpochEvaluation, evaluating
+from hpo_summarize.training.evaluation import GeneratingTrainer
+from hpo_summarize.training.planning import HpSpace, open_study
+from hpo_summarize.training.runner import TrialRunner
+from hpo_summarize.training.trial import TrialRun
 
 
-class SummarizationTrainer(GroupTrainer):
+class SummarizationTrainer(GeneratingTrainer):
     """`Seq2SeqTrainer` with a sound `hyperparameter_search`, and a sound loss for BART and T5.
 
-    Takes the arguments of `Seq2SeqTrainer`. What differs outside of a search stands in
-    `CorrectedSeq2SeqTrainer`.
+    Takes the arguments of `Seq2SeqTrainer`. The loss of an encoder-decoder model is the mean over
+    all tokens of an optimizer step, whatever the number of accumulated batches and processes; the
+    key-value cache is on in generation; predictions reach `compute_metrics` without -100;
+    evaluation keeps the order of the data set; a new model is built when the old one is freed.
+    `upstream_fixes` says why; `GeneratingTrainer` says how texts are generated.
+
+    Attributes:
+        largest_per_device: Examples that a device takes at once in training; a larger batch of a
+            trial is accumulated. None, the default: as many as the arguments put on one.
+        prune_after: See `OptunaPruningCallback`.
+        trial_decoding: Generation fields of every trial; what `hp_space` returns comes before them.
+        epoch_evaluation: What is measured after each epoch; the best epoch of a trial is then
+            measured in full. None, the default: every epoch is measured in full.
     """
+
+    args: Seq2SeqTrainingArguments
+    model: Any
+    eval_dataset: Any
+    compute_loss_func: Any
+    largest_per_device: int | None = None
+    prune_after: float = 0.0
+    trial_decoding: Mapping[str, Any] = {}
+    epoch_evaluation: EpochEvaluation | None = None
+    _runner: TrialRunner
+    # Of a trainer that trains one trial: the trial, and the decoding of its model.
+    _run: TrialRun | None = None
+    _decoding: Mapping[str, Any] | None = None
+    _uses_token_mean = False
+    _smooths_eval_loss = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel | None = None,
+        args: Seq2SeqTrainingArguments | None = None,
+        *positional: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, args, *positional, **kwargs)
+        fixes.use_one_gpu(self.args)
+        self._train_batch_size = self.args.train_batch_size
+        self.add_callback(fixes.EncoderNoise())
+        self._uses_token_mean = (
+            family_of(self.model.config) is not None and self.compute_loss_func is None
+        )
+        if self._uses_token_mean:
+            self.model_accepts_loss_kwargs = False
+            self.compute_loss_func = self._token_mean
+            self.label_smoother = None
+        if self.model_init is None:
+            fixes.put_decoding(self.model, fixes.decoding_of(self.args))
+
+    def call_model_init(self, trial: optuna.trial.BaseTrial | None = None) -> PreTrainedModel:
+        """Drops the old model before the new one is built, and sets up the new one's decoding."""
+        if self.model is not None:  # Else a trial has been released, or `__init__` is building.
+            fixes.release(self)
+        model = super().call_model_init(trial)
+        given = fixes.decoding_of(self.args) if self._decoding is None else self._decoding
+        fixes.put_decoding(model, given)
+        return model
+
+    # The loss.
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The mean over the tokens of a step; see `hpo_summarize.training.loss`."""
+        if self._uses_token_mean:
+            base = unwrap_peft_model(self.accelerator.unwrap_model(model))
+            if require_family(base.config).has_own_loss(base):
+                loss, outputs = losses.share_of_own_loss(self, model, inputs, num_items_in_batch)
+                return (loss, outputs) if return_outputs else loss
+            inputs = losses.with_decoder_inputs(base, inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _token_mean(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        smooths = self.model.training or self._smooths_eval_loss
+        smoothing = self.args.label_smoothing_factor if smooths else 0.0
+        return losses.token_mean(outputs, labels, num_items_in_batch, smoothing)
+
+    @contextmanager
+    def without_smoothing(self) -> Iterator[None]:
+        """Measures the losses of evaluations without label smoothing for a while."""
+        own, self._smooths_eval_loss = self._smooths_eval_loss, False
+        try:
+            yield
+        finally:
+            self._smooths_eval_loss = own
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Fails a trial at the first loss that is not finite."""
+        loss = super().training_step(*args, **kwargs)
+        if self._run is not None:
+            losses.check_finite(self.accelerator, loss)
+        return loss
+
+    # Evaluation.
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Gives `compute_metrics` predictions that a tokenizer can decode."""
+        with fixes.decodable_predictions(self):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluates an epoch of a training in the cheap way, and records it in its trial."""
+        with evaluating(self, self.epoch_evaluation):
+            metrics = super()._evaluate(*args, **kwargs)
+        if self._run is not None:
+            self._run.record(self.state.epoch, metrics, self.summaries)
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Keeps the checkpoint of the epoch with the best objective of a trial.
+
+        The parent goes by `metric_for_best_model`, which may be another metric or direction. Its
+        best value stays in `state.best_metric`, where callbacks such as early stopping read it.
+        """
+        best_step = self.state.best_global_step
+        is_new_best = super()._determine_best_metric(metrics, trial)
+        if self._run is not None:
+            is_new_best = self._run.latest_is_best()
+            self.state.best_global_step = self.state.global_step if is_new_best else best_step
+        return is_new_best
+
+    # Data and checkpoints.
+
+    def _get_eval_sampler(self, eval_dataset: Sized) -> Sampler | None:
+        """Keeps the order of the data set, by which predictions and references are paired."""
+        return SequentialSampler(eval_dataset)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
+        return fixes.step_groups(super()._get_train_sampler(*args, **kwargs), self.args)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, *args: Any, **kwargs: Any
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """Masks samples duplicated by accelerate's padding."""
+        if self.args.world_size > 1 and self._uses_token_mean:
+            batches = epoch_iterator
+            epoch_iterator = (fixes.mask_padding_rows(self, batch) for batch in batches)
+        return super().get_batch_samples(epoch_iterator, *args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._run is None else self._run.plan.folder
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Waits for the files of all processes, before the main one writes the trainer's state."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        is_checkpoint = self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR)
+        # Another loss may belong to a model that shifts its labels otherwise or reads other inputs,
+        # and sharded weights give no outputs on one process alone.
+        is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if is_checkpoint and self._uses_token_mean and not is_sharded:
+            fixes.record_outputs(self, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        loaded = self.accelerator.unwrap_model(self.model if model is None else model)
+        fixes.check_outputs(Path(resume_from_checkpoint), loaded)
+
+    # The search.
 
     def hyperparameter_search(
         self,
@@ -68,15 +220,16 @@ class SummarizationTrainer(GroupTrainer):
     ) -> BestRun | list[BestRun]:
         """Searches with Optuna; for another backend this is the parent's method.
 
-        Every trial gets fresh arguments and a fresh model: `hp_space` is called first, and what it
-        returns are the values of the trial. `model_init` reads them in `trial.params`, or gets them
-        from `trial.suggest_*`, beside what was sampled and not returned. They are recorded as the
-        user attribute `values` where they differ from the sampled ones. The objective is reported
-        once an epoch, at step = epoch, and the value of a trial is that of its best epoch.
+        Every trial gets a fresh trainer, made from this one, with arguments and a model of its own:
+        `hp_space` is called first, and what it returns are the values of the trial. `model_init`
+        reads them in `trial.params`, or gets them from `trial.suggest_*`, beside what was sampled
+        and not returned. Where they differ from the sampled ones, they are recorded as the user
+        attribute `values`. The objective is reported once an epoch, at step = epoch, and the value
+        of a trial is that of its best epoch.
 
-        Afterwards the trainer has its own arguments again, and the model of the last trial, as the
-        parent leaves it; the weights of the best trial are in its folder. `eval_loss` is without
-        label smoothing in trials whose values set `label_smoothing_factor`.
+        Afterwards the trainer has its own arguments, and the model and the state of the last trial;
+        the weights of the best trial are in its folder. `eval_loss` is without label smoothing in
+        trials whose values set `label_smoothing_factor`.
 
         Args:
             hp_space: From a trial to values by name: fields of `Seq2SeqTrainingArguments`, of
@@ -100,267 +253,96 @@ class SummarizationTrainer(GroupTrainer):
 
         Raises:
             HpoError: A value has a name that cannot act, or `n_jobs` is not 1.
-            SearchFailed: No trial came to an end, or three in a row failed for one reason.
+            SearchFailed: No trial is complete, or three in a row failed for one reason.
         """
         backend = HPSearchBackend(backend or default_hp_search_backend())
         if backend is not HPSearchBackend.OPTUNA:
             return super().hyperparameter_search(
                 hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
             )
-        if self.model_init is None:
-            raise HpoError(
-                "a search builds a model for every trial, and this trainer was given one model; "
-                "pass model_init=... in place of model=..."
-            )
-        if kwargs.pop("n_jobs", 1) != 1:
-            raise HpoError(
-                "n_jobs must be 1: threads would share one trainer. For parallel trials start "
-                "several processes on one storage"
-            )
         self.set_up_search(hp_space, compute_objective, hp_name, kwargs.pop("catch", None))
-        kwargs.pop("gc_after_trial", None)  # Every trial is cleared away in any case.
-        keep = kwargs.pop("keep_trials", 1)
-        options = {key: kwargs.pop(key) for key in ("timeout",) if key in kwargs}
-        callbacks = [*kwargs.pop("callbacks", ()), partial(self._keep_best_folders, keep)]
-        study = kwargs.pop("study", None)
-        if study is None:
-            study = _create_study(direction, **kwargs)
-        elif kwargs:
-            raise HpoError(
-                f"{', '.join(kwargs)} cannot be set for a study that exists already; "
-                "leave them out, or leave study out"
-            )
-        with _collecting_only_new_objects(), self._leading_the_group(study):
-            self._refuse_taken_folders(study, n_trials)
-            folder = Path(self.args.output_dir)
-            run_study(
-                study, self.run_trial, n_trials, callbacks=callbacks, folder=folder, **options
-            )
+        options = {k: kwargs.pop(k) for k in ("timeout", "callbacks", "keep_trials") if k in kwargs}
+        study = open_study(direction, **kwargs)
+        self._runner.search(study, n_trials, **options)
         self._end_search()
         require_complete(study, options.get("timeout"))
-        runs = [BestRun(str(t.number), _value(t), values_of(t)) for t in best_trials(study)]
-        return runs if len(study.directions) > 1 else runs[0]
+        several = len(study.directions) > 1
+        runs = [
+            BestRun(str(trial.number), trial.values if several else trial.value, values_of(trial))
+            for trial in best_trials(study)
+        ]
+        return runs if several else runs[0]
 
-    def set_up_search(
-        self,
-        hp_space: HpSpace | None = None,
-        compute_objective: Callable[[dict[str, float]], float | Sequence[float]] | None = None,
-        hp_name: Callable[[optuna.trial.BaseTrial], str] | None = None,
-        catch: tuple[type[Exception], ...] | None = None,
-    ) -> None:
-        """Makes `run_trial` ready; `hyperparameter_search` does this itself.
+    def set_up_search(self, *args: Any, **kwargs: Any) -> None:
+        """Makes `run_trial` ready, with the arguments of `TrialRunner` behind the first one.
 
-        Raises:
-            HpoError: The space has a name that cannot act.
+        `hyperparameter_search` does this itself.
         """
-        self.hp_space = hp_space or _default_space
-        self.hp_name = hp_name
-        self.compute_objective: Any = compute_objective or default_compute_objective
-        caught = (Exception,) if catch is None else catch
-        self._catch: tuple[type[Exception], ...] = (TrialFailed, *caught)
-        self._probe_space()
+        self._runner = TrialRunner(self, *args, **kwargs)
 
     def run_trial(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Trains one trial and returns the objective of its best epoch.
 
-        An objective for `study.optimize`; `hyperparameter_search` calls it for every trial.
+        An objective for `study.optimize`; `hyperparameter_search` does the same for every trial.
 
         Raises:
             optuna.TrialPruned: The pruner stopped the trial, or it failed: then the trial's user
                 attribute `failure` holds the reason. As a pruned trial a failed one is known to
                 the sampler, which would come back to the same values otherwise.
         """
-        plan = self._plan(trial)  # An error here is the main process's own.
-        decides = plan.params != trial.params
-        trial = DecidedTrial(trial, plan.params)
-        if decides:
-            _record_values(trial)
-        with self._leaving_when_broken(plan.number):
-            tell(plan)
-        end = self._train_trial(trial, plan)
-        if decides and trial.params != plan.params:  # `model_init` has sampled, too.
-            _record_values(trial)
-        if end.best is not None:
-            trial.set_user_attr(BEST_EPOCH, end.best.epoch)
-            if end.best.epoch_value is not None:
-                trial.set_user_attr(EPOCH_VALUE, end.best.epoch_value)
-            slim(Path(self._get_output_dir(trial)), self.state.best_model_checkpoint)
-            return end.best.value
-        if end.failed:
-            trial.set_user_attr(FAILURE, end.message)
-        if end.beaten:
-            trial.set_user_attr(BEATEN, end.message)
-        if plan.n_objectives > 1:
-            raise TrialError(end.message)
-        raise optuna.TrialPruned(end.message)
+        return self._runner.run(trial)
 
-    def load_trial(self, params: Mapping[str, Any], checkpoint: Path) -> None:
-        """Gives the trainer the model of a trial that has kept its weights.
+    def follow(self) -> None:
+        """Trains the trials that the main process of the group runs, until it has no more.
 
-        Its generation config has all that the checkpoint of the recipe says, also what cannot act
-        in it: the decoding is still to be chosen.
+        What every other process does while the main one is in `hyperparameter_search`.
 
-        Args:
-            params: Its hyperparameters by name.
-            checkpoint: Folder with the weights.
+        Raises:
+            HpoError: The search of the main process has ended in it.
         """
-        set_seed(self.args.seed)  # Some weights that are not kept are drawn.
-        self._decoding = None
-        try:
-            trial = FollowedTrial({**params, **_NOTHING_IDLE})
-            self.model = self.model_wrapped = self.call_model_init(trial)
-        finally:
-            self._decoding = {}
-        self._load_from_checkpoint(str(checkpoint))
+        self._runner.follow()
+        self._end_search()
 
-    def _plan(self, trial: optuna.Trial) -> TrialPlan:
-        """Samples everything, and takes over what an interrupted trial has left."""
-        values = {name: _plain(value) for name, value in self.hp_space(trial).items()}
-        self._refuse_idle_names(values)
-        trial = DecidedTrial(trial, {**trial.params, **values})
-        checkpoint = self._begin_folder(trial)
-        epochs = [
-            Epoch(metrics["epoch"], frozen(self.compute_objective(dict(metrics))))
-            for metrics in (evaluations(checkpoint) if checkpoint else ())
-        ]
-        if checkpoint and (summaries := _earlier_summaries(trial)):
-            trial.set_user_attr(SUMMARIES, summaries)
-        for done in epochs:  # Known to the pruner under the number of the interrupted trial only.
-            if isinstance(done.value, float) and float(done.epoch).is_integer():
-                trial.report(done.value, int(done.epoch))
-        directions = trial.study.directions
-        return TrialPlan(
-            trial.number,
-            trial.params,
-            values,
-            n_objectives=len(directions),
-            maximize=directions[0] == optuna.study.StudyDirection.MAXIMIZE,
-            folder=self._get_output_dir(trial),
-            checkpoint=str(checkpoint) if checkpoint else None,
-            epochs=tuple(epochs),
-            fitting=remembered(trial.study),
+    def for_trial(
+        self, run: TrialRun, args: Seq2SeqTrainingArguments, model_init: Callable[[], Any]
+    ) -> SummarizationTrainer:
+        """A fresh trainer for one trial, with the data, functions and callbacks of this one.
+
+        A copy keeps the attributes of a subclass, whose `__init__` may take other arguments, and
+        our own makes anew everything that a training reads or changes. It sets the seed and builds
+        the model; `train` would do both again, and does not without a `model_init`.
+        """
+        trainer = copy.copy(self)
+        for name in fixes.CACHED:
+            trainer.__dict__.pop(name, None)
+        decoding = {**self.trial_decoding, **run.plan.spec.generation}
+        trainer._decoding = {**fixes.decoding_of(self.args), **decoding}
+        drop_decoding(args, decoding)
+        args.use_cache = True  # `Trainer.__init__` writes it into the config, which is saved.
+        SummarizationTrainer.__init__(
+            trainer,
+            args=args,
+            data_collator=self.data_collator,
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            processing_class=self.processing_class,
+            model_init=model_init,
+            compute_loss_func=None if self._uses_token_mean else self.compute_loss_func,
+            compute_metrics=self.compute_metrics,
+            preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
         )
+        trainer.model_init = None
+        # It creates the accelerator before the model, of which DDP has to know some settings.
+        trainer.create_accelerator_and_postprocess()
+        trainer.callback_handler.callbacks = list(self.callback_handler.callbacks)
+        trainer._run, trainer.summaries = run, None
+        # Losses with more smoothing are larger for the same model, and trials are compared by them.
+        trainer._smooths_eval_loss = "label_smoothing_factor" not in run.plan.spec.training
+        return trainer
 
-    def _begin_folder(self, trial: optuna.Trial) -> Path | None:
-        """Makes the folder of a trial; returns the checkpoint that an interrupted one has left.
-
-        Raises:
-            RunStopped: It holds files that are not of this trial.
-        """
-        folder, left = Path(self._get_output_dir(trial)), self._folder_of_interrupted(trial)
-        mark = (mark_of(left) if left else None) or uuid.uuid4().hex
-        trial.set_user_attr(FOLDER, mark)
-        if left is None:
-            claim(folder, mark)
-            return None
-        if is_taken(folder) and folder != left:
-            raise RunStopped(taken_message(folder))
-        return take_over(left, folder, self.args.world_size)
-
-    def _folder_of_interrupted(self, trial: optuna.Trial) -> Path | None:
-        """What the trial that this one goes on with has left, or the one before that.
-
-        A trial may be interrupted again before it could take over what there was.
-        """
-        trials = trial.study.get_trials(deepcopy=False)
-        number = trial.user_attrs.get(CONTINUES)
-        while number is not None:
-            folder = Path(self._get_output_dir(trials[number]))
-            if mark_of(folder) == trials[number].user_attrs.get(FOLDER, ""):
-                return folder
-            number = trials[number].user_attrs.get(CONTINUES)
-        return None
-
-    def _probe_space(self) -> None:
-        """Refuses names that cannot act, and folders that cannot be, before the first trial."""
-        probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        folders = set()
-        for trial in (probe.ask(), probe.ask()):
-            values = dict(self.hp_space(trial))
-            self._refuse_idle_names(values)
-            decided = DecidedTrial(trial, {**trial.params, **values})
-            if (folder := self._get_output_dir(decided)) in folders:
-                raise HpoError(
-                    f"hp_name gave two trials one folder ({folder}), and the second one would "
-                    "replace the weights of the first; put trial.number into the name"
-                )
-            folders.add(folder)
-
-    def _refuse_taken_folders(self, study: optuna.Study, n_trials: int) -> None:
-        """Refuses to begin where another search has kept the weights of its `run-N`.
-
-        Raises:
-            HpoError: A folder is in the way. With `hp_name` that is known when there is the trial.
-        """
-        if self.hp_name is not None:
-            return
-        folders = [Path(self._get_output_dir(FollowedTrial({}, n))) for n in range(n_trials)]
-        if taken := first_taken(folders, lambda: len(study.get_trials(deepcopy=False))):
-            raise HpoError(
-                f"{taken_message(taken)}. To go on with an earlier search pass its storage=..., "
-                "study_name=... and load_if_exists=True"
-            )
-
-    def _refuse_idle_names(self, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            reason = why_cannot_act(name)
-            if owner_of(name) in ("model", "lora") and not number_of_arguments(self.model_init):
-                reason = "model_init takes no trial and cannot apply it; give it the argument trial"
-            if reason:
-                raise HpoError(f"the search space has '{name}' (value {value!r}): {reason}")
-
-    def _keep_best_folders(self, count: int, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Of the folders of all trials only those of the `count` best ones stay on disk."""
-        # Listed first: a trial that another worker ends meanwhile may be the new best one.
-        ended = [other for other in study.get_trials(deepcopy=False) if counts(other)]
-        keep = {best.number for best in best_trials(study, count)}
-        for other in ended:
-            if other.number not in keep:
-                discard(Path(self._get_output_dir(other)), other.user_attrs.get(FOLDER))
-
-
-@contextmanager
-def _collecting_only_new_objects() -> Iterator[None]:
-    """Keeps what is alive now out of the garbage collections between the trials.
-
-    The libraries alone hold over a million objects, and to look through them took 0.27 s each time,
-    several times a trial.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def _default_space(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-    """The parent's default space without the seed."""
-    return {
-        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-4, log=True),
-        "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 5),
-        "batch_size": trial.suggest_categorical("batch_size", [4, 8, 16, 32, 64]),
-    }
-
-
-def _create_study(direction: str | list[str], **kwargs: Any) -> optuna.Study:
-    directions: Any = [direction] if isinstance(direction, str) else direction
-    return optuna.create_study(directions=directions, **kwargs)
-
-
-def _record_values(trial: DecidedTrial) -> None:
-    trial.set_user_attr(VALUES, json.loads(json.dumps(trial.params, default=str)))
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy as one of Python: neither a storage nor the trainer's state takes it."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _earlier_summaries(trial: optuna.Trial) -> dict[str, Any] | None:
-    """What the summaries of the best epoch were like when the trial was interrupted."""
-    earlier = trial.study.get_trials(deepcopy=False)[trial.user_attrs[CONTINUES]]
-    return earlier.user_attrs.get(SUMMARIES)
-
-
-def _value(trial: FrozenTrial) -> float | list[float]:
-    return trial.values if len(trial.values) > 1 else trial.values[0]
+    def _end_search(self) -> None:
+        """Makes the trainer ready to evaluate, predict and train."""
+        # Every making of training arguments resets the state of accelerate.
+        self.create_accelerator_and_postprocess()
+        if self.model is None:  # The last trial ended before it had one.
+            self.model = self.model_wrapped = self.call_model_init()

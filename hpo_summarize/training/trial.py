@@ -1,9 +1,9 @@
-"""What is known of a running trial: its values, the epochs measured so far, and how it may end."""
+"""A trial: its plan, its epochs so far, and how it ends."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,14 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from hpo_summarize.errors import HpoError
+from hpo_summarize.launch.processes import on_all
+from hpo_summarize.search_space import TrialSpec
+from hpo_summarize.study.user_attrs import SUMMARIES
 from hpo_summarize.training.devices import Sizes
 
 Value = float | tuple[float, ...]
+Metrics = Mapping[str, float]
+Objective = Callable[[dict[str, float]], float | Sequence[float]]
 OUT_OF_MEMORY = "out of memory"
 
 
@@ -36,12 +41,43 @@ class Epoch:
     @property
     def first(self) -> float:
         """The objective, or the first one."""
-        return as_tuple(self.value)[0]
+        return self._values[0]
 
     @property
     def is_finite(self) -> bool:
         """Whether every objective is a finite number."""
-        return all(math.isfinite(value) for value in as_tuple(self.value))
+        return all(math.isfinite(value) for value in self._values)
+
+    @property
+    def _values(self) -> tuple[float, ...]:
+        return self.value if isinstance(self.value, tuple) else (self.value,)
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """All that is decided before a trial runs; broadcast to every process that trains it.
+
+    Attributes:
+        number: Number of the trial.
+        spec: The values that `hp_space` returned; each of them is applied.
+        sampled: All that was sampled, by name; `model_init` may read it, too.
+        n_objectives: Number of objectives of the study.
+        maximize: Whether the first objective is maximized.
+        folder: Its checkpoints are kept here.
+        checkpoint: Checkpoint from which an interrupted trial is resumed; None: from the start.
+        epochs: Its evaluations so far, in order.
+        fitting: Per-device batches for training and evaluation, once larger ones ran out of memory.
+    """
+
+    number: int
+    spec: TrialSpec
+    sampled: Mapping[str, Any]
+    n_objectives: int
+    maximize: bool
+    folder: str
+    checkpoint: str | None = None
+    epochs: tuple[Epoch, ...] = ()
+    fitting: Sizes | None = None
 
 
 @dataclass
@@ -49,18 +85,44 @@ class TrialRun:
     """A trial in training.
 
     Attributes:
-        trial: Optuna's trial.
-        plan: What is known of it beforehand.
+        trial: Optuna's trial; on the main process alone one of a study.
+        plan: What was decided before.
+        compute_objective: From the metrics of an evaluation to the objective, or several.
         epochs: The evaluations so far.
     """
 
     trial: optuna.trial.BaseTrial
     plan: TrialPlan
+    compute_objective: Objective
     epochs: list[Epoch] = field(default_factory=list)
 
-    def record(self, epoch: float | None, value: float | Sequence[float]) -> None:
-        """Adds one evaluation."""
-        self.epochs.append(Epoch(epoch or 0.0, frozen(value)))
+    def objective(self, metrics: Metrics) -> Any:
+        """The objective of an evaluation: a number, or several."""
+        return on_all(lambda: self.compute_objective(dict(metrics)))
+
+    def record(
+        self, epoch: float | None, metrics: Metrics, summaries: Mapping[str, Any] | None = None
+    ) -> None:
+        """Adds one evaluation.
+
+        Args:
+            epoch: Finished epochs.
+            metrics: Its metrics.
+            summaries: What its texts are like (`Summaries.describe`).
+        """
+        self.epochs.append(Epoch(epoch or 0.0, as_value(self.objective(metrics))))
+        if self.latest_is_best():
+            self.record_summaries(summaries)
+
+    def record_summaries(self, summaries: Mapping[str, Any] | None) -> None:
+        """Writes to the trial what the texts of its value are like."""
+        if summaries is not None:
+            self.note(SUMMARIES, summaries)
+
+    def note(self, name: str, value: Any) -> None:
+        """Sets a user attribute of the trial, on the main process."""
+        if isinstance(self.trial, optuna.Trial):
+            self.trial.set_user_attr(name, value)
 
     def best_epoch(self) -> Epoch:
         """The evaluation with the best objective; with several objectives, the best in the first.
@@ -81,65 +143,29 @@ class TrialRun:
 
 
 @dataclass(frozen=True)
-class TrialPlan:
-    """What every process of a group must know of a trial that they train together.
-
-    Attributes:
-        number: Number of the trial.
-        params: Its hyperparameters by name: what was sampled, and over it what `hp_space` returned.
-        values: Those that `hp_space` returned; each of them is applied.
-        n_objectives: Number of objectives of the study.
-        maximize: Whether the first objective is maximized.
-        folder: Its checkpoints are kept here.
-        checkpoint: Checkpoint from which an interrupted trial goes on; None: from the start.
-        epochs: Its evaluations so far, in order.
-        fitting: Per-device batches for training and evaluation, once larger ones ran out of memory.
-    """
-
-    number: int
-    params: dict[str, Any]
-    values: dict[str, Any]
-    n_objectives: int
-    maximize: bool
-    folder: str
-    checkpoint: str | None = None
-    epochs: tuple[Epoch, ...] = ()
-    fitting: Sizes | None = None
-
-
-@dataclass(frozen=True)
 class TrialEnd:
     """How the training of a trial ended: with its best epoch, or with a message.
 
     Attributes:
-        best: The best epoch of a trial that came to its end.
-        message: Why a trial did not come to its end; empty for one that did.
+        best: The best epoch of a trial that is complete.
+        message: Why a trial is not complete; empty for one that is.
         failed: Whether it ended in an error, and was not pruned.
-        beaten: Whether it was trained to its end, and could not be among the best.
+        smaller: Per-device batches to try next, where memory ran out and there are smaller ones.
     """
 
     best: Epoch | None = None
     message: str = ""
     failed: bool = False
-    beaten: bool = False
+    smaller: Sizes | None = None
 
 
 class TrialFailed(Exception):
-    """A trial cannot go on, for a reason that lies in its values."""
+    """A trial has failed for a reason that lies in its values."""
 
 
-class TrialBeaten(optuna.TrialPruned):
-    """A trial was trained to its end, and cannot be among the best."""
-
-
-def frozen(value: float | Sequence[float]) -> Value:
+def as_value(value: float | Sequence[float]) -> Value:
     """An objective as a number, several of them as a tuple."""
     return tuple(value) if isinstance(value, Sequence) else value
-
-
-def as_tuple(value: Value) -> tuple[float, ...]:
-    """One objective as a tuple of one."""
-    return value if isinstance(value, tuple) else (value,)
 
 
 def failure_reason(error: Exception) -> str:
