@@ -18,7 +18,7 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hpo_summarize.generation import with_settings
-from hpo_summarize.models.families import family_of
+from hpo_summarize.models.families import family_of, require_family
 
 
 @contextmanager
@@ -109,21 +109,22 @@ def put_in_order(
     return whole
 
 
-def generate(model: Any, inputs: Mapping[str, torch.Tensor], **arguments: Any) -> torch.Tensor:
+def generate(model: Any, batch: Mapping[str, Any], **arguments: Any) -> torch.Tensor:
     """Token ids for one batch, as the generation config of the model says.
 
     Args:
         model: A model, or its wrapper of peft.
-        inputs: A collated batch without labels, on the device of the model.
+        batch: A collated batch on the device of the model, with or without labels.
         **arguments: Further arguments of `generate`.
 
     Returns:
         Shape `(rows, tokens)`, padded at the end.
     """
     base = unwrap_peft_model(model)
-    cache = beam_cache(base, base.generation_config)
-    own = {} if cache is None else {"past_key_values": cache}
-    return model.generate(**inputs, **{**own, **arguments})
+    inputs = require_family(base.config).generation_inputs(batch)
+    if (cache := beam_cache(base, base.generation_config)) is not None:
+        arguments = {"past_key_values": cache, **arguments}
+    return model.generate(**inputs, **arguments)
 
 
 def decode_texts(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:

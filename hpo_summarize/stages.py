@@ -25,7 +25,7 @@ from hpo_summarize.generation import Summaries
 from hpo_summarize.launch.processes import hear, on_all, tell
 from hpo_summarize.search_space import SearchSpace, build_space
 from hpo_summarize.study.run import StudyCallback, TrialError, open_study, run_study
-from hpo_summarize.study.trials import Candidate, best_trials
+from hpo_summarize.study.trials import Candidate, best_trials, candidates_of
 from hpo_summarize.study.user_attrs import (
     BEST_EPOCH,
     FAILURE,
@@ -58,9 +58,8 @@ def find_finalists(study: optuna.Study, output_dir: Path, count: int) -> list[Ca
         StudyError: The weights of one of them are not here. Another worker, which has them, would
             search other models.
     """
-    sign = 1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
-    best = sorted(best_trials(study, count), key=lambda one: (-sign * one.values[0], one.number))
-    finalists = [Candidate.of(trial, study) for trial in best[:count]]
+    best = {trial.number for trial in best_trials(study, count)}
+    finalists = [one for one in candidates_of(study) if one.number in best][:count]
     for finalist in finalists:
         finalist.checkpoint(output_dir)
     return finalists

@@ -75,7 +75,8 @@ def test_evaluations_and_predictions_decode_with_the_cache(
 ) -> None:
     recipe = make_recipe(folders["bart"], generation={"max_new_tokens": 12, "num_beams": 2})
     model = build_model(recipe, tokenizer, {})
-    make_trainer(SummarizationTrainer, {"model": model}, predict_with_generate=True).evaluate()
+    parts = {"model": model, "compute_metrics": lambda prediction: {}}
+    make_trainer(SummarizationTrainer, parts, predict_with_generate=True).evaluate()
     evaluated = len(caches)
     make_summarizer(model, tokenizer, 64, recipe).summarize(DIALOGUES)
     assert len(caches) > evaluated > 0

@@ -25,7 +25,7 @@ from hpo_summarize.decoder import (
     put_in_order,
 )
 from hpo_summarize.generation import IGNORED_LABEL, Summaries, count_cut, most_new_tokens
-from hpo_summarize.models.families import family_of, require_family
+from hpo_summarize.models.families import family_of
 
 TEXTS = "texts"  # Key under which `compute_metrics` may return the decoded predictions.
 
@@ -172,7 +172,6 @@ def _generate_all(
     trainer: Any, rows: Any, collate: Callable[[list[Any]], Any], arguments: Mapping[str, Any]
 ) -> np.ndarray:
     args, handler = trainer.args, trainer.callback_handler
-    family = require_family(trainer.model.config)
     batches = plan_batches(
         [len(row["input_ids"]) for row in rows],
         args.per_device_eval_batch_size,
@@ -183,8 +182,7 @@ def _generate_all(
     handler.eval_dataloader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
     parts = []
     for numbers, batch in zip(batches, handler.eval_dataloader, strict=True):
-        inputs = family.generation_inputs(trainer._prepare_inputs(batch))
-        ids = generate(trainer.model, inputs, **arguments)
+        ids = generate(trainer.model, trainer._prepare_inputs(batch), **arguments)
         trainer.control = handler.on_prediction_step(args, trainer.state, trainer.control)
         parts.append((numbers, ids.cpu().numpy()))
     if args.world_size > 1:
