@@ -6,7 +6,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -180,20 +180,14 @@ def common_failure(
     return failure
 
 
-def did_you_mean(
-    name: str,
-    known: Iterable[str],
-    otherwise: str = "",
-    usable: Callable[[str], bool] = lambda known: True,
-) -> str:
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """The end of a message on a wrong name: `"; did you mean 'x'?"` with the nearest known one.
 
     Args:
         name: The wrong name.
-        known: All names.
+        known: All names that may be proposed.
         otherwise: The next step where none is near; default: none.
-        usable: Whether the nearest one may be proposed; the second nearest never is.
     """
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    step = f"did you mean '{nearest[0]}'?" if nearest and usable(nearest[0]) else otherwise
+    step = f"did you mean '{nearest[0]}'?" if nearest else otherwise
     return step and f"; {step}"

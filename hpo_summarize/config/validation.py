@@ -338,8 +338,7 @@ def _stage_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
     elif decoding == recipe.space.keys():
         missing = "the training first, and the space has none of it; add learning_rate"
     if missing and not any(owner_of(name) or name == "space" for name in unknown):
-        rule = f"'staged' searches {missing}, for example"
-        yield Problem("search.decode", f"{rule}, or set decode to joint")
+        yield Problem("search.decode", f"'staged' searches {missing}, or set decode to joint")
     for name, parameter in recipe.space.items():
         for other in parameter.when.keys() & recipe.space.keys():
             if (other in decoding) != (name in decoding):
