@@ -40,14 +40,14 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def _row(label: str, *lines: object) -> None:
+def _rows(label: str, *lines: object) -> None:
     """Prints lines below each other, with a label before the first."""
     for line in lines:
         say(f"{label:<9}{line}")
         label = ""
 
 
-def _list(values: Mapping[str, Any]) -> list[str]:
+def _settings(values: Mapping[str, Any]) -> list[str]:
     return [f"{n}: {v:.6g}" if isinstance(v, float) else f"{n}: {v}" for n, v in values.items()]
 
 
@@ -58,31 +58,33 @@ def print_search_plan(optimizer: OptunaOptimizer) -> None:
     recipe, experiment, search = optimizer.recipe, optimizer.experiment, optimizer.recipe.search
     train, validation = experiment.splits
     name = recipe.model.name or experiment.model_config.model_type
-    _row("model", f"{name}, training {'LoRA' if recipe.lora else 'all weights'}")
-    _row("data", f"{len(train)} dialogues to train on, {len(validation)} to validate on")
+    _rows("model", f"{name}, training {'LoRA' if recipe.lora else 'all weights'}")
+    _rows("data", f"{len(train)} dialogues to train on, {len(validation)} to validate on")
     for note in (*train.notes, *validation.notes, *_text_notes(experiment)):
-        _row("note", note)
+        _rows("note", note)
     for note in _model_notes(experiment):
-        _row("note", note)
+        _rows("note", note)
     if recipe.generation.max_new_tokens is None and "max_new_tokens" not in recipe.space:
-        _row(
+        _rows(
             "length",
             f"summaries of at most {experiment.max_new_tokens} tokens, a tenth more than",
             "99.5% of the training ones; generation.max_new_tokens sets another limit",
         )
-    _row("search", f"{' and '.join(search.objectives)}, {search.direction}")
+    _rows("search", f"{' and '.join(search.objectives)}, {search.direction}")
     if len(search.objectives) > 1:
-        _row("", "several objectives: no trial is pruned, and the result is a Pareto front")
-    _row("", *experiment.space.explain())
+        _rows("", "several objectives: no trial is pruned, and the result is a Pareto front")
+    _rows("", *experiment.space.explain())
     if search.decode == "staged":
         staged = search.staged
-        _row("decoding", f"{staged.n_trials} trials on the {staged.n_models} best models")
-        _row("", *build_space(recipe, experiment.facts, "decoding").explain())
+        _rows("decoding", f"{staged.n_trials} trials on the {staged.n_models} best models")
+        _rows("", *build_space(recipe, experiment.facts, "decoding").explain())
     _print_devices(optimizer.worker.count)
     if earlier := optimizer.study.user_attrs.get(WARM_START):
         _print_warm_start(earlier)
     done, storage = len(finished_trials(optimizer.study)), redact_url(optimizer.studies.storage)
-    _row("study", f"{optimizer.studies.name} in {storage}: {done} of {search.n_trials} trials done")
+    _rows(
+        "study", f"{optimizer.studies.name} in {storage}: {done} of {search.n_trials} trials done"
+    )
 
 
 def _text_notes(experiment: Experiment) -> list[str]:
@@ -119,10 +121,10 @@ def _model_notes(experiment: Experiment) -> list[str]:
 
 def _print_devices(n_workers: int) -> None:
     if n_workers > 1:
-        _row("workers", f"{n_workers}, each with its own trials on its own device")
+        _rows("workers", f"{n_workers}, each with its own trials on its own device")
     n_gpus, n_used = torch.cuda.device_count(), PartialState().num_processes * n_workers
     if n_gpus > n_used:
-        _row(
+        _rows(
             "note",
             f"{n_used} of {n_gpus} GPUs are used, one by each process; to use all:",
             f"accelerate launch --num_processes {n_gpus}",
@@ -132,7 +134,7 @@ def _print_devices(n_workers: int) -> None:
 def _print_warm_start(earlier: Mapping[str, Any]) -> None:
     taken, left_out = earlier["n_taken"], earlier["n_left_out"]
     others = "; the others do not fit it" if left_out else ""
-    _row(
+    _rows(
         "earlier",
         f"{taken} of {taken + left_out} trials of '{earlier['study_name']}' in "
         f"{earlier['storage']} warm-start this search{others}",
@@ -172,7 +174,7 @@ def _print_result(optimizer: OptunaOptimizer) -> None:
         values = ", ".join(f"{name} {value:.4f}" for name, value in pairs)
         number, epoch = trained_trial_of(trial), trial.user_attrs[BEST_EPOCH]
         say(f"{'' if several else 'best '}trial {number}: {values} at epoch {epoch:g}")
-        for line in _list(values_of(trial)):
+        for line in _settings(values_of(trial)):
             say(f"  {line}")
         for line in summaries_in_words(trial.user_attrs.get(SUMMARIES)):
             say(line)
@@ -184,8 +186,8 @@ def _print_result(optimizer: OptunaOptimizer) -> None:
     if files:
         say(f"results in {optimizer.output_dir}: {', '.join(files)}")
     written = optimizer.output_dir / "recipe.yaml"
-    _row("next", command_line("train", written))
-    _row("then", predict_command(recipe, written))
+    _rows("next", command_line("train", written))
+    _rows("then", predict_command(recipe, written))
 
 
 def _change(start: FrozenTrial, best: FrozenTrial) -> str:
@@ -201,24 +203,24 @@ def print_training_plan(retraining: Retraining) -> None:
     for candidate in candidates:
         values = " ".join(f"{value:.4f}" for value in candidate.values)
         where = "in the first stage of the search" if candidate.own_decoding else "in the search"
-        _row("trial", f"{candidate.number} of {candidate.study_name}: {values} {where}")
+        _rows("trial", f"{candidate.number} of {candidate.study_name}: {values} {where}")
         if candidate.own_decoding:
-            _row("", "no decoding of it was searched to the end: decoded as the recipe says")
-        _row("", *_list(candidate.params))
+            _rows("", "no decoding of it was searched to the end: decoded as the recipe says")
+        _rows("", *_settings(candidate.params))
         total = candidate.n_epochs(recipe)
-        _row("epochs", f"{candidate.epoch:g}, with the schedule of {total:g}")
+        _rows("epochs", f"{candidate.epoch:g}, with the schedule of {total:g}")
     if len(candidates) == 1 and len(candidates[0].values) > 1 and not retraining.is_named:
-        _row("", "of the Pareto front the best in the first objective; --trial names another")
+        _rows("", "of the Pareto front the best in the first objective; --trial names another")
     train, validation = retraining.experiment.splits
     added = " and trained on, too" if recipe.train.use_validation else ""
     tested = f"{len(retraining.test)} to test on" if retraining.test else "none to test on"
     if recipe.data.test is None:
         tested = "no test split (data.test)"
     sizes = f"{len(train)} dialogues to train on, {len(validation)} to validate on{added}"
-    _row("data", f"{sizes}, {tested}")
+    _rows("data", f"{sizes}, {tested}")
     for note in retraining.notes:
-        _row("note", note)
-    _row("seeds", ", ".join(map(str, recipe.train.seeds)))
+        _rows("note", note)
+    _rows("seeds", ", ".join(map(str, recipe.train.seeds)))
 
 
 def print_training_result(
@@ -246,16 +248,16 @@ def print_training_result(
     say(f"model in {retraining.output_dir / MODEL}: README.md, scores.json")
     if repository := retraining.recipe.train.push_to_hub:
         say(f"uploaded to {repository}")
-    _row("next", predict_command(retraining.recipe, *words))
+    _rows("next", predict_command(retraining.recipe, *words))
 
 
 def print_prediction_plan(prediction: Prediction, notes: Sequence[str]) -> None:
     """Prints the model, its decoding and what is known of the data."""
-    _row("model", prediction.folder)
-    _row("decoding", prediction.summarizer.describe_decoding())
-    _row("input", f"dialogues are cut at {prediction.summarizer.max_dialogue_tokens} tokens")
+    _rows("model", prediction.folder)
+    _rows("decoding", prediction.summarizer.describe_decoding())
+    _rows("input", f"dialogues are cut at {prediction.summarizer.max_dialogue_tokens} tokens")
     for note in notes:
-        _row("note", note)
+        _rows("note", note)
 
 
 def print_prediction_result(prediction: Prediction, scores: dict[str, Any] | None) -> None:
@@ -263,7 +265,7 @@ def print_prediction_result(prediction: Prediction, scores: dict[str, Any] | Non
     if scores is not None:
         measures = {name: value for name, value in scores.items() if isinstance(value, float)}
         text = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
-        _row(
+        _rows(
             "scores",
             f"{text}, on {scores['n_rows']} rows with references",
             f"in lower case, cut into tokens by '{scores['rouge_tokenizer']}'",

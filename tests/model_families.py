@@ -46,7 +46,14 @@ BART: dict[str, Any] = {
     "decoder_ffn_dim": 32,
     "max_position_embeddings": POSITIONS,
 }
-T5: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+T5: dict[str, Any] = {
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "num_heads": 2,
+}
 DIALOGUE = "#Person1#: Hello Mina, shall we meet at the park?"
 SUMMARY = "#Person1# and Mina meet at the park."
 

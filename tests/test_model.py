@@ -17,6 +17,7 @@ from model_families import (
 )
 from transformers import (
     AutoModelForSeq2SeqLM,
+    BartConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -208,3 +209,16 @@ def test_a_checkpoint_of_kobarts_layout_trains_and_generates(tmp_path: Path) -> 
     output = model.eval().generate(**kept)[0]
     assert output[0] == output[-1] == 1
     assert tokenizer.decode(output, skip_special_tokens=True) == "#Person1# 안녕"
+
+
+# The family.
+
+
+def test_a_generation_is_given_nothing_that_was_made_from_the_labels() -> None:
+    family, ids = require_family(BartConfig()), torch.tensor([[5, 6, 2]])
+    prefix = {"input_ids": ids, "decoder_input_ids": ids[:, :1]}
+    collated = {"input_ids": ids, "labels": ids, "decoder_input_ids": ids}
+    assert family.generation_inputs(prefix).keys() == prefix.keys()
+    assert family.generation_inputs({**prefix, "labels": ids}).keys() == prefix.keys()
+    assert family.generation_inputs(collated).keys() == {"input_ids"}
+    assert family.new_tokens(ids, prefix).tolist() == [[6, 2]]

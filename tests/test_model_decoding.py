@@ -88,7 +88,7 @@ def test_padding_is_the_tokenizers_where_the_checkpoint_has_none(
         ({"max_new_tokens": 9, "min_new_tokens": 9}, {"min_length": 20, "max_length": 30}, 10),
     ],
 )
-def test_the_lengths_of_recipe_and_checkpoint_do_not_fight(
+def test_a_length_in_the_recipe_replaces_those_of_the_checkpoint(
     generation: dict[str, int],
     own: dict[str, int],
     longest: int,

@@ -1,4 +1,4 @@
-"""What cannot be loaded, and how a user hears of it."""
+"""What cannot be loaded is refused with what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters, the embeddings of new tokens, and models that owe nothing to the trial before."""
+"""Adapters, the embeddings of new tokens, and models without a trace of the trial before."""
 
 from __future__ import annotations
 

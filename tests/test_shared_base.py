@@ -311,7 +311,7 @@ def test_a_search_on_the_shared_base_gives_the_values_and_weights_of_one_from_di
 
 
 class Watcher(TrainerCallback):
-    """Breaks the third training, and looks what the one before has left at the start of each."""
+    """Breaks the third training; records at the start of each what the one before has left."""
 
     def __init__(self, base: PretrainedBase) -> None:
         self._base, self._before = base, tensors_of(base)
@@ -320,14 +320,14 @@ class Watcher(TrainerCallback):
         self.alive: list[int] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.look()
+        self.record()
         self._models.append(weakref.ref(kwargs["model"]))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if len(self._models) == 3:
             raise RuntimeError("the test breaks the third training")
 
-    def look(self) -> None:
+    def record(self) -> None:
         self.unchanged.append(is_unchanged(self._base, self._before))
         self.alive.append(sum(reference() is not None for reference in self._models))
 
@@ -341,7 +341,7 @@ def test_the_base_is_read_once_and_whole_after_a_normal_a_pruned_and_a_failed_tr
     optimizer.trainer.add_callback(watcher)
     (checkpoint_copy / "model.safetensors").unlink()
     study = optimizer.optimize()
-    watcher.look()
+    watcher.record()
     assert [trial.user_attrs.get("failure") for trial in study.trials] == [
         *(None, None, "RuntimeError: the test breaks the third training", None)
     ]

@@ -168,11 +168,11 @@ def test_an_adapter_that_does_not_fit_on_its_base_is_an_error(
         assert "is not the model that was trained" in done.stderr and "save_adapter" in done.stderr
 
 
-# A training that goes on.
+# A resumed training.
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_training_that_goes_on_in_the_middle_comes_to_the_same_weights(
+def test_a_resumed_training_comes_to_the_same_weights(
     setting: str, tied: dict[str, Path], make_trainer: TrainerFactory, tmp_path: Path
 ) -> None:
     recipe = make_recipe(tied["bart"], lora=with_attention("bart", SETTINGS[setting]))

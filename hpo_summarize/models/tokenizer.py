@@ -74,15 +74,11 @@ def set_language(tokenizer: PreTrainedTokenizerBase, language: str | None) -> No
         ModelError: It does not know the language, or knows none at all.
     """
     codes = language_codes(tokenizer)
-    if not codes and language is not None:
-        raise ModelError(
-            f"model.language: the tokenizer of this model marks no languages, got {language!r}; "
-            "leave it out"
-        )
     if language is not None and language not in codes:
         raise ModelError(
-            f"model.language must be one of the languages of the tokenizer ({', '.join(codes)}), "
-            f"got {language!r}{did_you_mean(language, codes)}"
+            f"model.language must be one of the languages of the tokenizer "
+            f"({', '.join(codes) or 'it has none'}), got {language!r}"
+            f"{did_you_mean(language, codes, 'leave it out')}"
         )
     if codes:
         marked: Any = tokenizer
