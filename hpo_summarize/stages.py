@@ -254,9 +254,9 @@ class DecodingSearch:
             optuna.TrialPruned: It is worse than the best one, or failed (its attribute `failure`
                 holds the reason).
         """
-        number, *others = numbers = sorted(self.finalists)
-        if others:
-            number = trial.suggest_categorical(TRAINED_TRIAL, numbers)
+        numbers = sorted(self.finalists)
+        several = len(numbers) > 1
+        number = trial.suggest_categorical(TRAINED_TRIAL, numbers) if several else numbers[0]
         finalist, values = self.finalists[number], self.space.sample(trial)
         trial.set_user_attr(TRAINED_TRIAL, finalist.number)
         trial.set_user_attr(BEST_EPOCH, finalist.epoch)
