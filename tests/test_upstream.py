@@ -1,6 +1,6 @@
 """The faults of the stock search, row by row: each test fails on `Seq2SeqTrainer`, and passes here.
 
-The stock class is expected to fail (strictly: when transformers mends a fault, its test says so).
+The stock class is expected to fail (strictly: when transformers fixes a fault, its test fails).
 """
 
 from __future__ import annotations
