@@ -36,17 +36,10 @@ def open_study(
     gc_after_trial: bool = True,
     **kwargs: Any,
 ) -> optuna.Study:
-    """The study of a search.
-
-    Args:
-        direction: One, or several of them.
-        study: A study that exists already. Default: one is created.
-        n_jobs: Must be 1.
-        gc_after_trial: Every trial is released in any case.
-        **kwargs: Arguments of `optuna.create_study`.
+    """The given study, or a new one; `kwargs` are those of `optuna.create_study`.
 
     Raises:
-        HpoError: An argument cannot act.
+        HpoError: An argument cannot act. (`gc_after_trial` may be given, and always holds.)
     """
     if n_jobs != 1:
         raise HpoError(
