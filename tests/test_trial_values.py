@@ -80,7 +80,7 @@ def test_a_derived_value_reaches_the_model_the_result_and_the_storage(
     assert [rate for _, rate, _ in noted.seen] == pytest.approx([1e-3, 3e-3, 2e-3])
     assert [params["lora_r"] for _, _, params in noted.seen] == ranks
     assert notes == [(number, "from hp_space") for number in range(3)]
-    # The sampler goes on from what it has drawn, and everything else from what the trials had.
+    # The sampler learns from what it has drawn, and everything else takes what the trials had.
     assert [set(trial.params) for trial in study.trials] == [{"k", "learning_rate"}] * 3
     assert [values_of(trial)["lora_r"] for trial in study.trials] == ranks
     number = int(best.run_id)
