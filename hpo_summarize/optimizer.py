@@ -90,8 +90,8 @@ class OptunaOptimizer:
         if (train_dataset is None) != (val_dataset is None):
             raise HpoError("train_dataset and val_dataset are given together, or neither of them")
         datasets = None if train_dataset is None else (train_dataset, val_dataset)
-        for name, rows in zip(("train_dataset", "val_dataset"), datasets or (), strict=False):
-            if not isinstance(rows, Dataset):
+        for name, rows in (("train_dataset", train_dataset), ("val_dataset", val_dataset)):
+            if not isinstance(rows, Dataset | None):
                 raise HpoError(
                     f"{name} must be a datasets.Dataset, got a {type(rows).__name__}; make one "
                     "with Dataset.from_list(rows) or Dataset.from_pandas(frame)"
@@ -166,7 +166,9 @@ class OptunaOptimizer:
         length = self.study.user_attrs[MAX_NEW_TOKENS]
         self.experiment.max_new_tokens = length
         if self.writer.is_here():
-            self._write_recipe()
+            searched = MAX_NEW_TOKENS in self.recipe.space
+            recipe = self.recipe if searched else self.experiment.decided_recipe
+            write_text(self.output_dir / "recipe.yaml", dump_recipe(recipe))
         return length
 
     def optimize(self) -> optuna.Study | None:
@@ -178,17 +180,14 @@ class OptunaOptimizer:
             The study; None on a process that only follows the main one of its group.
 
         Raises:
-            SearchFailed: No trial came to an end, or three in a row failed for one reason.
+            SearchFailed: No trial is complete, or three in a row failed for one reason.
             RunStopped: A disk or a file server refused to read or write; the trial was requeued.
             UnwrittenResults: The search is done, and a file of its results could not be written.
             KeyboardInterrupt: Ctrl-C; what has finished is kept, and a new run continues.
         """
         self.prepare()
-        is_main, failure = PartialState().is_main_process, None
-        if is_main:
-            failure = self._lead()
-        else:
-            self._follow()
+        is_main = PartialState().is_main_process
+        failure = self._lead() if is_main else self._follow()
         # The others end when everything is written: a launcher ends all after the first that fails.
         on_main(lambda: _raise(failure))
         return self.study if is_main else None
@@ -210,7 +209,7 @@ class OptunaOptimizer:
             unwritten = None if moved else self._write_pages()
         return failure or unwritten
 
-    def _follow(self) -> None:
+    def _follow(self) -> HpoError | None:
         try:
             self.trainer.follow()
         except HpoError as error:
@@ -219,13 +218,13 @@ class OptunaOptimizer:
             # The main process raises it again when everything is written.
         if self.recipe.search.decode == "staged":
             Decoder(self.experiment, self.trainer).follow()
+        return None
 
     def _search_training(self) -> None:
         search = self.recipe.search
         progress = SearchProgress(self.study, search.n_trials, search.objectives, self.writer)
         self.trainer.add_callback(progress)
-        staged = search.decode == "staged"
-        share = 1 - _DECODING_SHARE if staged else 1
+        share = 1 - _DECODING_SHARE if search.decode == "staged" else 1
         try:
             with progress.running():
                 self.trainer.hyperparameter_search(
@@ -245,15 +244,9 @@ class OptunaOptimizer:
     def _search_decoding(self, decoder: Decoder, start: float) -> None:
         search = self.recipe.search
         wait_for_running(self.study)
-        finalists = find_finalists(self.study, self.output_dir, search.staged.n_models)
-        decoding = DecodingSearch(
-            self.experiment,
-            decoder,
-            finalists,
-            self.study,
-            self.studies.storage,
-            self.worker.number,
-        )
+        best = find_finalists(self.study, self.output_dir, search.staged.n_models)
+        storage, number = self.studies.storage, self.worker.number
+        decoding = DecodingSearch(self.experiment, decoder, best, self.study, storage, number)
         self.study.set_user_attr(DECODING_STUDY, decoding.study.study_name)
         if (sizes := remembered(self.study)) and remembered(decoding.study) is None:
             remember(decoding.study, sizes)
@@ -343,11 +336,6 @@ class OptunaOptimizer:
         require_complete(self.studies.made())
         sign = 1 if self.recipe.search.direction == "maximize" else -1
         return max(best_trials(self.studies.final()), key=lambda trial: sign * trial.values[0])
-
-    def _write_recipe(self) -> None:
-        searched = MAX_NEW_TOKENS in self.recipe.space
-        recipe = self.recipe if searched else self.experiment.decided_recipe
-        write_text(self.output_dir / "recipe.yaml", dump_recipe(recipe))
 
 
 def create_optuna_optimizer(

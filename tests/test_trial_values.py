@@ -13,10 +13,11 @@ from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hpo_summarize import SummarizationTrainer
 from hpo_summarize.errors import HpoError
+from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.trials import values_of
 from hpo_summarize.training.checkpoints import TrialFolders
 from hpo_summarize.training.ddp import DecidedTrial, FollowedTrial
-from hpo_summarize.training.planning import plan_trial, spec_of
+from hpo_summarize.training.planning import plan_trial
 from hpo_summarize.training.runner import load_trial
 
 
@@ -79,7 +80,7 @@ def test_a_derived_value_reaches_the_model_the_result_and_the_storage(
     assert [rate for _, rate, _ in noted.seen] == pytest.approx([1e-3, 3e-3, 2e-3])
     assert [params["lora_r"] for _, _, params in noted.seen] == ranks
     assert notes == [(number, "from hp_space") for number in range(3)]
-    # The sampler goes on from what it has drawn, and everything else from what the trials had.
+    # The sampler learns from what it has drawn, and everything else takes what the trials had.
     assert [set(trial.params) for trial in study.trials] == [{"k", "learning_rate"}] * 3
     assert [values_of(trial)["lora_r"] for trial in study.trials] == ranks
     number = int(best.run_id)
@@ -120,7 +121,7 @@ def test_a_process_that_follows_builds_the_model_of_the_main_one(tmp_path: Path)
     study = optuna.create_study()
     study.enqueue_trial({"k": 3, "learning_rate": 1e-4})
     trial = study.ask()
-    decided = DecidedTrial(trial, spec_of(space(trial), lambda trial: None))
+    decided = DecidedTrial(trial, TrialSpec.of({"lora_r": space(trial)["lora_r"].item()}))
     plan = plan_trial(decided, TrialFolders(tmp_path, None), lambda metrics: 0.0, world_size=1)
     followed = FollowedTrial(plan.spec, plan.number, plan.sampled)
     assert followed.params == decided.params

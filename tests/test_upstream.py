@@ -1,6 +1,6 @@
 """The faults of the stock search, row by row: each test fails on `Seq2SeqTrainer`, and passes here.
 
-The stock class is expected to fail (strictly: when transformers mends a fault, its test says so).
+The stock class is expected to fail (strictly: when transformers fixes a fault, its test fails).
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ def test_row_10_the_last_model_is_gone_when_the_next_is_built(
 
 
 @both(torch.OutOfMemoryError)
-def test_row_11_a_trial_out_of_memory_ends_alone_and_tells_the_sampler(
+def test_row_11_a_trial_out_of_memory_is_pruned_and_the_search_continues(
     trainer_class: type, make_trainer: Any, bart_config: Any
 ) -> None:
     def model_init(trial: optuna.Trial | None) -> BartForConditionalGeneration:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import optuna
 from transformers.trainer_utils import number_of_arguments
 
@@ -37,17 +36,10 @@ def open_study(
     gc_after_trial: bool = True,
     **kwargs: Any,
 ) -> optuna.Study:
-    """The study of a search.
-
-    Args:
-        direction: One, or several of them.
-        study: A study that exists already. Default: one is created.
-        n_jobs: Must be 1.
-        gc_after_trial: Every trial is released in any case.
-        **kwargs: Arguments of `optuna.create_study`.
+    """The given study, or a new one; `kwargs` are those of `optuna.create_study`.
 
     Raises:
-        HpoError: An argument cannot act.
+        HpoError: An argument cannot act. (`gc_after_trial` may be given, and always holds.)
     """
     if n_jobs != 1:
         raise HpoError(
@@ -65,11 +57,11 @@ def open_study(
     return study
 
 
-def spec_of(values: Mapping[str, Any], model_init: Callable[..., Any]) -> TrialSpec:
-    """What `hp_space` returned, with plain numbers for those of NumPy, which no storage takes.
+def check_names(values: Mapping[str, Any], model_init: Callable[..., Any]) -> None:
+    """Refuses what `hp_space` returned where a name cannot act.
 
     Raises:
-        HpoError: A name cannot act.
+        HpoError: Names it, with its value.
     """
     for name, value in values.items():
         reason = why_cannot_act(name)
@@ -77,11 +69,9 @@ def spec_of(values: Mapping[str, Any], model_init: Callable[..., Any]) -> TrialS
             reason = "model_init takes no trial and cannot apply it; give it the argument trial"
         if reason:
             raise HpoError(f"the search space has '{name}' (value {value!r}): {reason}")
-    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
-    return TrialSpec.of(plain)
 
 
-def check_space(hp_space: HpSpace, model_init: Callable[..., Any], folders: TrialFolders) -> None:
+def check_space(spec_of: Callable[[optuna.Trial], TrialSpec], folders: TrialFolders) -> None:
     """Tries the space and the names of folders on two trials that are not run.
 
     Raises:
@@ -90,8 +80,7 @@ def check_space(hp_space: HpSpace, model_init: Callable[..., Any], folders: Tria
     probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
     for trial in (probe.ask(), probe.ask()):
-        spec = spec_of(hp_space(trial), model_init)
-        if (folder := folders.of(DecidedTrial(trial, spec))) in seen:
+        if (folder := folders.of(DecidedTrial(trial, spec_of(trial)))) in seen:
             raise HpoError(
                 f"hp_name gave two trials one folder ({folder}), and the second one would "
                 "replace the weights of the first; put trial.number into the name"

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 from transformers import Seq2SeqTrainer, set_seed
@@ -29,7 +30,13 @@ from hpo_summarize.training.ddp import DecidedTrial, FollowedTrial, follow, lead
 from hpo_summarize.training.devices import Sizes, halved, remember
 from hpo_summarize.training.epoch_eval import full_score
 from hpo_summarize.training.group_failure import Group, failure_of
-from hpo_summarize.training.planning import HpSpace, check_space, default_space, plan_trial, spec_of
+from hpo_summarize.training.planning import (
+    HpSpace,
+    check_names,
+    check_space,
+    default_space,
+    plan_trial,
+)
 from hpo_summarize.training.trial import (
     Objective,
     TrialEnd,
@@ -84,7 +91,7 @@ class TrialRunner:
         self._catch = (TrialFailed, *((Exception,) if catch is None else catch))
         self._group: Group | None = None  # Where several processes train together.
         self.folders = TrialFolders(Path(template.args.output_dir), hp_name)
-        check_space(self._hp_space, template.model_init, self.folders)
+        check_space(self._spec_of, self.folders)
 
     def search(
         self,
@@ -110,9 +117,9 @@ class TrialRunner:
         Raises:
             optuna.TrialPruned: The pruner stopped the trial, or it failed.
         """
-        args, model_init = self._template.args, self._template.model_init
-        decided = DecidedTrial(trial, spec_of(self._hp_space(trial), model_init))
-        plan = plan_trial(decided, self.folders, self._compute_objective, args.world_size)
+        decided = DecidedTrial(trial, self._spec_of(trial))
+        world_size = self._template.args.world_size
+        plan = plan_trial(decided, self.folders, self._compute_objective, world_size)
         derived = decided.params != decided.sampled
         if derived:
             _record_values(decided)
@@ -122,6 +129,13 @@ class TrialRunner:
         if derived and decided.sampled != plan.sampled:  # `model_init` has sampled, too.
             _record_values(decided)
         return self._value(decided, plan, end)
+
+    def _spec_of(self, trial: optuna.Trial) -> TrialSpec:
+        values = self._hp_space(trial)
+        check_names(values, self._template.model_init)
+        # No storage takes the numbers of NumPy.
+        plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
+        return TrialSpec.of(plain)
 
     def _value(
         self, trial: optuna.Trial, plan: TrialPlan, end: TrialEnd

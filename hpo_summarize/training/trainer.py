@@ -23,7 +23,6 @@ from transformers.trainer_utils import (
 
 from hpo_summarize.models.families import family_of, require_family
 from hpo_summarize.study.trials import best_trials, require_complete, values_of
-from hpo_summarize.training import loss as losses
 from hpo_summarize.training import upstream_fixes as fixes
 from hpo_summarize.training.arguments import drop_decoding
 from hpo_summarize.training.epoch_eval import EpochEvaluation, evaluating
@@ -105,19 +104,19 @@ class SummarizationTrainer(GeneratingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The mean over the tokens of a step; see `hpo_summarize.training.loss`."""
+        """The mean over the tokens of a step; see `upstream_fixes.token_mean`."""
         if self._uses_token_mean:
             base = unwrap_peft_model(self.accelerator.unwrap_model(model))
             if require_family(base.config).has_own_loss(base):
-                loss, outputs = losses.share_of_own_loss(self, model, inputs, num_items_in_batch)
+                loss, outputs = fixes.share_of_own_loss(self, model, inputs, num_items_in_batch)
                 return (loss, outputs) if return_outputs else loss
-            inputs = losses.with_decoder_inputs(base, inputs)
+            inputs = fixes.with_decoder_inputs(base, inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _token_mean(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         smooths = self.model.training or self._smooths_eval_loss
         smoothing = self.args.label_smoothing_factor if smooths else 0.0
-        return losses.token_mean(outputs, labels, num_items_in_batch, smoothing)
+        return fixes.token_mean(outputs, labels, num_items_in_batch, smoothing)
 
     @contextmanager
     def without_smoothing(self) -> Iterator[None]:
@@ -132,7 +131,7 @@ class SummarizationTrainer(GeneratingTrainer):
         """Fails a trial at the first loss that is not finite."""
         loss = super().training_step(*args, **kwargs)
         if self._run is not None:
-            losses.check_finite(self.accelerator, loss)
+            self._run.check_loss(loss, self.accelerator)
         return loss
 
     # Evaluation.

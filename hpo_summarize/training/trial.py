@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import torch
+from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 
 from hpo_summarize.errors import HpoError
@@ -123,6 +124,19 @@ class TrialRun:
         """Sets a user attribute of the trial, on the main process."""
         if isinstance(self.trial, optuna.Trial):
             self.trial.set_user_attr(name, value)
+
+    @staticmethod
+    def check_loss(loss: torch.Tensor, accelerator: Accelerator) -> None:
+        """Fails a trial whose training loss is not finite; no later one would be.
+
+        Raises:
+            TrialFailed: It is not finite on one of the processes.
+        """
+        finite = torch.isfinite(loss).all()
+        if accelerator.num_processes > 1:
+            finite = accelerator.gather(finite).all()
+        if not finite:
+            raise TrialFailed("the training loss is not a finite number")
 
     def best_epoch(self) -> Epoch:
         """The evaluation with the best objective; with several objectives, the best in the first.

@@ -22,7 +22,7 @@ from transformers.trainer_utils import unwrap_peft_model
 from hpo_summarize.errors import ModelError
 from hpo_summarize.generation import IGNORED_LABEL, set_decoding
 from hpo_summarize.launch.processes import on_all
-from hpo_summarize.models.families import family_of
+from hpo_summarize.models.families import family_of, require_family
 from hpo_summarize.models.outputs import OUTPUTS, difference_from, first_rows, write_outputs
 from hpo_summarize.training.evaluation import with_padding_token
 
@@ -118,6 +118,65 @@ def decoding_of(args: TrainingArguments) -> dict[str, Any]:
     fields = Seq2SeqTrainer.load_generation_config(given).to_dict()
     fields.pop("transformers_version", None)
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def token_mean(
+    outputs: Any, labels: torch.Tensor, n_tokens: torch.Tensor | int | None, smoothing: float
+) -> torch.Tensor:
+    """Cross entropy summed over the tokens of a batch, divided by those of the whole step.
+
+    trainer.py takes the **kwargs in the forward of BART and T5 for a promise to divide the loss by
+    `num_items_in_batch` (`model_accepts_loss_kwargs`). They ignore it, and the loss comes out
+    multiplied by the accumulation steps and by the number of processes. Delete when
+    `test_the_loss_does_not_grow_with_the_accumulation_steps` passes on the stock class.
+
+    Args:
+        outputs: Of the model, with `logits` of shape `(rows, tokens, vocabulary)`.
+        labels: Shape `(rows, tokens)`.
+        n_tokens: Tokens with a label in the whole step; None: those of the batch.
+        smoothing: Label smoothing, 0 to 1.
+    """
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(),
+        labels.flatten(),
+        ignore_index=IGNORED_LABEL,
+        label_smoothing=smoothing,
+        reduction="sum",
+    )
+    return loss / (labels.ne(IGNORED_LABEL).sum() if n_tokens is None else n_tokens)
+
+
+def with_decoder_inputs(base: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives the decoder its shifted labels; `Trainer.compute_loss` takes out the labels."""
+    inputs = {**inputs, "use_cache": False}
+    if "decoder_input_ids" not in inputs:
+        inputs["decoder_input_ids"] = require_family(base.config).decoder_inputs(
+            base, inputs["labels"]
+        )
+    return inputs
+
+
+def share_of_own_loss(
+    trainer: Trainer,
+    model: torch.nn.Module,
+    inputs: Mapping[str, Any],
+    n_tokens: torch.Tensor | int | None,
+) -> tuple[torch.Tensor, Any]:
+    """The loss of the model's forward, a mean over a batch, by its share of the whole step.
+
+    Returns:
+        The loss and the outputs of the model.
+    """
+    outputs = model(**inputs, use_cache=False)
+    loss, tokens = outputs["loss"], inputs["labels"].ne(IGNORED_LABEL).sum()
+    if not tokens:  # Rows that only fill up the last step of an epoch.
+        loss = outputs["logits"].sum() * 0
+    if n_tokens is not None:
+        loss = loss * tokens / n_tokens
+        if trainer.args.average_tokens_across_devices:  # As the parent does.
+            loss = loss * trainer.accelerator.num_processes
+    return loss, outputs
 
 
 def step_groups(sampler: Sampler | None, args: TrainingArguments) -> Sampler | None:
