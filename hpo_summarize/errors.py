@@ -80,7 +80,7 @@ class StudyMoved(RunStopped):
 
 
 class ProcessError(RunStopped):
-    """Some processes of a launch met an error that the others did not."""
+    """Some processes of a launch have an error that the others do not have, or are gone."""
 
 
 class StudyError(HpoError):

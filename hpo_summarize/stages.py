@@ -12,7 +12,7 @@ import functools
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,7 @@ from hpo_summarize.components import Experiment
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import HpoError, StudyError, stopping_at_storage_failure
 from hpo_summarize.generation import Summaries
-from hpo_summarize.launch.processes import hear, on_all, tell
+from hpo_summarize.launch.processes import broadcast, on_all
 from hpo_summarize.search_space import SearchSpace, build_space
 from hpo_summarize.study.run import StudyCallback, TrialError, open_study, run_study
 from hpo_summarize.study.trials import best_trials, values_of
@@ -40,7 +40,7 @@ from hpo_summarize.study.user_attrs import (
     VALUES,
 )
 from hpo_summarize.training.devices import Sizes, halved, remember, remembered
-from hpo_summarize.training.group_failure import Group, failure_of
+from hpo_summarize.training.group_failure import Group
 from hpo_summarize.training.trainer import SummarizationTrainer
 from hpo_summarize.training.trial import failure_reason, is_out_of_memory
 
@@ -149,23 +149,20 @@ class Decoder:
         try:
             yield
         except KeyboardInterrupt:
-            raise  # They are interrupted, too, and listen no more.
+            raise  # The others are interrupted, too.
         except Exception:
             self._trainer.dismiss_group()
             raise
         self._trainer.dismiss_group()
 
-    @contextmanager
-    def listening(self, study: optuna.Study) -> Iterator[None]:
-        """Meanwhile the failure of another process ends the trial of `study` that runs."""
+    def begin(self, study: optuna.Study) -> None:
+        """Lets every process write to the study why it fails alone."""
         if not self.is_alone:
-            self._group = Group(self._trainer.args.process_index, study)
-        with self._group.listening() if self._group else nullcontext():
-            yield
+            self._group = broadcast(Group(study))
 
     def decode(self, part: Part) -> Summaries:
         """The summaries of the rows, in their order, decoded by all processes."""
-        tell(part)
+        broadcast(part)
         return self._decode(part)
 
     def smaller(self, error: Exception) -> Sizes | None:
@@ -180,25 +177,19 @@ class Decoder:
             error: What happened.
         """
         if self._group is not None and not (isinstance(error, HpoError) and error.shared):
-            rank = self._trainer.args.process_index
-            self._group.leave(failure_of(rank, number, error, self.smaller(error)), error)
+            self._group.leave(number, error, self.smaller(error))
         self._loaded = None
 
     # On the others.
 
     def follow(self) -> None:
         """Decodes with the main process of the group, until it has no more trials."""
-        self._group, number = Group(self._trainer.args.process_index), 0
-        while True:
-            with self._group.leaving_when_broken(number):
-                part = hear()
-            if part is None:
-                return
-            number = part.number
+        self._group = broadcast()  # None where the first stage has failed.
+        while self._group is not None and (part := broadcast()) is not None:
             try:
                 self._decode(part)
             except Exception as error:
-                self.fail(number, error)
+                self.fail(part.number, error)
 
     def _decode(self, part: Part) -> Summaries:
         finalist, self._sizes = part.finalist, part.sizes
@@ -287,8 +278,8 @@ class DecodingSearch:
             callbacks: Called after each trial, as in `Study.optimize`.
         """
         n_trials = self.recipe.search.staged.n_trials
-        with self._decoder.listening(self.study):
-            run_study(self.study, self.objective, n_trials, timeout, callbacks, folder=self._folder)
+        self._decoder.begin(self.study)
+        run_study(self.study, self.objective, n_trials, timeout, callbacks, folder=self._folder)
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Decodes the validation split with a trial's values and returns its mean scores.

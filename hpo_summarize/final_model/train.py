@@ -23,7 +23,8 @@ from hpo_summarize.components import Experiment
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import HpoError, stopping_at_storage_failure
 from hpo_summarize.final_model.select import Candidate
-from hpo_summarize.launch.processes import is_lost_peer, on_main
+from hpo_summarize.launch.processes import on_main
+from hpo_summarize.launch.signals import is_lost_process
 from hpo_summarize.training.arguments import follows_metric, within_device
 from hpo_summarize.training.checkpoints import last_checkpoint
 from hpo_summarize.training.devices import halved, remember_in, remembered_in
@@ -214,7 +215,7 @@ class Training:
                     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
                 break
             except Exception as error:
-                if is_lost_peer(error):
+                if is_lost_process(error):
                     raise
                 self._note_smaller(fitting, failure_reason(error), folder.parent / FITTING)
             del trainer

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 
-from hpo_summarize.errors import HpoError
-from hpo_summarize.launch.processes import hear, is_lost_peer, tell
+from hpo_summarize.errors import HpoError, ProcessError
+from hpo_summarize.launch.processes import broadcast
 from hpo_summarize.training.group_failure import Group
 from hpo_summarize.training.one_trial import TrialTrainer
 
@@ -20,37 +20,33 @@ class GroupTrainer(TrialTrainer):
 
     @contextmanager
     def _leading_the_group(self, study: optuna.Study) -> Iterator[None]:
-        """Tells the processes that follow when there is no trial any more."""
+        """Ends the loops of the processes that follow after the last trial."""
         if self.args.world_size == 1:
             yield
             return
-        self._group = Group(self.args.process_index, study)
-        with self._group.listening():
-            try:
-                yield
-            except KeyboardInterrupt:
-                raise  # They are interrupted, too, and listen no more.
-            except HpoError as error:
-                self.dismiss_group(error)
-                raise
-            except Exception:
-                self.dismiss_group()
-                raise
-            else:
-                self.dismiss_group()
+        self._group = broadcast(Group(study))
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise  # The others are interrupted, too.
+        except HpoError as error:
+            self.dismiss_group(error)
+            raise
+        except Exception:
+            self.dismiss_group()
+            raise
+        else:
+            self.dismiss_group()
 
     @staticmethod
     def dismiss_group(error: HpoError | None = None) -> None:
-        """Tells the processes that follow the main one that it has nothing more for them.
+        """Ends the loops of the processes that follow the main one.
 
         Args:
             error: They raise it.
         """
-        try:
-            tell(error)
-        except RuntimeError as lost:
-            if not is_lost_peer(lost):  # Who is gone already need not be told.
-                raise
+        with suppress(ProcessError):  # They have ended already.
+            broadcast(error)
 
     def follow(self) -> None:
         """Trains the trials that the main process of the group runs, until it has no more.
@@ -60,26 +56,18 @@ class GroupTrainer(TrialTrainer):
         Raises:
             HpoError: The search of the main process has ended in it.
         """
-        self._group, number = Group(self.args.process_index), 0
-        while True:
-            with self._leaving_when_broken(number):
-                plan = hear()
-            if plan is None:
-                self._end_search()
-                return
+        self._group = broadcast()  # None where the main process has failed before.
+        while self._group is not None and (plan := broadcast()) is not None:
             if isinstance(plan, HpoError):
                 plan.shared = True
                 raise plan
-            number = plan.number
             try:
-                self._train_trial(FollowedTrial(plan.params, number), plan)
+                self._train_trial(FollowedTrial(plan.params, plan.number), plan)
             except HpoError as error:
                 if not error.shared:
                     raise
-                # The main process has met it, too, and tells when to stop.
-
-    def _leaving_when_broken(self, number: int) -> AbstractContextManager[None]:
-        return self._group.leaving_when_broken(number) if self._group else nullcontext()
+                # The main process has the same error, and decides whether the search ends.
+        self._end_search()
 
 
 class DecidedTrial(optuna.Trial):

@@ -25,7 +25,7 @@ from hpo_summarize.training.callbacks import OptunaPruningCallback
 from hpo_summarize.training.checkpoints import last_checkpoint
 from hpo_summarize.training.devices import Sizes, halved, remember
 from hpo_summarize.training.epoch_eval import MeasuringTrainer
-from hpo_summarize.training.group_failure import Group, failure_of
+from hpo_summarize.training.group_failure import Group
 from hpo_summarize.training.trial import (
     OUT_OF_MEMORY,
     TrialBeaten,
@@ -109,8 +109,7 @@ class TrialTrainer(MeasuringTrainer):
                 self._drop_unfinished_checkpoint(plan.folder)
             if self._group is not None and not _is_everywhere(error):
                 smaller = halved(self._sizes(plan)) if is_out_of_memory(error) else None
-                failure = failure_of(self.args.process_index, plan.number, error, smaller)
-                self._group.leave(failure, error)
+                self._group.leave(plan.number, error, smaller)
             if not isinstance(error, self._catch):
                 raise
             return TrialEnd(message=failure_reason(error), failed=True)

@@ -26,7 +26,7 @@ from transformers.trainer_utils import (
 from hpo_summarize.config.parameters import owner_of, why_cannot_act
 from hpo_summarize.errors import HpoError, RunStopped
 from hpo_summarize.io import claim, discard, first_taken, is_taken, mark_of, taken_message
-from hpo_summarize.launch.processes import tell
+from hpo_summarize.launch.processes import broadcast
 from hpo_summarize.study.run import TrialError, run_study
 from hpo_summarize.study.trials import best_trials, counts, require_complete, values_of
 from hpo_summarize.study.user_attrs import (
@@ -175,8 +175,7 @@ class SummarizationTrainer(GroupTrainer):
         trial = DecidedTrial(trial, plan.params)
         if decides:
             _record_values(trial)
-        with self._leaving_when_broken(plan.number):
-            tell(plan)
+        broadcast(plan)
         end = self._train_trial(trial, plan)
         if decides and trial.params != plan.params:  # `model_init` has sampled, too.
             _record_values(trial)
