@@ -16,11 +16,12 @@ from pathlib import Path
 from hpo_summarize.config.loader import load_recipe
 from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import HpoError, stopping_at_storage_failure
-from hpo_summarize.launch.signals import interrupt_once
+from hpo_summarize.launch.signals import detect_lost_process, interrupt_once
 from hpo_summarize.launch.workers import end_with_launcher, is_launched_with_others, launch_note
 from hpo_summarize.redact import redact_output, redact_url, remember_process_secrets
 
 _INTERRUPTED = 130
+_FIRST_SECONDS = 1  # In which the first process of a launch prints the error that all of them have.
 # Read by torch and its OpenMP when they are loaded, which is later.
 _BEFORE_TORCH = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -96,10 +97,12 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
         _quiet()
         if note := launch_note():
             print(note, file=sys.stderr)
-        _with_others(main, kept)
+        with detect_lost_process(), stopping_at_storage_failure():
+            main()
     except HpoError as error:
+        line = _line_of(error)
         _end_undisturbed()
-        if (line := _line_of(error)) is not None:
+        if line is not None:
             print(line, file=sys.stderr, flush=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
@@ -119,39 +122,21 @@ def _end_undisturbed() -> None:
     sys.stdout.flush()
 
 
-def _with_others(main: Callable[[], None], kept: str) -> None:
-    """Runs a program whose other processes may be gone in the middle of it.
-
-    Raises:
-        HpoError: One of them is gone.
-    """
-    try:
-        with stopping_at_storage_failure():
-            main()
-    except RuntimeError as error:
-        from hpo_summarize.launch.processes import SIGNAL_SECONDS, is_lost_peer
-
-        if not is_lost_peer(error):
-            raise
-        time.sleep(SIGNAL_SECONDS)  # Ctrl-C is for all, and comes to some of them first.
-        raise HpoError(
-            "another process of the launch is gone, and the work of all ends with it; "
-            f"{kept} is kept; the same command goes on from there"
-        ) from None
-
-
 def _line_of(error: HpoError) -> str | None:
     """What this process prints; None where the main one of its launch prints it for all."""
-    if is_launched_with_others() and not error.shared:
-        import torch
-
-        if torch.distributed.is_initialized():  # The others hear of it when this process is gone.
-            return f"error: process {os.environ['RANK']}: {error}"
-        from hpo_summarize.launch.processes import report_failure
-
-        error = report_failure(error)
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    return f"error: {error}" if is_main or not error.shared else None
+    rank = int(os.environ.get("RANK", "0"))
+    if not is_launched_with_others():
+        return f"error: {error}"
+    if error.shared:
+        return f"error: {error}" if rank == 0 else None
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_initialized():
+        if rank == 0:
+            return f"error: {error}"
+        # A recipe that is wrong for all: a launcher ends the others after the first that fails.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_FIRST_SECONDS)
+    return f"error: process {rank}: {error}"
 
 
 def _quiet() -> None:

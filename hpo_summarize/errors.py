@@ -80,6 +80,10 @@ class StudyMoved(RunStopped):
     """The file of a study, or the folder of its trials, was removed or replaced during a run."""
 
 
+class ProcessError(RunStopped):
+    """Some processes of a launch have an error that the others do not have, or are gone."""
+
+
 class StudyError(HpoError):
     """The study cannot be opened, or does not fit the recipe."""
 
@@ -174,7 +178,7 @@ def common_failure(
         return None
     failure = own
     if failure is None or len(failed) < len(reports) or len(set(failed.values())) > 1:
-        failure = RunStopped("\n".join(f"process {r}: {text}" for r, (text, _) in failed.items()))
+        failure = ProcessError("\n".join(f"process {r}: {text}" for r, (text, _) in failed.items()))
         failure.exit_status = max(status for _, status in failed.values())
     failure.shared = True
     return failure

@@ -22,7 +22,7 @@ import optuna
 from hpo_summarize.components import Experiment
 from hpo_summarize.errors import HpoError, stopping_at_storage_failure
 from hpo_summarize.generation import Summaries
-from hpo_summarize.launch.processes import hear, on_all, tell
+from hpo_summarize.launch.processes import broadcast, on_all
 from hpo_summarize.search_space import SearchSpace, build_space
 from hpo_summarize.study.run import StudyCallback, TrialError, open_study, run_study
 from hpo_summarize.study.trials import Candidate, best_trials, candidates_of
@@ -38,7 +38,7 @@ from hpo_summarize.study.user_attrs import (
 )
 from hpo_summarize.training.ddp import dismiss
 from hpo_summarize.training.devices import Sizes, halved, remember, remembered
-from hpo_summarize.training.group_failure import Group, failure_of
+from hpo_summarize.training.group_failure import Group
 from hpo_summarize.training.runner import load_trial
 from hpo_summarize.training.trainer import SummarizationTrainer
 from hpo_summarize.training.trial import failure_reason, is_out_of_memory
@@ -77,7 +77,7 @@ class Decoder:
 
     def __init__(self, experiment: Experiment, trainer: SummarizationTrainer) -> None:
         args = trainer.args
-        self._experiment, self._trainer, self._rank = experiment, trainer, args.process_index
+        self._experiment, self._trainer = experiment, trainer
         self._sizes: Sizes = args.per_device_train_batch_size, args.per_device_eval_batch_size
         self._loaded: int | None = None
         self._study: optuna.Study | None = None
@@ -89,25 +89,17 @@ class Decoder:
         try:
             yield
         except KeyboardInterrupt:
-            raise  # They are interrupted, too.
+            raise  # The others are interrupted, too.
         except Exception:
             dismiss()
             raise
         dismiss()
 
-    @contextmanager
-    def running(self, study: optuna.Study) -> Iterator[None]:
-        """Decodes for the trials of `study`, where the batch sizes that fit are remembered.
-
-        The failure of another process ends the running trial.
-        """
+    def begin(self, study: optuna.Study) -> None:
+        """Decodes for the trials of `study`, where the batch sizes that fit are remembered."""
         self._study, self._sizes = study, remembered(study) or self._sizes
-        if self._trainer.args.world_size == 1:
-            yield
-            return
-        self._group = Group(self._rank, study)
-        with self._group.listening():
-            yield
+        if self._trainer.args.world_size > 1:
+            self._group = broadcast(Group(study))
 
     def decode(
         self, number: int, finalist: Candidate, values: Mapping[str, Any], rows: Sequence[int]
@@ -122,7 +114,7 @@ class Decoder:
             values: What was sampled for its decoding.
             rows: Positions in the validation split.
         """
-        tell((number, finalist, values, rows, self._sizes))
+        broadcast((number, finalist, values, rows, self._sizes))
         try:
             return self._decode(finalist, values, rows)
         except Exception as error:
@@ -135,12 +127,8 @@ class Decoder:
 
     def follow(self) -> None:
         """Decodes with the main process of the group, until it has no more trials."""
-        self._group, number = Group(self._rank), 0
-        while True:
-            with self._group.leaving_when_broken(number):
-                message = hear()
-            if message is None:
-                return
+        self._group = broadcast()  # None where the first stage has failed.
+        while self._group is not None and (message := broadcast()) is not None:
             number, finalist, values, rows, self._sizes = message
             try:
                 self._decode(finalist, values, rows)
@@ -155,8 +143,7 @@ class Decoder:
             error: What happened.
         """
         if self._group is not None and not (isinstance(error, HpoError) and error.shared):
-            failure = failure_of(self._rank, number, error, self._smaller(error))
-            self._group.leave(failure, error)
+            self._group.leave(number, error, self._smaller(error))
         self._loaded = None
 
     def _decode(
@@ -244,8 +231,8 @@ class DecodingSearch:
             callbacks: Called after each trial, as in `Study.optimize`.
         """
         n_trials = self.recipe.search.staged.n_trials
-        with self._decoder.running(self.study):
-            run_study(self.study, self.objective, n_trials, timeout, callbacks, folder=self._folder)
+        self._decoder.begin(self.study)
+        run_study(self.study, self.objective, n_trials, timeout, callbacks, folder=self._folder)
 
     def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Decodes the validation split with a trial's values and returns its mean scores.

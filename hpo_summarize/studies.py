@@ -19,7 +19,12 @@ from hpo_summarize.study.location import find_study
 from hpo_summarize.study.run import open_study
 from hpo_summarize.study.storage import default_storage_url
 from hpo_summarize.study.trials import best_trials
-from hpo_summarize.study.user_attrs import DECODING_STUDY, IDENTITY, MAX_NEW_TOKENS, OBJECTIVES
+from hpo_summarize.study.user_attrs import (
+    DECODING_STUDY,
+    FINGERPRINT,
+    MAX_NEW_TOKENS,
+    OBJECTIVES,
+)
 from hpo_summarize.study.warm_start import warm_start_of
 
 
@@ -57,10 +62,10 @@ class SearchStudies:
             baselines=[space.baseline(), *(space.baseline(given) for given in search.baselines)],
             worker=self._worker,
             n_epochs=max(self._recipe.possible_values("num_epochs")),
-            warm_start=warm_start_of(self._recipe, self._identity(), space.sample),
+            warm_start=warm_start_of(self._recipe, self._fingerprint(), space.sample),
         )
         self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))
-        check_fingerprint(study, self._identity())
+        check_fingerprint(study, self._fingerprint())
         for name, value in (
             (MAX_NEW_TOKENS, self._experiment.max_new_tokens),
             (OBJECTIVES, search.objectives),
@@ -81,10 +86,10 @@ class SearchStudies:
         if taken is not None:
             message = f"{taken_message(taken)}, or another study_name"
             raise RecipeError([Problem("output_dir", message)])
-        study = find_study(self.storage, self.name, to_make=True)
-        if study is not None and IDENTITY in study.user_attrs:
+        study = find_study(self.storage, self.name, to_create=True)
+        if study is not None and FINGERPRINT in study.user_attrs:
             self._experiment.adopt_length(study.user_attrs.get(MAX_NEW_TOKENS))
-            check_fingerprint(study, self._identity())
+            check_fingerprint(study, self._fingerprint())
 
     def made(self) -> optuna.Study:
         """The study of this search or of an earlier one; it is never made here.
@@ -129,7 +134,7 @@ class SearchStudies:
         study = find_study(self.storage, self.name)
         return 0 if study is None else len(study.get_trials(deepcopy=False))
 
-    def _identity(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, Any]:
         train, validation = self._experiment.splits
         recipe = self._experiment.decided_recipe
         return fingerprint_of(recipe, {"train": train, "validation": validation})

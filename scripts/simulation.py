@@ -101,7 +101,7 @@ def _summarise(storage: str, seconds: float, trial_seconds: float, failed: int) 
     if not finished:
         raise SearchFailed(
             f"no simulated trial finished in {redact_url(storage)}, and {failed} workers failed; "
-            f"mend what they print above, or name a storage without a study '{_STUDY}'"
+            f"fix what they print above, or name a storage without a study '{_STUDY}'"
         )
     lost = sorted(t.duration.total_seconds() - trial_seconds for t in finished if t.duration)
     values = [tuple(sorted(trial.params.items())) for trial in finished]

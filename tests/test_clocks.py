@@ -23,8 +23,8 @@ from hpo_summarize.reporting.plots import copy_study
 from hpo_summarize.reporting.progress import SearchProgress
 from hpo_summarize.reporting.summary import describe_study, list_trials
 from hpo_summarize.study import heartbeats, recovery
-from hpo_summarize.study.heartbeats import GRACE_SECONDS, BeatingJournal, Watch
-from hpo_summarize.study.recovery import put_back_orphans, this_worker
+from hpo_summarize.study.heartbeats import GRACE_SECONDS, HeartbeatJournal, HeartbeatMonitor
+from hpo_summarize.study.recovery import requeue_orphans, this_worker
 from hpo_summarize.study.run import open_study, run_study
 from hpo_summarize.study.trials import seconds_of
 from hpo_summarize.study.user_attrs import CONTINUES, WORKER
@@ -77,13 +77,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> OwnClock:
 
 
 def beat_of(study: optuna.Study, trial: optuna.Trial, worker: dict[str, Any]) -> Beat:
-    """Gives a sign of life of a worker whose clock, or the storage's, is some seconds off."""
-    if isinstance(study._storage, BeatingJournal):
+    """Sends heartbeats of a worker whose clock, or the storage's, is some seconds off."""
+    if isinstance(study._storage, HeartbeatJournal):
         journal = study._storage
-        journal.beat(worker)
+        journal.folder.mkdir(exist_ok=True)
 
         def touch(off: float) -> None:
-            os.utime(journal._file(worker), (time.time() + off, time.time() + off))
+            journal.file_of(worker).touch()
+            os.utime(journal.file_of(worker), (time.time() + off, time.time() + off))
 
         return touch
     backend = study._storage._backend  # type: ignore[attr-defined]
@@ -98,70 +99,70 @@ def beat_of(study: optuna.Study, trial: optuna.Trial, worker: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("off", [-3 * HOUR, 3 * HOUR])
-def test_a_living_worker_of_this_machine_keeps_its_trial_whatever_the_times_of_its_signs(
+def test_a_live_worker_of_this_machine_keeps_its_trial_whatever_its_clock(
     off: float, open_again: Open
 ) -> None:
     study = open_again()
     trial = study.ask()
-    recovery.sign(trial)
+    recovery.set_worker(trial)
     beat_of(study, trial, this_worker())(off)
     other = open_again()
-    other.optimize(lambda trial: 0.5, n_trials=1)  # Optuna looks for silent workers, too.
-    assert put_back_orphans(other) == []
+    other.optimize(lambda trial: 0.5, n_trials=1)  # Optuna looks for stale trials, too.
+    assert requeue_orphans(other) == []
     assert [trial.state.name for trial in other.trials] == ["RUNNING", "COMPLETE"]
 
 
-def test_a_worker_elsewhere_is_dead_when_its_signs_have_not_changed_for_the_grace_period(
+def test_a_worker_elsewhere_is_dead_after_the_grace_period_without_a_heartbeat(
     open_again: Open, clock: OwnClock
 ) -> None:
-    study, watch = open_again(), Watch()
+    study, monitor = open_again(), HeartbeatMonitor()
     trial = study.ask()
     trial.suggest_float("x", 0, 1)
     trial.set_user_attr(WORKER, ELSEWHERE)
     beat = beat_of(study, trial, ELSEWHERE)
     for off in (-9 * HOUR, 0, 9 * HOUR, -8 * HOUR):
         beat(off)
-        assert put_back_orphans(open_again(), watch) == []
+        assert requeue_orphans(open_again(), monitor) == []
         clock.now += GRACE_SECONDS
-        assert put_back_orphans(open_again(), watch) == []
+        assert requeue_orphans(open_again(), monitor) == []
     clock.now += 1
-    assert put_back_orphans(open_again(), watch) == [0]
+    assert requeue_orphans(open_again(), monitor) == [0]
     first, second = open_again().trials
     assert second.system_attrs["fixed_params"] == first.params
     assert (first.state.name, second.user_attrs[CONTINUES]) == ("FAIL", 0)
 
 
-def test_a_worker_elsewhere_that_never_gave_a_sign_has_the_grace_period_too(
+def test_a_worker_elsewhere_without_any_heartbeat_has_the_grace_period_too(
     open_again: Open, clock: OwnClock
 ) -> None:
-    study, watch = open_again(), Watch()
+    study, monitor = open_again(), HeartbeatMonitor()
     study.ask().set_user_attr(WORKER, ELSEWHERE)
-    assert put_back_orphans(study, watch) == []
+    assert requeue_orphans(study, monitor) == []
     clock.now += GRACE_SECONDS + 1
-    assert put_back_orphans(study, watch) == [0]
+    assert requeue_orphans(study, monitor) == [0]
 
 
 @pytest.mark.parametrize("hours", [-2, 2])
-def test_a_trial_that_a_worker_with_another_clock_has_just_begun_is_not_put_back(
+def test_a_trial_just_begun_by_a_worker_with_another_clock_is_not_requeued(
     hours: int, sqlite: optuna.Study, clock: OwnClock
 ) -> None:
-    watch = Watch()
-    sqlite.ask()  # Its worker has not signed it yet.
+    monitor = HeartbeatMonitor()
+    sqlite.ask()  # It has no worker yet.
     set_back(sqlite, hours)
-    assert put_back_orphans(sqlite, watch) == []
+    assert requeue_orphans(sqlite, monitor) == []
     clock.now += 31
-    assert put_back_orphans(sqlite, watch) == [0]
+    assert requeue_orphans(sqlite, monitor) == [0]
 
 
 def test_a_process_is_the_same_one_after_the_clock_was_set(
     open_again: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = open_again()
-    recovery.sign(study.ask())
+    recovery.set_worker(study.ask())
     if sys.platform == "linux":  # It adds this time to the age of a process.
         booted = psutil.boot_time()
         monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3 * HOUR)
-    assert put_back_orphans(study) == []
+    assert requeue_orphans(study) == []
 
 
 def test_durations_are_those_of_a_clock_that_nobody_sets(

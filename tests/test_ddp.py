@@ -182,7 +182,7 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
-def test_the_trial_is_put_back_when_the_other_process_dies_first(
+def test_the_trial_is_requeued_when_the_other_process_dies_first(
     number: signal.Signals, checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     recipe, out, log = tmp_path / "ddp.yaml", tmp_path / "out", tmp_path / "log"

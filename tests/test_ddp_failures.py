@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import final_models
 import optuna
@@ -21,7 +22,7 @@ from test_ddp import DRIVER, RECIPE, wait_for
 ONE_RANK = REPOSITORY / "tests" / "one_rank.py"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
 LAUNCH += ["--num_processes", "2", "--main_process_port", "0"]
-SECONDS = 60  # A process that hangs would take half an hour.
+SECONDS = 120  # A process that hangs would take ten minutes or more.
 
 
 @pytest.fixture
@@ -47,9 +48,8 @@ def check_said_once(log: str, line: str) -> None:
     assert "Traceback" not in log
 
 
-# What stops a search: before there is a group, while things are loaded, and in the rehearsal.
+# What stops a search while things are loaded, and in the dry run.
 SET_UP = {
-    "recipe": ("search.n_trials=none", "search.n_trials: "),
     "data": ("data.train=missing.csv", "does not exist"),
     "model": ("model.name=./missing", "missing"),
     "tokenizer": ("model.tokenizer=./missing", "missing"),
@@ -59,7 +59,7 @@ SET_UP = {
 
 @pytest.mark.parametrize(
     "kind, rank",
-    [(kind, rank) for kind in ("recipe", "data", "rehearsal") for rank in (0, 1)]
+    [(kind, rank) for kind in ("data", "rehearsal") for rank in (0, 1)]
     + [("model", 1), ("tokenizer", 1)],
 )
 def test_a_set_up_that_fails_on_one_process_ends_both_and_leaves_no_study(
@@ -75,21 +75,47 @@ def test_a_set_up_that_fails_on_one_process_ends_both_and_leaves_no_study(
     assert not (tmp_path / "out" / "study.db").exists()
 
 
+BAD_RECIPE = "search.n_trials=none"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_recipe_that_is_wrong_on_one_process_ends_both(
+    rank: int, recipe: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    start = time.monotonic()
+    group = start_group(ONE_RANK, log, str(rank), BAD_RECIPE, str(SEARCH), str(recipe))
+    ends = end_of(group, as_launcher=True)
+    assert (ends[rank], ends[1 - rank]) == (2, 130), log.read_text()
+    assert time.monotonic() - start < SECONDS
+    check_said_once(log.read_text(), ("", "process 1: ")[rank])
+    assert "search.n_trials: " in log.read_text()
+    assert not (tmp_path / "out" / "study.db").exists()
+
+
 def test_an_error_of_both_processes_is_said_once_and_names_neither(
     recipe: Path, tmp_path: Path
 ) -> None:
-    for kind in ("recipe", "data"):
-        log = tmp_path / kind
-        group = start_group(SEARCH, log, str(recipe), SET_UP[kind][0])
-        assert end_of(group) == [2, 2], log.read_text()
-        check_said_once(log.read_text(), "")
-        assert "process " not in log.read_text()
+    log = tmp_path / "log"
+    group = start_group(SEARCH, log, str(recipe), SET_UP["data"][0])
+    assert end_of(group) == [2, 2], log.read_text()
+    check_said_once(log.read_text(), "")
+    assert "process " not in log.read_text()
 
 
-def test_a_launcher_shows_the_error_of_the_one_process(recipe: Path) -> None:
+@pytest.mark.parametrize(
+    "command, line",
+    [
+        ([ONE_RANK, 1, "data.train=missing.csv", SEARCH], "process 1: missing.csv: this file does"),
+        ([ONE_RANK, 2, "", SEARCH, BAD_RECIPE], ""),
+    ],
+)
+def test_a_launcher_shows_the_error_of_one_process_or_of_all_once(
+    command: list[Any], line: str, recipe: Path
+) -> None:
     began = time.monotonic()
     done = subprocess.run(
-        [*LAUNCH, str(ONE_RANK), "1", "data.train=missing.csv", str(SEARCH), str(recipe)],
+        [*LAUNCH, *map(str, command), str(recipe)],
         capture_output=True,
         text=True,
         env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
@@ -98,11 +124,11 @@ def test_a_launcher_shows_the_error_of_the_one_process(recipe: Path) -> None:
     assert done.returncode != 0
     assert time.monotonic() - began < SECONDS
     assert done.stderr.count("error: ") == 1
-    assert "error: process 1: missing.csv: this file does not exist" in done.stderr
+    assert f"error: {line}" in done.stderr
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_model_that_one_process_cannot_build_ends_both_and_the_same_command_goes_on(
+def test_a_model_that_one_process_cannot_build_ends_both(
     rank: int, recipe: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     out, copy, log = tmp_path / "out", tmp_path / "copy", tmp_path / "log"
@@ -140,7 +166,7 @@ def staged(recipe: Path) -> Path:
     return recipe
 
 
-def check_put_back_in_decoding(out: Path) -> int:
+def check_requeued_in_decoding(out: Path) -> int:
     """How many trials would be finished if the one that was cut off were tried again."""
     trials = trials_in(out, "ddp.decoding.0-1")
     assert [trial.state.name for trial in trials][-2:] == ["FAIL", "WAITING"]
@@ -150,7 +176,7 @@ def check_put_back_in_decoding(out: Path) -> int:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_model_that_one_process_cannot_decode_with_ends_both_and_the_same_command_goes_on(
+def test_a_model_that_one_process_cannot_decode_with_ends_both(
     rank: int, staged: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     out, copy, log = tmp_path / "out", tmp_path / "copy", tmp_path / "log"
@@ -161,7 +187,7 @@ def test_a_model_that_one_process_cannot_decode_with_ends_both_and_the_same_comm
     (copy / "model.safetensors").rename(copy / "away")
     assert end_of(group) == [2, 2], log.read_text()
     check_said_once(log.read_text(), f"process {rank}: ")
-    count = check_put_back_in_decoding(out)
+    count = check_requeued_in_decoding(out)
     (copy / "away").rename(copy / "model.safetensors")
     group = start_group(ONE_RANK, log, *command, f"search.staged.n_trials={count}")
     assert end_of(group) == [0, 0], log.read_text()
@@ -181,7 +207,7 @@ def test_the_decoding_trial_is_tried_again_when_one_process_is_killed(
     assert time.monotonic() - start < SECONDS
     assert "another process of the launch is gone" in log.read_text()
     if rank == 1:
-        check_put_back_in_decoding(out)
+        check_requeued_in_decoding(out)
     count = sum(t.state.name != "FAIL" for t in trials_in(out, "ddp.decoding.0-1"))
     group = start_group(SEARCH, log, str(staged), f"search.staged.n_trials={count}")
     assert end_of(group) == [0, 0], log.read_text()
@@ -198,7 +224,7 @@ def test_the_decoding_trial_is_tried_again_when_one_process_is_killed(
         ("refuse", "process {}, trial 1: the test breaks this process. The launch ends here;"),
     ],
 )
-def test_an_error_of_the_set_up_in_a_trial_ends_both_and_the_trial_is_tried_again(
+def test_an_error_of_the_set_up_in_a_trial_ends_both_and_requeues_it(
     kind: str, line: str, rank: int, checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
@@ -230,23 +256,24 @@ def test_an_error_of_every_process_in_a_trial_is_raised_as_with_one_process(
 
 
 @pytest.mark.parametrize(
-    "n_gpus, line",
+    "n_gpus, ends, line",
     [
-        (2, "all processes must work on one kind of device, and here it would be process 0 on cpu"),
-        (1, "process 1: 2 processes were started on this machine to work together"),
+        (2, [2, 2], "all processes must work on one kind of device, and here it would be process "),
+        (1, [130, 2], "process 1: 2 processes were started on this machine to work together"),
     ],
 )
 def test_a_gpu_that_one_process_has_not_is_found_before_there_is_a_group(
-    n_gpus: int, line: str, tmp_path: Path
+    n_gpus: int, ends: list[int], line: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     start = time.monotonic()
-    assert end_of(start_group(DRIVER, log, f"device:1:{n_gpus}", "", "", "")) == [2, 2]
+    group = start_group(DRIVER, log, f"device:1:{n_gpus}", "", "", "")
+    assert end_of(group, as_launcher=n_gpus == 1) == ends, log.read_text()
     assert time.monotonic() - start < SECONDS
     check_said_once(log.read_text(), line)
 
 
-def test_a_trial_without_the_random_numbers_of_one_process_begins_anew_and_comes_to_its_value(
+def test_a_trial_without_one_process_random_state_starts_again_with_its_value(
     recipe: Path, tmp_path: Path
 ) -> None:
     text = without_lora(recipe).replace("num_epochs: 1", "num_epochs: 8")
@@ -277,7 +304,7 @@ def test_a_trial_without_the_random_numbers_of_one_process_begins_anew_and_comes
     assert next(one).read_bytes() == next(two).read_bytes()
 
 
-def test_two_processes_share_the_rows_of_an_evaluation_and_measure_no_loss_that_nobody_reads(
+def test_two_processes_share_an_evaluation_and_measure_no_unused_loss(
     recipe: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -331,7 +358,7 @@ def test_processes_leave_their_group_before_they_end(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of a parent")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_processes_of_an_ended_launcher_end_and_put_their_trial_back(
+def test_the_processes_of_an_ended_launcher_end_and_requeue_their_trial(
     count: int, number: signal.Signals, recipe: Path, tmp_path: Path
 ) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
@@ -349,7 +376,7 @@ def test_the_processes_of_an_ended_launcher_end_and_put_their_trial_back(
     assert len(searching) == count
     launcher.send_signal(number)
     launcher.wait(timeout=30)
-    _, alive = psutil.wait_procs(searching, timeout=20)
+    _, alive = psutil.wait_procs(searching, timeout=60)
     for process in alive:
         process.kill()
     assert not alive

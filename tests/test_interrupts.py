@@ -23,7 +23,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 @pytest.fixture(autouse=True)
 def _both_signals_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    monkeypatch.setattr(signals, "_SAME_SECONDS", 0.5)
+    monkeypatch.setattr(signals, "SAME_SECONDS", 0.5)
 
 
 class Destroyed:
@@ -80,7 +80,7 @@ run(main)
 """
 
 
-def test_a_program_writes_what_it_has_when_a_launcher_repeats_the_signal_of_the_terminal() -> None:
+def test_a_repeated_signal_does_not_cut_off_the_end_of_a_program() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60
     )

@@ -67,7 +67,7 @@ def remove_trials(folder: Path, kind: str) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
-def test_a_search_whose_study_is_gone_stops_after_the_trial(
+def test_a_search_whose_study_is_removed_stops_after_the_trial(
     spoil: Any, what: str, there: str, kind: str, tmp_path: Path
 ) -> None:
     folder, begun = tmp_path / "out", []
@@ -84,7 +84,7 @@ def test_a_search_whose_study_is_gone_stops_after_the_trial(
     with pytest.raises(StudyMoved, match=f"{what}.*{there}.*same command again"):
         run_study(study, objective, 4, folder=folder / "trials")
     assert begun == [0, 1]
-    # A journal cannot be written at its new place; its trial is put back when this process is gone.
+    # A journal cannot be written at its new place; its trial is requeued by the next run.
     if spoil is move_folder and kind == "sqlite":
         folder.with_name("elsewhere").rename(folder)
         run_study(open_in(folder, kind), lambda trial: trial.suggest_float("x", 0, 1), 4)
@@ -123,7 +123,7 @@ def test_a_study_in_memory_is_not_lost_with_a_folder(tmp_path: Path) -> None:
     assert len(study.trials) == 1
 
 
-def test_a_trial_that_fails_without_its_folder_is_put_back(
+def test_a_trial_that_fails_without_its_folder_is_requeued(
     make_trainer: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs" / "run-0"

@@ -12,10 +12,16 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo_summarize.config.schema import SearchSection
-from hpo_summarize.errors import HpoError
+from hpo_summarize.errors import HpoError, RunStopped
 from hpo_summarize.study import recovery
-from hpo_summarize.study.heartbeats import BeatingJournal, Watch, beating
-from hpo_summarize.study.recovery import fail, put_back, put_back_orphans, this_worker
+from hpo_summarize.study.heartbeats import HeartbeatJournal, HeartbeatMonitor, sending_heartbeats
+from hpo_summarize.study.recovery import (
+    fail,
+    requeue_orphans,
+    requeue_running,
+    this_worker,
+    withdraw_duplicates,
+)
 from hpo_summarize.study.run import open_study, run_study
 from hpo_summarize.study.trials import finished_trials
 from hpo_summarize.study.user_attrs import (
@@ -50,11 +56,11 @@ def draw(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 0, 1)
 
 
-def lose(study: optuna.Study, marked: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def lose(study: optuna.Study, marked: bool) -> dict[str, Any]:
     """Fails a trial as a worker or a heartbeat does, and dies before its values are queued."""
     trial = study.ask()
     draw(trial)
-    recovery.sign(trial)
+    recovery.set_worker(trial)
     if marked:
         trial.set_user_attr(INTERRUPTED, True)
     study.tell(trial, state=TrialState.FAIL)
@@ -63,9 +69,9 @@ def lose(study: optuna.Study, marked: bool, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_values_that_a_dead_worker_could_not_queue_are_tried_again_once(
-    marked: bool, open_again: Open, monkeypatch: pytest.MonkeyPatch
+    marked: bool, open_again: Open
 ) -> None:
-    params = lose(open_again(), marked, monkeypatch)
+    params = lose(open_again(), marked)
     run_study(open_again(), draw, 3)
     study = open_again()
     assert len(finished_trials(study)) == 3
@@ -73,28 +79,21 @@ def test_values_that_a_dead_worker_could_not_queue_are_tried_again_once(
     assert [(heir.params, heir.state.name) for heir in heirs] == [(params, "COMPLETE")]
 
 
-def test_two_workers_that_queue_the_same_trial_at_once_leave_one(
-    open_again: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_workers_that_queue_the_same_trial_at_once_leave_one(open_again: Open) -> None:
     study = open_again()
-    lose(study, True, monkeypatch)
-    dead = study.trials[0]
-    # The other one looked before this one has queued, and queues after it.
-    with monkeypatch.context() as patch:
-        patch.setattr(recovery, "_continued", lambda trials: set())
-        put_back(study, dead)
-        put_back(open_again(), dead)
+    params = lose(study, True)
+    for worker in (study, open_again()):
+        worker.enqueue_trial(params, user_attrs={CONTINUES: 0})
+        withdraw_duplicates(worker)
     waiting = open_again().get_trials(states=(TrialState.WAITING,))
     assert [trial.number for trial in waiting] == [1]
     run_study(study, draw, 2)
     assert [trial.number for trial in finished_trials(study)] == [1, 3]
 
 
-def test_a_trial_that_two_workers_have_queued_is_begun_by_one(
-    open_again: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_that_two_workers_have_queued_is_begun_by_one(open_again: Open) -> None:
     study = open_again()
-    params = lose(study, True, monkeypatch)
+    params = lose(study, True)
     for _ in range(2):
         study.enqueue_trial(params, user_attrs={CONTINUES: 0})
     run_study(study, draw, 2)
@@ -122,22 +121,41 @@ def test_a_trial_that_another_process_has_broken_counts_and_is_not_tried_again(
 ) -> None:
     url = f"sqlite:///{tmp_path / 's'}"
     study = open_study(SearchSection(), "study", url, directions * ["maximize"])
-    recovery.sign(study.ask())
+    recovery.set_worker(study.ask())
     fail(study, 0, "RuntimeError: broken")
     fail(study, 0, "it comes too late")
     (trial,) = study.trials
     assert (trial.state.name, trial.user_attrs[FAILURE]) == (state, "RuntimeError: broken")
     assert len(finished_trials(study)) == 1
-    assert put_back_orphans(study) == []
+    assert requeue_orphans(study) == []
     assert len(study.trials) == 1
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_run_stops_also_if_another_process_of_its_group_has_ended_the_trial(
+    counted: bool, open_again: Open
+) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        draw(trial)
+        other = open_again()
+        if counted:
+            fail(other, trial.number, "RuntimeError: broken")
+        else:
+            requeue_running(other, other.trials[trial.number])
+        raise RunStopped("another process is gone")
+
+    with pytest.raises(RunStopped, match="another process is gone"):
+        run_study(open_again(), objective, 3)
+    states = [trial.state.name for trial in open_again().trials]
+    assert states == (["PRUNED"] if counted else ["FAIL", "WAITING"])
+
+
 def files_of(study: optuna.Study) -> list[Path]:
-    assert isinstance(study._storage, BeatingJournal)
-    return sorted(study._storage._folder.glob("*"))
+    assert isinstance(study._storage, HeartbeatJournal)
+    return sorted(study._storage.folder.glob("*"))
 
 
-def test_a_trial_of_a_silent_worker_on_another_machine_is_tried_again_in_a_run(
+def test_a_trial_without_heartbeats_of_another_machine_is_requeued_in_a_run(
     open_again: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo_summarize.study.heartbeats.GRACE_SECONDS", 2)
@@ -151,22 +169,22 @@ def test_a_trial_of_a_silent_worker_on_another_machine_is_tried_again_in_a_run(
     assert trials[2].user_attrs[CONTINUES] == 0
 
 
-def test_a_worker_at_a_journal_gives_signs_of_life_until_it_ends(
+def test_a_worker_at_a_journal_sends_heartbeats_until_it_ends(
     journal: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo_summarize.study.heartbeats.HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr("hpo_summarize.study.heartbeats.GRACE_SECONDS", 0.5)
-    study, other, watch = journal(), {**this_worker(), "host": "here"}, Watch()
+    study, other, monitor = journal(), {**this_worker(), "host": "here"}, HeartbeatMonitor()
     trial = study.ask()
     trial.set_user_attr(WORKER, other)
-    with beating(study, other):
+    with sending_heartbeats(study, other):
         for _ in range(5):
-            assert put_back_orphans(journal(), watch) == []
+            assert requeue_orphans(journal(), monitor) == []
             time.sleep(0.3)
         assert files_of(study)
-    assert put_back_orphans(journal(), watch) == []
+    assert requeue_orphans(journal(), monitor) == []
     time.sleep(0.6)
-    assert put_back_orphans(journal(), watch) == [0]
+    assert requeue_orphans(journal(), monitor) == [0]
 
 
 def test_a_worker_that_ends_leaves_no_file(journal: Open) -> None:

@@ -24,5 +24,5 @@ def test_simulated_workers_share_the_trials_of_one_study(kind: str, tmp_path: Pa
 def test_a_simulation_without_a_finished_trial_says_so(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'simulation'}"
     optuna.create_study(storage=url, study_name="simulation", direction="minimize")
-    with pytest.raises(SearchFailed, match="no simulated trial finished.*1 workers failed; mend"):
+    with pytest.raises(SearchFailed, match="no simulated trial finished.*1 workers failed; fix"):
         simulate(url, n_workers=1, n_trials=1, trial_seconds=0)

@@ -62,7 +62,7 @@ def test_a_storage_that_cannot_be_used_gives_a_short_error_at_once_and_no_passwo
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psycopg")
-    monkeypatch.setattr(storage, "_CONNECT_SECONDS", 2)
+    monkeypatch.setattr(storage, "CONNECT_SECONDS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql+psycopg://127.0.0.1:{silent.getsockname()[1]}/study"
         with pytest.raises(StudyError, match="timeout"):

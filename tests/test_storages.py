@@ -20,7 +20,7 @@ from study_worker import BASELINE
 
 from hpo_summarize.config.schema import SearchSection
 from hpo_summarize.study import storage
-from hpo_summarize.study.recovery import n_being_put_back, put_back_orphans, this_worker
+from hpo_summarize.study.recovery import n_being_requeued, requeue_orphans, this_worker
 from hpo_summarize.study.run import open_study, run_study
 from hpo_summarize.study.storage import build_storage
 from hpo_summarize.study.trials import finished_trials
@@ -131,7 +131,7 @@ def test_the_trial_of_a_killed_worker_is_tried_again_once_while_the_others_go_on
     assert [(heir.params, heir.state.name) for heir in heirs] == [(dead.params, "COMPLETE")]
 
 
-def test_an_orphan_that_four_workers_find_at_the_same_instant_is_put_back_once(
+def test_an_orphan_that_four_workers_find_at_once_is_requeued_once(
     url: str, start: Processes, tmp_path: Path
 ) -> None:
     mark = tmp_path / "stuck"
@@ -187,15 +187,15 @@ def test_a_study_outlives_a_restart_of_its_server(start: Processes) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_a_trial_that_is_just_being_put_back_leaves_no_room_for_another(tmp_path: Path) -> None:
+def test_a_trial_that_is_being_requeued_leaves_no_room_for_another(tmp_path: Path) -> None:
     study = open_study(SearchSection(), "study", f"sqlite:///{tmp_path / 'a.db'}", ["maximize"])
     trial = study.ask()
     trial.set_user_attr(INTERRUPTED, True)
-    assert n_being_put_back(study.trials) == 0
+    assert n_being_requeued(study.trials) == 0
     study.tell(trial, state=TrialState.FAIL)
-    assert n_being_put_back(study.trials) == 1
+    assert n_being_requeued(study.trials) == 1
     study.enqueue_trial({}, user_attrs={CONTINUES: 0})
-    assert n_being_put_back(study.trials) == 0
+    assert n_being_requeued(study.trials) == 0
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -203,13 +203,13 @@ def test_a_trial_of_another_machine_is_not_taken_for_an_orphan(tmp_path: Path) -
     study = open_study(SearchSection(), "study", f"sqlite:///{tmp_path / 'a.db'}", ["maximize"])
     study.ask().set_user_attr(WORKER_NAME, {**this_worker(), "host": "elsewhere", "started": 0.0})
     study.ask().set_user_attr(WORKER_NAME, {**this_worker(), "started": 0.0})
-    assert put_back_orphans(study) == [1]
+    assert requeue_orphans(study) == [1]
 
 
-def test_workers_that_lose_the_one_that_makes_the_study_still_begin_with_the_baseline(
+def test_the_baseline_is_first_also_if_the_worker_that_creates_the_study_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.study.run._BASELINE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo_summarize.study.run.BASELINE_SECONDS", 0.3)
     url = f"sqlite:///{tmp_path / 'a.db'}"
     optuna.create_study(study_name="study", storage=build_storage(url), direction="maximize")
     study = open_study(SearchSection(), "study", url, ["maximize"], [BASELINE])
@@ -217,7 +217,7 @@ def test_workers_that_lose_the_one_that_makes_the_study_still_begin_with_the_bas
     assert_whole(study, 2)
 
 
-def test_a_journal_with_half_a_line_at_its_end_is_mended(tmp_path: Path) -> None:
+def test_a_journal_with_half_a_line_at_its_end_is_repaired(tmp_path: Path) -> None:
     path = tmp_path / "study.log"
     url = f"journal://{path}"
     study = open_study(SearchSection(), "study", url, ["maximize"])
@@ -233,8 +233,8 @@ def test_a_journal_with_half_a_line_at_its_end_is_mended(tmp_path: Path) -> None
 def test_the_lock_that_a_killed_process_left_on_a_journal_is_broken_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert storage._JOURNAL_LOCK_SECONDS <= 10
-    monkeypatch.setattr(storage, "_JOURNAL_LOCK_SECONDS", 3)
+    assert storage.JOURNAL_LOCK_SECONDS <= 10
+    monkeypatch.setattr(storage, "JOURNAL_LOCK_SECONDS", 3)
     (tmp_path / "study.log.lock").touch()
     before = time.monotonic()
     open_study(SearchSection(), "study", f"journal://{tmp_path / 'study.log'}", ["maximize"])

@@ -293,7 +293,7 @@ def test_a_begun_study_takes_a_known_good_point_that_is_new(make: Any) -> None:
 def test_a_beginning_that_was_cut_off_is_finished_by_the_next_run(
     call: str, n_before: int, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.study.run._BASELINE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo_summarize.study.run.BASELINE_SECONDS", 0.3)
     search(make("old"), 5)
     settings = {"warm_start": url(tmp_path), "baselines": [{"learning_rate": 0.005}]}
     storage, before = optuna.storages.JournalStorage, []
@@ -319,7 +319,7 @@ def test_a_beginning_that_was_cut_off_is_finished_by_the_next_run(
 def test_a_worker_that_is_slow_at_a_warm_start_doubles_no_earlier_trial(
     scheme: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.study.run._BASELINE_SECONDS", 0.3)
+    monkeypatch.setattr("hpo_summarize.study.run.BASELINE_SECONDS", 0.3)
     search(make("old"), 5)
     storage = f"{scheme}://{'/' if scheme == 'sqlite' else ''}{tmp_path / 'new.file'}"
     settings = {"warm_start": url(tmp_path), "storage": storage}
@@ -342,10 +342,10 @@ def test_a_worker_that_is_slow_at_a_warm_start_doubles_no_earlier_trial(
     assert study.user_attrs["warm_start"]["n_taken"] == 5
 
 
-def test_what_a_dead_worker_was_adding_holds_nobody_up(
+def test_a_copy_that_a_dead_worker_was_adding_is_withdrawn(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.study.recovery._NAMELESS_SECONDS", 0.2)
+    monkeypatch.setattr("hpo_summarize.study.recovery.NO_WORKER_SECONDS", 0.2)
     search(make("old"), 3)
     new = make("new", search={"warm_start": url(tmp_path)})
     left = copy.copy(copies(new.study)[1])

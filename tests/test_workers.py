@@ -149,7 +149,7 @@ run(lambda: print("ran"))
 """
 
 
-def test_a_program_that_is_stopped_while_it_starts_ends_as_one_that_is_stopped_later() -> None:
+def test_a_program_that_is_stopped_while_it_starts_ends_like_any_other() -> None:
     done = subprocess.run(
         [sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=60
     )
@@ -295,13 +295,13 @@ def said_by_another(folder: Path) -> str:
 def test_a_turn_that_never_comes_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo_summarize.launch.writer._TURN_SECONDS", 0.1)
-    vanished = FileLock(tmp_path / ".turn.lock")
-    vanished.acquire()
+    monkeypatch.setattr("hpo_summarize.launch.writer.TURN_SECONDS", 0.1)
+    held = FileLock(tmp_path / ".turn.lock")
+    held.acquire()
     for worker in (Worker(0, 2), Worker(1, 2)):
         with Writer(tmp_path, worker=worker).once("a line") as is_new:
             assert is_new == (worker.number == 0)
-    vanished.release()
+    held.release()
 
 
 def test_what_one_worker_of_a_launch_has_done_is_new_to_the_next_launch(tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_stops_both_workers_with_the_reason_and_puts_their_trials_back(
+def test_a_full_disk_stops_both_workers_and_requeues_their_trials(
     checkpoint: Path, csv_path: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     ends, output, study, out = run_two(checkpoint, csv_path, tmp_path)

@@ -22,7 +22,8 @@ from transformers import (
 from hpo_summarize.components import Experiment
 from hpo_summarize.data.dialogues import Dialogues
 from hpo_summarize.errors import HpoError, stopping_at_storage_failure
-from hpo_summarize.launch.processes import is_lost_peer, on_main
+from hpo_summarize.launch.processes import on_main
+from hpo_summarize.launch.signals import is_lost_process
 from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.trials import Candidate
 from hpo_summarize.training.arguments import follows_metric, within_device
@@ -175,7 +176,7 @@ class Training:
                     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
                 break
             except Exception as error:
-                if is_lost_peer(error):
+                if is_lost_process(error):
                     raise
                 self._note_smaller(trainer.args, failure_reason(error), fitting)
             del trainer

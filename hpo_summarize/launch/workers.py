@@ -1,4 +1,4 @@
-"""Several processes of one launch: each at its own trials, on its own device."""
+"""The processes of a launch that run trials of their own, each on its own device."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def is_launched_with_others(environment: Mapping[str, str] = os.environ) -> bool
 def end_with_launcher(environment: Mapping[str, str] = os.environ) -> None:
     """Interrupts this process (SIGTERM) when the launcher that started it ends or is killed.
 
-    It would go on otherwise, on its device, beside the processes of the same command started again.
-    A parent that is no launcher (a shell, nohup, tmux, a scheduler) may end before this process.
+    It would keep its device while the same command is started again. A parent that is no launcher
+    (a shell, nohup, tmux, a scheduler) may end before this process.
     """
     parent = os.getppid()
     if "TORCHELASTIC_RUN_ID" in environment or _is_launcher(_command_of(parent)):
@@ -96,9 +96,8 @@ def separate_workers(
 ) -> Worker:
     """Makes this process independent of the others of its launch, with one device of its own.
 
-    To be called before anything asks for a device: no process group is formed then, and each
-    process is a worker of the study that meets the others only in its storage. The workers of one
-    machine share its processor cores: with more threads than cores each would slow down the others.
+    To be called before anything asks for a device. No process group is formed then; the workers
+    share the storage of the study alone, and the cores of their machine as threads.
 
     Args:
         environment: Of this process; changed.
@@ -112,8 +111,8 @@ def separate_workers(
         return Worker()
     number, local = int(environment.get("RANK", "0")), int(environment.get("LOCAL_RANK", "0"))
     local_count = int(environment.get("LOCAL_WORLD_SIZE", count))
-    if not _user_chose_threads(environment, _environment_of_parent()):
-        _use_threads(n_cores() // local_count, environment)
+    if not _user_chose_threads(environment):
+        _use_threads(max(1, n_cores() // local_count), environment)
     for name in _GROUP_VARIABLES:
         environment.pop(name, None)
     if devices := _gpus(environment, count_gpus or _count_gpus):
@@ -151,9 +150,9 @@ def _too_many(count: int, devices: Sequence[str]) -> str:
 def launch_note(
     command: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ
 ) -> str | None:
-    """What to tell a user whose launcher was asked for several processes and started only this one.
+    """A note for a launcher that was asked for several processes and started only this one.
 
-    `accelerate launch --cpu --num_processes 2` does so without a word.
+    `accelerate launch --cpu --num_processes 2` (1.15) does so silently.
 
     Args:
         command: Command line of the parent process. Default: as the system has it.
@@ -180,7 +179,7 @@ def _command_of(process: int) -> list[str]:
 
 
 def start_of(process: int) -> float:
-    """When a process of this machine started, to tell it from a later one of the same id.
+    """When a process of this machine started, which a later one of the same id does not share.
 
     On Linux in clock ticks since the machine started. psutil adds to them the time of that start,
     which changes whenever the clock is set.
@@ -209,25 +208,21 @@ def n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _user_chose_threads(environment: Mapping[str, str], launcher: Mapping[str, str]) -> bool:
+def _user_chose_threads(environment: Mapping[str, str]) -> bool:
     """Whether the number of threads is the user's.
 
-    torchrun and `accelerate launch` set 1 where nothing is set, for processes that they start.
+    torchrun and `accelerate launch` set 1 for the processes that they start, if it is not set.
     """
-    return environment.get(_THREADS, "1") != "1" or _THREADS in launcher
-
-
-def _environment_of_parent() -> Mapping[str, str]:
-    """What the parent of this process was started with; nothing where that cannot be read."""
+    if environment.get(_THREADS, "1") != "1":
+        return True
     try:
-        return psutil.Process(os.getppid()).environ()
-    except (psutil.Error, OSError):
-        return {}
+        return _THREADS in psutil.Process(os.getppid()).environ()
+    except (psutil.Error, OSError):  # It cannot be read.
+        return False
 
 
 def _use_threads(count: int, environment: MutableMapping[str, str]) -> None:
     """Sets the threads of torch, be it imported already or not."""
-    count = max(1, count)
     environment[_THREADS] = str(count)
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(count)

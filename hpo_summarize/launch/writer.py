@@ -11,15 +11,15 @@ from filelock import FileLock, Timeout
 
 from hpo_summarize.launch.workers import Worker, launch_name
 
-_TURN_SECONDS = 60  # A machine that vanished may hold a lock of a shared file system for ever.
+TURN_SECONDS = 60  # A machine that died may hold a lock of a shared file system for ever.
 _ALONE = Worker()
 
 
 class Writer:
     """Among the workers of one output folder, the one that prints and writes the results.
 
-    The lock belongs to a process and goes when the process does; the next worker that asks gets it.
-    What has been done once for all of them is noted in a file, so that the next one knows.
+    The lock is released when its process ends, and the next worker that asks gets it. What has been
+    done once for all of them is noted in a file.
 
     Args:
         output_dir: Folder that the workers share.
@@ -49,10 +49,10 @@ class Writer:
     def turn(self) -> Iterator[None]:
         """Keeps other workers from writing meanwhile, so that what is read last is written last.
 
-        After a minute without a turn it goes on without one: every file is written whole.
+        After a minute it does not wait any longer: every file is written whole.
         """
         try:
-            with self._turn.acquire(timeout=_TURN_SECONDS):
+            with self._turn.acquire(timeout=TURN_SECONDS):
                 yield
         except Timeout:
             yield

@@ -1,4 +1,4 @@
-"""Signs of life: how workers give them, and how others notice that they have stopped."""
+"""Heartbeats: how workers on several machines notice that one of them died."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HEARTBEAT_SECONDS = 30
 GRACE_SECONDS = 10 * HEARTBEAT_SECONDS
 
 
-class Watch:
-    """How long the signs of other workers have stayed the same, by this process's monotonic clock.
+class HeartbeatMonitor:
+    """How long heartbeats have stayed the same, by the monotonic clock of this process.
 
     No time that another machine, a file server or a database has written is compared with another:
     their clocks and time zones may differ, and each may be set while a study runs.
@@ -34,79 +34,72 @@ class Watch:
     def __init__(self) -> None:
         self._seen: dict[int, tuple[Any, float]] = {}
 
-    def seconds_unchanged(self, number: int, sign: Any) -> float:
-        """Seconds since the sign of a trial was first seen as it is now; 0 at the first look."""
+    def seconds_unchanged(self, number: int, heartbeat: Any) -> float:
+        """Seconds since the heartbeat of a trial was first seen as it is now; at first 0."""
         now = time.monotonic()
-        if number not in self._seen or self._seen[number][0] != sign:
-            self._seen[number] = (sign, now)
+        if number not in self._seen or self._seen[number][0] != heartbeat:
+            self._seen[number] = (heartbeat, now)
         return now - self._seen[number][1]
 
 
-def sign_of_life(storage: BaseStorage, trial: FrozenTrial) -> Any:
-    """What changes as long as the worker of a running trial lives; None: the storage has no such.
+def last_heartbeat(storage: BaseStorage, trial: FrozenTrial) -> Any:
+    """What changes as long as the worker of a running trial lives; None: the storage has none.
 
     In a database that is the heartbeat of the trial, beside a journal the file of the worker.
     """
     backend = storage._backend if isinstance(storage, _CachedStorage) else storage
-    read = getattr(backend, "sign_of_life", None)
+    read = getattr(backend, "last_heartbeat", None)
     return None if read is None else read(trial)
 
 
-class BeatingJournal(JournalStorage):
+class HeartbeatJournal(JournalStorage):
     """A journal beside which every worker has a file that it touches as long as it lives.
 
     Args:
         backend: The journal.
-        folder: For the files; made when a worker begins.
+        folder: For the files; made by the first worker.
     """
 
     def __init__(self, backend: BaseJournalBackend, folder: Path) -> None:
         super().__init__(backend)
-        self._folder = folder
+        self.folder = folder
 
-    def beat(self, worker: Mapping[str, Any]) -> None:
-        """Touches the file of a worker."""
-        self._folder.mkdir(exist_ok=True)
-        self._file(worker).touch()
+    def file_of(self, worker: Mapping[str, Any]) -> Path:
+        """The file that a worker touches."""
+        name = f"{worker['host']} {worker['pid']} {worker['started']}"
+        return self.folder / hashlib.sha256(name.encode()).hexdigest()[:32]
 
-    def sign_of_life(self, trial: FrozenTrial) -> int:
+    def last_heartbeat(self, trial: FrozenTrial) -> int:
         """When the worker of a trial last touched its file, by any clock; 0: it has no file."""
         try:
-            return self._file(trial.user_attrs[WORKER]).stat().st_mtime_ns
+            return self.file_of(trial.user_attrs[WORKER]).stat().st_mtime_ns
         except FileNotFoundError:
             return 0
 
-    def forget(self, worker: Mapping[str, Any]) -> None:
-        """Removes the file of a worker that runs no trial any more."""
-        self._file(worker).unlink(missing_ok=True)
-
-    def _file(self, worker: Mapping[str, Any]) -> Path:
-        name = f"{worker['host']} {worker['pid']} {worker['started']}"
-        return self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
-
 
 @contextmanager
-def beating(study: optuna.Study, me: Mapping[str, Any]) -> Iterator[None]:
-    """Meanwhile this worker gives signs of life, where its storage has no better way."""
+def sending_heartbeats(study: optuna.Study, worker: Mapping[str, Any]) -> Iterator[None]:
+    """Touches the file of a worker meanwhile, beside a journal; Optuna does it for databases."""
     storage = study._storage
-    if not isinstance(storage, BeatingJournal):
+    if not isinstance(storage, HeartbeatJournal):
         yield
         return
-    done = threading.Event()
+    storage.folder.mkdir(exist_ok=True)
+    file, done = storage.file_of(worker), threading.Event()
+    file.touch()
 
-    def beat() -> None:
+    def send() -> None:
         while not done.wait(HEARTBEAT_SECONDS):
             try:
-                storage.beat(me)
+                file.touch()
             except OSError:
-                continue  # The file server is away; the journal itself will tell.
+                continue  # The file server is away; writing to the journal raises for it.
 
-    storage.beat(me)
-    thread = threading.Thread(target=beat, daemon=True, name="signs of life")
+    thread = threading.Thread(target=send, daemon=True, name="heartbeats")
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        storage.forget(me)
+        file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The file of a study and the folder of its trials: found without creating them, and watched."""
+"""The file of a study and the folder of its trials: found without being created, and checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy
@@ -14,32 +13,31 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from hpo_summarize.errors import StudyMoved
-from hpo_summarize.study.storage import JOURNAL, _connect_args, build_storage, retry_first_start
+from hpo_summarize.study.storage import JOURNAL, build_storage, connect_args, open_with_retries
 from hpo_summarize.study.trials import best_trials
 
 
-def find_study(url: str, study_name: str, to_make: bool = False) -> optuna.Study | None:
-    """A study in its storage; None if it has not been made yet.
+def find_study(url: str, study_name: str, to_create: bool = False) -> optuna.Study | None:
+    """A study in its storage; None if there is none. Nothing is created.
 
     Args:
         url: URL of the storage.
         study_name: Name in the storage.
-        to_make: It will be made where there is none, so that it must be possible to.
+        to_create: Checks that a file that does not exist can be created.
 
     Raises:
-        StudyError: The storage cannot be reached, or could not be made there.
+        StudyError: The storage cannot be reached or created.
     """
-    return retry_first_start(url, lambda: _find(url, study_name, to_make))
+    return open_with_retries(url, lambda: _find(url, study_name, to_create))
 
 
-def _find(url: str, study_name: str, to_make: bool) -> optuna.Study | None:
-    options = None if url.startswith(JOURNAL) else _connect_args(url)
-    file = Path(url.removeprefix(JOURNAL)) if options is None else file_of_url(url)
+def _find(url: str, study_name: str, to_create: bool) -> optuna.Study | None:
+    file = file_of_url(url)
     if file is not None and not file.exists():
-        if to_make:
-            _check_can_be_made(file)
+        if to_create:
+            _check_can_be_created(file)
         return None
-    if options is not None and not _has_tables(url, options):
+    if not url.startswith(JOURNAL) and not _has_tables(url):
         return None
     storage = build_storage(url)
     if study_name not in optuna.get_all_study_names(storage):
@@ -48,22 +46,24 @@ def _find(url: str, study_name: str, to_make: bool) -> optuna.Study | None:
 
 
 def file_of_url(url: str | sqlalchemy.URL) -> Path | None:
-    """The file that a database is kept in; None for one on a server, or in memory."""
+    """The file of a journal or a database; None for a database on a server, or in memory."""
+    if isinstance(url, str) and url.startswith(JOURNAL):
+        return Path(url.removeprefix(JOURNAL))
     parsed = sqlalchemy.make_url(url)
     if parsed.get_backend_name() != "sqlite" or "uri" in parsed.query:
         return None
     return Path(parsed.database) if parsed.database not in (None, "", ":memory:") else None
 
 
-def _has_tables(url: str, options: dict[str, Any]) -> bool:
-    engine = sqlalchemy.create_engine(url, connect_args=options)
+def _has_tables(url: str) -> bool:
+    engine = sqlalchemy.create_engine(url, connect_args=connect_args(url))
     try:
         return sqlalchemy.inspect(engine).has_table("studies")
     finally:
         engine.dispose()
 
 
-def _check_can_be_made(file: Path) -> None:
+def _check_can_be_created(file: Path) -> None:
     """Raises an `OSError` where the folder of a file is missing or cannot be written."""
     if not file.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {file.parent}")
@@ -73,14 +73,14 @@ def _check_can_be_made(file: Path) -> None:
 
 @contextmanager
 def staying_in_place(study: optuna.Study, folder: Path | None) -> Iterator[Callable[[], None]]:
-    """Makes sure that what a search writes is found again: in the end, and whenever it is called.
+    """Checks that the file of a study is still in place: in the end, and whenever it is called.
 
-    A process can go on for ever with a file that was deleted, and nobody else sees what it writes.
-    A study on a server, or in memory, is not affected, and is not looked at.
+    A process can write for ever to a file that was deleted, which nobody else can read. A study on
+    a server, or in memory, has none.
 
     Args:
-        study: Its file is looked at.
-        folder: Folder with the checkpoints of its trials; may be missing.
+        study: The study.
+        folder: Folder with the checkpoints of its trials, which is checked, too; may be missing.
 
     Raises:
         StudyMoved: One of them was removed or replaced; also in the place of any other error.
@@ -89,12 +89,12 @@ def staying_in_place(study: optuna.Study, folder: Path | None) -> Iterator[Calla
     paths = [] if file is None else [file, *([folder] if folder and folder.is_dir() else [])]
     with ExitStack() as stack:
         # Absolute: the objective of a user may change the working directory.
-        watched = {path: stack.enter_context(_held(path)) for path in map(Path.absolute, paths)}
+        inodes = {path: stack.enter_context(_held(path)) for path in map(Path.absolute, paths)}
 
         def check() -> None:
-            moved = [path for path, known in watched.items() if known != _identity(path)]
+            moved = [path for path, known in inodes.items() if known != _inode(path)]
             if moved:
-                raise StudyMoved(_message(study, moved[0], sorted(watched.keys() - set(moved))))
+                raise StudyMoved(_message(study, moved[0], sorted(inodes.keys() - set(moved))))
 
         check()
         try:
@@ -112,8 +112,8 @@ def _file_of(storage: BaseStorage) -> Path | None:
     return file_of_url(backend.engine.url) if isinstance(backend, RDBStorage) else None
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another one at the same path; None if there is none."""
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Device and inode, which another file at the same path does not have; None: no file."""
     try:
         stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -123,7 +123,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _held(path: Path) -> Iterator[tuple[int, int] | None]:
-    """The identity of a file, whose number no new file gets meanwhile.
+    """The inode of a file, which no new file gets meanwhile.
 
     `O_PATH` opens nothing: to close a real handle would end SQLite's locks on the file
     (sqlite.org/howtocorrupt.html, 2.2).
@@ -132,7 +132,7 @@ def _held(path: Path) -> Iterator[tuple[int, int] | None]:
     with suppress(OSError, AttributeError):  # Only Linux has it.
         handle = os.open(path, os.O_PATH)
     try:
-        yield _identity(path) or (0, 0)  # One that is gone already is missed at the first look.
+        yield _inode(path) or (0, 0)  # A file that is gone already fails the first check.
     finally:
         if handle is not None:
             os.close(handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,25 @@ from hpo_summarize.errors import (
     RunStopped,
     SearchFailed,
     StudyError,
+    StudyMoved,
     stopping_at_storage_failure,
     storage_failure,
 )
 from hpo_summarize.launch.signals import DeferredInterrupt
 from hpo_summarize.redact import redact_url
-from hpo_summarize.study.heartbeats import Watch, beating
+from hpo_summarize.study.heartbeats import HeartbeatMonitor, sending_heartbeats
 from hpo_summarize.study.location import find_study, staying_in_place
 from hpo_summarize.study.recovery import (
-    is_double,
-    n_being_put_back,
-    put_back_interrupted,
-    put_back_orphans,
-    put_back_own,
-    sign,
+    is_duplicate,
+    n_being_requeued,
+    requeue_orphans,
+    requeue_own,
+    set_worker,
     this_worker,
-    withdraw_doubles,
+    withdraw_duplicates,
 )
 from hpo_summarize.study.samplers import SeededAtFirstTrial, build_pruner, build_sampler
-from hpo_summarize.study.storage import build_storage, retry_first_start
+from hpo_summarize.study.storage import build_storage, open_with_retries
 from hpo_summarize.study.trials import counts, finished_trials
 from hpo_summarize.study.user_attrs import (
     BEGUN,
@@ -44,16 +45,17 @@ from hpo_summarize.study.user_attrs import (
     ENDED_RUN,
     EXHAUSTED,
     FAILURE,
+    INTERRUPTED,
     SECONDS,
     SURPLUS,
 )
-from hpo_summarize.study.warm_start import EarlierTrials, WarmStart
+from hpo_summarize.study.warm_start import WarmStart
 
 Objective = Callable[[Trial], float | Sequence[float]]
 StudyCallback = Callable[[optuna.Study, FrozenTrial], None]
 
-_BASELINE_SECONDS = 10  # A worker waits so long for the one that creates the study.
-_WAIT_SECONDS = 1  # Between looks at the last trials of other workers.
+BASELINE_SECONDS = 10  # A worker waits so long for the one that creates the study.
+_POLL_SECONDS = 1  # While the last trials are with other workers.
 _SAME_FAILURES = 3  # As many failures in a row, with one reason, end a study.
 
 
@@ -72,7 +74,7 @@ def open_study(
     warm_start: WarmStart | None = None,
     opened: BaseStorage | None = None,
 ) -> optuna.Study:
-    """Creates a study, or opens the one of this name to go on with it.
+    """Creates a study, or opens the one of this name to continue it.
 
     Several workers may do so at the same instant: one of them creates it.
 
@@ -81,7 +83,7 @@ def open_study(
         study_name: Name in the storage.
         storage: URL of the storage.
         directions: `"maximize"` or `"minimize"` for each objective.
-        baselines: Values of the first trials; one that was begun takes those that are new to it.
+        baselines: Values of the first trials; a study with trials gets those that are new.
         worker: Number of this worker among those that start together.
         n_epochs: Most epochs that a trial can have.
         warm_start: Earlier trials that a new study begins with.
@@ -91,8 +93,11 @@ def open_study(
         StudyError: The storage cannot be reached, its study has other directions, or the earlier
             trials cannot be taken.
     """
-    earlier = None if warm_start is None else _read_earlier(warm_start, study_name, storage)
-    study, created = retry_first_start(
+    if warm_start is not None:
+        made = find_study(storage, study_name)
+        if made is None or not _is_begun(made):
+            _ = warm_start.copies  # If they cannot be read, the study is not created.
+    study, created = open_with_retries(
         storage,
         lambda: _create_or_load(study_name, opened or build_storage(storage), directions),
     )
@@ -107,7 +112,7 @@ def open_study(
             _wait_until_begun(study)
         if warm_start is not None and _is_begun(study):
             warm_start.check_begun(study)
-        _begin_with(study, baselines, earlier)
+        _begin_with(study, baselines, warm_start)
     pruner = search.pruner.model_dump() if search.pruner else {"name": "none"}
     study.pruner = build_pruner(n_epochs=n_epochs, **pruner)
     build = functools.partial(build_sampler, worker=worker, **search.sampler.model_dump())
@@ -127,17 +132,8 @@ def _create_or_load(
     return study, True
 
 
-def _read_earlier(warm_start: WarmStart, study_name: str, storage: str) -> EarlierTrials | None:
-    """The trials for a study that is not begun, read before it is made; None for one that is.
-
-    Nothing is made where they cannot be had.
-    """
-    study = find_study(storage, study_name)
-    return None if study is not None and _is_begun(study) else warm_start.read()
-
-
 def _begin_with(
-    study: optuna.Study, baselines: Sequence[Mapping[str, Any]], earlier: EarlierTrials | None
+    study: optuna.Study, baselines: Sequence[Mapping[str, Any]], warm_start: WarmStart | None
 ) -> None:
     """Queues the baselines as the first trials, and adds the earlier ones to a new study.
 
@@ -145,10 +141,10 @@ def _begin_with(
     """
     for values in baselines:
         study.enqueue_trial(dict(values), skip_if_exists=True)
-    withdraw_doubles(study)
+    withdraw_duplicates(study)
     if not _is_begun(study):
-        if earlier is not None:
-            earlier.add_to(study)
+        if warm_start is not None:
+            warm_start.add_to(study)
         study.set_user_attr(BEGUN, True)
 
 
@@ -161,12 +157,12 @@ def _is_begun(study: optuna.Study) -> bool:
 
 
 def _wait_until_begun(study: optuna.Study) -> None:
-    """Leaves the beginning to the worker that has made the study, as long as that gets on.
+    """Waits for the worker that creates the study to queue the first trials.
 
-    To go on too soon does no harm, and leaves trials behind that are withdrawn.
+    If that worker died, the next one queues them; if it is only slow, duplicates are withdrawn.
     """
     count, latest = -1, time.monotonic()
-    while not _is_begun(study) and time.monotonic() - latest < _BASELINE_SECONDS:
+    while not _is_begun(study) and time.monotonic() - latest < BASELINE_SECONDS:
         if (n_trials := len(study.get_trials(deepcopy=False))) != count:
             count, latest = n_trials, time.monotonic()
         time.sleep(0.1)
@@ -183,9 +179,9 @@ def run_study(
     """Runs trials until the study holds `n_trials` finished ones, or `timeout` seconds are over.
 
     Trials of earlier runs and of other workers count; several workers on one storage do `n_trials`
-    together. A running trial is never cut off by the timeout. An interrupt (Ctrl-C) ends the run at
-    once; the values of a trial that was cut off, by that or by a crash, are tried again first. With
-    `brute_force` it ends sooner where every combination was tried.
+    together. The timeout does not cut off a running trial. An interrupt (Ctrl-C) ends the run at
+    once; a trial that was cut off, by that or by a crash, is run again first, with the same values.
+    With `brute_force` the run ends sooner if every combination was tried.
 
     Args:
         study: The study.
@@ -197,19 +193,22 @@ def run_study(
 
     Raises:
         SearchFailed: Three trials in a row failed with the same reason.
-        RunStopped: A disk or a file server refused to read or write; the trial was put back.
+        RunStopped: A disk or a file server refused to read or write; the trial is queued again.
         StudyMoved: The file of the study, or `folder`, was removed or replaced meanwhile.
-        KeyboardInterrupt: After the cut-off trial was put back.
+        KeyboardInterrupt: After the interrupted trial was queued again.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    watch = Watch()
+    deadline = float("inf") if timeout is None else time.monotonic() + timeout
+    monitor = HeartbeatMonitor()
 
     def may_begin() -> bool:
-        late = deadline is not None and time.monotonic() >= deadline
-        return not late and _taken(study) < n_trials and not _is_given_out(study)
+        early = time.monotonic() < deadline
+        return early and _n_taken(study) < n_trials and not _has_no_more_values(study)
 
-    def stop_when_taken(study: optuna.Study, trial: FrozenTrial) -> None:
-        put_back_orphans(study, watch)
+    def check_first(study: optuna.Study, trial: FrozenTrial) -> None:
+        check_places()  # The other callbacks write, too.
+
+    def stop_in_time(study: optuna.Study, trial: FrozenTrial) -> None:
+        requeue_orphans(study, monitor)
         if interrupt.pending or not may_begin():
             study.stop()
 
@@ -217,44 +216,44 @@ def run_study(
         staying_in_place(study, folder) as check_places,
         stopping_at_storage_failure("the storage of the study"),
         DeferredInterrupt() as interrupt,
-        beating(study, this_worker()),
+        sending_heartbeats(study, this_worker()),
     ):
-        guarded = _guarded(objective, n_trials, interrupt, check_places)
-        # First of all callbacks: the others write, too.
-        callbacks = [lambda study, trial: check_places(), *callbacks]
-        stops = [stop_when_taken, _stop_after_same_failures]
-        put_back_orphans(study, watch)
+        stopped: list[RunStopped] = []
+        guarded = _guarded(objective, n_trials, interrupt, check_places, stopped)
+        every = [check_first, *callbacks, stop_in_time, _stop_after_same_failures]
+        requeue_orphans(study, monitor)
         while len(finished_trials(study)) < n_trials and not is_exhausted(study):
             if may_begin():
-                _optimize(study, guarded, [*callbacks, *stops])
-            elif deadline is not None and time.monotonic() >= deadline:
+                _optimize(study, guarded, every)
+            elif time.monotonic() >= deadline:
                 return
-            else:
-                # The last trials are with other workers; one of them may die and leave its trial.
-                time.sleep(_WAIT_SECONDS)
-                put_back_orphans(study, watch)
+            else:  # The last trials are with other workers, of which one may die.
+                time.sleep(_POLL_SECONDS)
+                requeue_orphans(study, monitor)
             interrupt.check()
+            if stopped:  # Optuna has raised instead that the trial is finished.
+                raise stopped[0]
 
 
 def wait_for_running(study: optuna.Study) -> None:
-    """Waits until no worker is at a trial of a study; those of dead workers are put back."""
-    watch = Watch()
+    """Waits until no trial of a study is running; those of dead workers are queued again."""
+    monitor = HeartbeatMonitor()
     while True:
-        put_back_orphans(study, watch)
+        requeue_orphans(study, monitor)
         if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             return
-        time.sleep(_WAIT_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def is_exhausted(study: optuna.Study) -> bool:
     """Whether every combination of the space was tried to its end, also by other workers."""
-    return _is_given_out(study) and not study.get_trials(
+    return _has_no_more_values(study) and not study.get_trials(
         deepcopy=False, states=(TrialState.RUNNING,)
     )
 
 
-def _is_given_out(study: optuna.Study) -> bool:
-    """Whether the space has no further combination, and none was put back to be tried again."""
+def _has_no_more_values(study: optuna.Study) -> bool:
+    """Whether every combination of the space was drawn, and none of them is queued again."""
     waiting = (TrialState.WAITING,)
     return EXHAUSTED in study.user_attrs and not study.get_trials(deepcopy=False, states=waiting)
 
@@ -268,8 +267,10 @@ def _optimize(
     except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
         if storage_failure(error) or not _is_lost_trial(error):
             raise
-    except KeyboardInterrupt:
-        put_back_own(study)
+    except StudyMoved:  # Another study may be in its place.
+        raise
+    except (KeyboardInterrupt, RunStopped):
+        requeue_own(study)
         raise
 
 
@@ -279,12 +280,14 @@ def _is_lost_trial(error: Exception) -> bool:
     return isinstance(error, UpdateFinishedTrialError) or str(error).startswith(texts)
 
 
-def _taken(study: optuna.Study) -> int:
-    """Trials that are finished, that a worker is at, or that one is just putting back."""
+def _n_taken(study: optuna.Study) -> int:
+    """Trials that are finished, running, or about to be queued again."""
     trials = study.get_trials(deepcopy=False)
-    return sum(counts(t) or t.state == TrialState.RUNNING for t in trials) + n_being_put_back(
-        trials
-    )
+    return _n_begun(trials) + n_being_requeued(trials)
+
+
+def _n_begun(trials: Sequence[FrozenTrial]) -> int:
+    return sum(counts(trial) or trial.state == TrialState.RUNNING for trial in trials)
 
 
 def _guarded(
@@ -292,55 +295,48 @@ def _guarded(
     n_trials: int,
     interrupt: DeferredInterrupt,
     check_places: Callable[[], None],
+    stopped: list[RunStopped],
 ) -> Objective:
     def run(trial: Trial) -> float | Sequence[float]:
+        start = time.monotonic()
         try:
             with stopping_at_storage_failure("the storage of the study"):
                 check_places()
-                sign(trial)
+                set_worker(trial)
                 _refuse_surplus(trial, n_trials)
                 with interrupt.allowed():
-                    return _timed(objective, trial)
-        except (KeyboardInterrupt, RunStopped):
-            put_back_interrupted(trial)
+                    value = objective(trial)
+        except StudyMoved:
+            raise
+        except (KeyboardInterrupt, RunStopped) as error:
+            if isinstance(error, RunStopped):
+                stopped.append(error)
+            # A process that failed alone has ended the trial, before this one has lost it.
+            with suppress(UpdateFinishedTrialError):
+                trial.set_user_attr(INTERRUPTED, True)
             raise
         except (optuna.TrialPruned, TrialError):
+            trial.set_user_attr(SECONDS, time.monotonic() - start)
             raise
         except Exception as error:  # The next run would end in the same way with the same values.
             trial.set_user_attr(ENDED_RUN, redact_url(str(error)))
             raise
+        trial.set_user_attr(SECONDS, time.monotonic() - start)
+        return value
 
     return run
 
 
 def _refuse_surplus(trial: Trial, n_trials: int) -> None:
-    """Ends a trial that another worker does, or that is one too many."""
+    """Ends a trial that another worker runs, too, or that is one too many."""
     trials = trial.study.get_trials(deepcopy=False)
-    if is_double(trials[trial.number], trials):
+    if is_duplicate(trials[trial.number], trials):
         trial.set_user_attr(SURPLUS, True)
         raise TrialError("another worker has queued the same trial")
-    if _comes_too_late(trial, n_trials):
+    if _n_begun(trials[: trial.number]) >= n_trials:
         trial.set_user_attr(SURPLUS, True)
         trial.study.stop()
         raise TrialError("the study has all its trials")
-
-
-def _timed(objective: Objective, trial: Trial) -> float | Sequence[float]:
-    """The value of a trial, whose duration is noted with it."""
-    start = time.monotonic()
-    try:
-        value = objective(trial)
-    except (optuna.TrialPruned, TrialError):
-        trial.set_user_attr(SECONDS, time.monotonic() - start)
-        raise
-    trial.set_user_attr(SECONDS, time.monotonic() - start)
-    return value
-
-
-def _comes_too_late(trial: Trial, n_trials: int) -> bool:
-    """Whether the trials before this one, finished or running, are all that is wanted."""
-    before = trial.study.get_trials(deepcopy=False)[: trial.number]
-    return sum(counts(t) or t.state == TrialState.RUNNING for t in before) >= n_trials
 
 
 def _stop_after_same_failures(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -349,6 +345,6 @@ def _stop_after_same_failures(study: optuna.Study, trial: FrozenTrial) -> None:
     reasons = [t.user_attrs.get(FAILURE) for t in finished_trials(study)[-_SAME_FAILURES:]]
     if len(reasons) == _SAME_FAILURES and len(set(reasons)) == 1:
         raise SearchFailed(
-            f"{_SAME_FAILURES} trials in a row failed with the same reason: {reasons[0]}. Mend the "
+            f"{_SAME_FAILURES} trials in a row failed with the same reason: {reasons[0]}. Fix the "
             "cause and run the same command again; what has finished is kept"
         )

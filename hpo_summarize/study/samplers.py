@@ -29,7 +29,7 @@ def build_sampler(
     seed of the study; what is not part of it is drawn by each worker for itself.
 
     Args:
-        name: A key of `recipe.registry.SAMPLERS`.
+        name: A key of `config.optuna_rules.SAMPLERS`.
         seed: Seed of the study; None draws one.
         finished: Number of the first trial that is drawn. A resumed study that began with the same
             seed again would repeat its first draws.
@@ -52,15 +52,15 @@ def build_sampler(
 
 
 class MarkingBruteForceSampler(optuna.samplers.BruteForceSampler):
-    """Writes into the study that every combination was tried; Optuna only stops the run at hand.
+    """Records in the study that every combination was tried; Optuna only stops the current run.
 
-    Without the mark the same command again would try one of them once more. And Optuna 5.0 raises
-    at a trial whose worker died, or is at work, before all of it was sampled.
+    Without the mark the same command would try one of them once more. And Optuna 5.0 raises at a
+    trial that was sampled in part only, by a worker that is running it or died.
     """
 
     @staticmethod
     def _populate_tree(tree: Any, trials: list[FrozenTrial], params: dict[str, Any]) -> None:
-        """Leaves out trials that are sampled in part, where another one has gone on from there."""
+        """Leaves out trials that are sampled in part where another one has more of the values."""
         for trial in sorted(trials, key=lambda trial: -len(trial.params)):
             if trial.params:
                 with contextlib.suppress(ValueError):
@@ -75,7 +75,7 @@ class MarkingBruteForceSampler(optuna.samplers.BruteForceSampler):
     ) -> None:
         """Marks the study where the parent stops it.
 
-        A trial that ended before anything was sampled says nothing; the parent would stop there.
+        The parent would also stop at a trial that ended before anything was sampled.
         """
         if not trial.params:
             return
@@ -88,8 +88,8 @@ class MarkingBruteForceSampler(optuna.samplers.BruteForceSampler):
 class SeededAtFirstTrial(optuna.samplers.RandomSampler):
     """Stands in for a study's sampler until this process has its first trial.
 
-    The storage gives a trial's number to one process only, so that no two of them ever draw the
-    same, however many go on with a study at the same instant; a single one draws the same always.
+    The storage gives a trial's number to one process only, so that no two of them draw the same,
+    however many continue a study at the same instant. A single process is reproducible.
 
     Args:
         study: The study that gets the sampler.
@@ -114,14 +114,14 @@ def derive_seed(seed: int | None, worker: int, finished: int) -> int | None:
     return int(np.random.SeedSequence([seed, worker, finished]).generate_state(1)[0])
 
 
-# The arguments by which a recipe says itself when pruning begins.
+# The arguments by which a recipe sets when pruning begins.
 _BEGINNINGS = ("n_warmup_steps", "min_resource", "min_early_stopping_rate", "n_startup_steps")
 
 
 def prune_after(section: PrunerSection | None) -> float:
     """The share of a trial's epochs before which it is not pruned: a third, or 0.
 
-    0 stands for a section that says itself when pruning begins, by one of `n_warmup_steps`,
+    0 stands for a section that sets when pruning begins, by one of `n_warmup_steps`,
     `min_resource`, `min_early_stopping_rate` and `n_startup_steps`, its own or those of `wrapped`.
     """
     given = section.settings() if section else {}
@@ -138,7 +138,7 @@ def build_pruner(
     """A pruner by its short name.
 
     Args:
-        name: A key of `recipe.registry.PRUNERS`.
+        name: A key of `config.optuna_rules.PRUNERS`.
         n_epochs: Most epochs that a trial can have. A third of them is the default of
             `min_resource`: the rungs of successive halving and hyperband must be the same epochs
             for long and for short trials, and trials shorter than that are not pruned. All of them

@@ -26,20 +26,20 @@ from hpo_summarize.errors import (
     storage_failure,
 )
 from hpo_summarize.redact import redact_url
-from hpo_summarize.study.heartbeats import HEARTBEAT_SECONDS, BeatingJournal
+from hpo_summarize.study.heartbeats import HEARTBEAT_SECONDS, HeartbeatJournal
 
 T = TypeVar("T")
 JOURNAL = "journal://"
 
 # Seconds.
 _SQLITE_BUSY_SECONDS = 60
-_CONNECT_SECONDS = 10
-_JOURNAL_LOCK_SECONDS = 10
-_OUTAGE_SECONDS = 600  # So long a running search waits for its database to come back.
+CONNECT_SECONDS = 10
+JOURNAL_LOCK_SECONDS = 10
+_OUTAGE_SECONDS = 600  # A running search retries for so long while its database is away.
 
 _FIRST_START_TRIES = 12
-# Texts of the errors of two workers that make the tables of a new database at the same time.
-_MADE_BY_ANOTHER = ("already exists", "duplicate key", "unique constraint", "locked", "deadlock")
+# In the errors of workers that make the tables of a new database at the same time.
+_CREATED_BY_ANOTHER = ("already exists", "duplicate key", "unique constraint", "locked", "deadlock")
 
 
 def default_storage_url(output_dir: Path) -> str:
@@ -58,8 +58,8 @@ def default_storage_url(output_dir: Path) -> str:
     return url
 
 
-def retry_first_start(url: str, start: Callable[[], T]) -> T:
-    """Opens something in a storage, again where other workers make its tables at the same time.
+def open_with_retries(url: str, start: Callable[[], T]) -> T:
+    """Opens something in a storage; retries while other workers create its tables.
 
     Raises:
         StudyError: It fails for another reason, or too often.
@@ -67,27 +67,26 @@ def retry_first_start(url: str, start: Callable[[], T]) -> T:
     """
     for attempt in range(_FIRST_START_TRIES):
         try:
-            with stopping_at_storage_failure(shown_url(url)):
+            with stopping_at_storage_failure(_printable(url)):
                 return start()
         except RunStopped:
             raise
         except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own.
             causes = f"{error} {error.__cause__}".lower()
             last = attempt == _FIRST_START_TRIES - 1
-            if last or not any(text in causes for text in _MADE_BY_ANOTHER):
-                raise StudyError(unusable(url, error)) from None
+            if last or not any(text in causes for text in _CREATED_BY_ANOTHER):
+                raise StudyError(_unusable(url, error)) from None
             time.sleep(random.uniform(0.1, 0.5 + attempt / 4))
     raise AssertionError("the last attempt returns or raises")
 
 
-def shown_url(url: str) -> str:
-    """A URL as a message may have it: in one line, without its password."""
+def _printable(url: str) -> str:
+    """A URL for a message: in one line, without its password."""
     return redact_url("".join(filter(str.isprintable, url)))
 
 
-def unusable(url: str, error: Exception) -> str:
-    """The message for a storage that does not work, without its password."""
-    shown = shown_url(url)
+def _unusable(url: str, error: Exception) -> str:
+    shown = _printable(url)
     text = str(error).replace(url, shown).strip() or type(error).__name__
     cause = getattr(error, "orig", None) or error.__cause__
     reason = str(cause or text).strip().splitlines()[0]
@@ -109,21 +108,17 @@ def build_storage(url: str) -> BaseStorage:
     """
     if url.startswith(JOURNAL):
         return _open_journal(Path(url.removeprefix(JOURNAL)))
-    options = {"pool_pre_ping": True, "connect_args": _connect_args(url)}
+    options = {"pool_pre_ping": True, "connect_args": connect_args(url)}
     with warnings.catch_warnings():
         # Heartbeats have been marked experimental since Optuna 2.9.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = PatientStorage(
-            url,
-            engine_kwargs=options,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-        )
+        storage = RetryingStorage(url, engine_kwargs=options, heartbeat_interval=HEARTBEAT_SECONDS)
     if url.startswith("sqlite"):
         _use_write_ahead_log(storage.engine)
     return storage
 
 
-def _connect_args(url: str) -> dict[str, Any]:
+def connect_args(url: str) -> dict[str, Any]:
     """Waiting times of a driver.
 
     Raises:
@@ -134,17 +129,15 @@ def _connect_args(url: str) -> dict[str, Any]:
     parsed = sqlalchemy.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return {"timeout": _SQLITE_BUSY_SECONDS}
-    if (
-        "@" in f"{parsed.host}{parsed.database}"
-    ):  # Else a part of the password is looked up as host.
+    if "@" in f"{parsed.host}{parsed.database}":  # A part of the password would be a host name.
         raise ValueError("an @ in the password must be written as %40")
     if "psycopg" in parsed.get_dialect().driver and "connect_timeout" not in parsed.query:
-        return {"connect_timeout": _CONNECT_SECONDS}
+        return {"connect_timeout": CONNECT_SECONDS}
     return {}
 
 
 def _use_write_ahead_log(engine: sqlalchemy.Engine) -> None:
-    """Lets readers go on while one writes, and syncs to disk less often."""
+    """Readers do not wait for a writer then, and the disk is synced less often."""
 
     def configure(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -154,24 +147,24 @@ def _use_write_ahead_log(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
 
-def _open_journal(path: Path) -> BeatingJournal:
+def _open_journal(path: Path) -> HeartbeatJournal:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
-    lock = JournalFileOpenLock(str(path), grace_period=_JOURNAL_LOCK_SECONDS)
+    lock = JournalFileOpenLock(str(path), grace_period=JOURNAL_LOCK_SECONDS)
     folder = path.with_name(f"{path.name}.workers")
-    return BeatingJournal(MendingJournal(str(path), lock), folder)
+    return HeartbeatJournal(RepairingJournalBackend(str(path), lock), folder)
 
 
-class MendingJournal(JournalFileBackend):
-    """A journal that cuts off the half line that a killed process left, before it appends.
+class RepairingJournalBackend(JournalFileBackend):
+    """Before it appends, it cuts off a last line that a killed process has not finished.
 
-    With another line behind it the whole file could not be read any more.
+    With another line after that, Optuna 5.0 could no longer read the file.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Writes at the end of the last whole line."""
         if _is_torn(self._file_path):
-            with get_lock_file(self._lock):  # What looks torn may be another's write, half done.
+            with get_lock_file(self._lock):  # Not while another process is writing the line.
                 _cut_to_last_line(self._file_path)
         super().append_logs(logs)
 
@@ -189,19 +182,19 @@ def _cut_to_last_line(path: str) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-class PatientStorage(RDBStorage):
-    """A database storage that waits for its server to come back, up to ten minutes.
+class RetryingStorage(RDBStorage):
+    """A database storage that retries for up to ten minutes while its server is away.
 
-    A server that is started again in the middle of a study costs time and no trial.
+    A restart of the server in the middle of a study costs time and no trial.
     """
 
     @staticmethod
     def _fill_storage_url_template(template: str) -> str:
-        """Leaves braces alone: they may be of a password."""
+        """Leaves braces alone, which a password may have."""
         return template
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        """None: `put_back_orphans` finds them all, without comparing the times of heartbeats.
+        """None: `requeue_orphans` finds them all, without comparing the times of heartbeats.
 
         Optuna would fail the trials of living workers when the clock of the database is set, or
         where two sessions of a PostgreSQL have different time zones.
@@ -216,14 +209,14 @@ class PatientStorage(RDBStorage):
             if storage_failure(error) is None:
                 raise
 
-    def sign_of_life(self, trial: FrozenTrial) -> str:
+    def last_heartbeat(self, trial: FrozenTrial) -> str:
         """The latest heartbeat of a trial; empty if it has none."""
         query = sqlalchemy.text("SELECT heartbeat FROM trial_heartbeats WHERE trial_id = :trial")
         with self.engine.connect() as connection:
             return str(connection.execute(query, {"trial": trial._trial_id}).scalar() or "")
 
 
-def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+def _retrying(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         deadline, pause = time.monotonic() + _OUTAGE_SECONDS, 0.5
@@ -242,8 +235,7 @@ def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
 def _is_outage(error: Exception) -> bool:
     """A lost or refused connection, not a full disk or a wrong statement."""
     cause = error if isinstance(error, DBAPIError) else error.__cause__
-    # Optuna asks once more on the connection that it has just lost.
-    if isinstance(cause, PendingRollbackError):
+    if isinstance(cause, PendingRollbackError):  # Optuna's next statement on a lost connection.
         return True
     if not isinstance(cause, DBAPIError):
         return False
@@ -256,7 +248,7 @@ def _is_outage(error: Exception) -> bool:
 for _name in (
     *(name for name in vars(BaseStorage) if not name.startswith("_")),
     *("_create_new_trial", "_set_trial_param", "_get_best_trial_id", "_get_trials"),
-    *("record_heartbeat", "sign_of_life"),
+    *("record_heartbeat", "last_heartbeat"),
 ):
-    if _name in vars(RDBStorage) or _name in vars(PatientStorage):
-        setattr(PatientStorage, _name, _patiently(getattr(PatientStorage, _name)))
+    if _name in vars(RDBStorage) or _name in vars(RetryingStorage):
+        setattr(RetryingStorage, _name, _retrying(getattr(RetryingStorage, _name)))

@@ -194,7 +194,7 @@ def require_complete(study: optuna.Study, timeout: float | None = None) -> None:
         timeout: Seconds after which the run that has just ended was to start no new trial.
 
     Raises:
-        SearchFailed: No trial is complete; the message says what became of each.
+        SearchFailed: No trial is complete; the message lists how each ended.
     """
     if best_trials(study):
         return
@@ -213,6 +213,6 @@ def require_complete(study: optuna.Study, timeout: float | None = None) -> None:
     raise SearchFailed(
         "\n".join(
             [f"no trial of the study '{study.study_name}' came to its end:", *fates]
-            + ["Mend the cause, or loosen the pruner, and run again with more trials"]
+            + ["Fix the cause, or use a less aggressive pruner, and run again with more trials"]
         )
     )

@@ -1,4 +1,4 @@
-"""User attributes by which the parts of a search tell each other about trials and studies."""
+"""User attributes of trials and studies."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ EPOCH_VALUE = "epoch_value"  # What the evaluation after that epoch gave, before
 BEATEN = "beaten"  # Why it was trained to its end and not measured in full.
 SUMMARIES = "summaries"  # Counts of the summaries that its value comes from (`Summaries`).
 FAILURE = "failure"  # Why it ended in an error.
-SECONDS = "seconds"  # How long it ran, by a clock that nobody sets.
-INTERRUPTED = "interrupted"  # The run ended in the middle of it; it does not count.
-CONTINUES = "continues"  # Number of the interrupted trial that it goes on with.
+SECONDS = "seconds"  # How long it ran, by a monotonic clock.
+INTERRUPTED = "interrupted"  # Its worker ended in the middle of it; it does not count.
+CONTINUES = "continues"  # Number of the interrupted trial that it continues.
 FOLDER = "folder"  # The mark of the folder with its checkpoints.
 WORKER = "worker"  # Host, process and start of the process that runs it.
 SURPLUS = "surplus"  # Two workers began or queued a trial at once, and this one came second.
@@ -21,7 +21,7 @@ VALUES = "values"  # All its hyperparameters, where they differ from the sampled
 EARLIER = "earlier"  # Study and number of the trial that it is a copy of; it does not count.
 
 # Of a study.
-IDENTITY = "identity"  # The settings that every run of it must share.
+FINGERPRINT = "identity"  # The settings that every run of it must share.
 STAGE = "stage"  # "decoding" for the second stage of a staged search.
 MAX_NEW_TOKENS = "max_new_tokens"  # Most tokens of a summary where a trial does not say it.
 DECODING_STUDY = "decoding_study"  # Name of the second stage of a staged search.

@@ -1,8 +1,9 @@
-"""Finished trials of an earlier study that teach the sampler and the pruner of a new one."""
+"""Finished trials of an earlier study, from which sampler and pruner of a new one learn."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,24 +20,51 @@ from hpo_summarize.config.schema import Recipe
 from hpo_summarize.errors import StudyError, did_you_mean
 from hpo_summarize.redact import redact_url
 from hpo_summarize.study.fingerprint import differences
+from hpo_summarize.study.location import file_of_url
 from hpo_summarize.study.recovery import withdraw
-from hpo_summarize.study.storage import JOURNAL, build_storage, retry_first_start
-from hpo_summarize.study.user_attrs import EARLIER, FAILURE, IDENTITY, WARM_START
+from hpo_summarize.study.storage import build_storage, open_with_retries
+from hpo_summarize.study.user_attrs import EARLIER, FAILURE, FINGERPRINT, WARM_START
 
 Sample = Callable[[optuna.trial.BaseTrial], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class EarlierTrials:
-    """What a new study takes of an earlier one.
+class WarmStart:
+    """Where the earlier trials are, and what they must share with the new ones.
 
     Attributes:
-        copies: Its finished trials that fit.
-        note: Which study it is, and how many of its trials are taken and left out.
+        storage: URL of the earlier study's storage.
+        study_name: Name of the earlier study; None: the only one of the storage.
+        fingerprint: Settings of the new study, see `fingerprint_of`.
+        searched: Those of them that the search space decides, and not the recipe.
+        sample: Function that samples the new space.
     """
 
-    copies: list[FrozenTrial]
-    note: dict[str, Any]
+    storage: str
+    study_name: str | None
+    fingerprint: Mapping[str, Any]
+    searched: frozenset[str]
+    sample: Sample
+
+    @functools.cached_property
+    def copies(self) -> list[FrozenTrial]:
+        """Copies of the finished trials that fit.
+
+        Complete and pruned trials are taken, failed ones are not: their reason may lie in the
+        machine. The copies are known to sampler and pruner, but are not counted or called the best.
+
+        Raises:
+            StudyError: The earlier study cannot be read, was made with other settings, or has no
+                trial that fits.
+        """
+        found = [copied for trial in self._finished if (copied := self._copy(trial)) is not None]
+        if not found:
+            raise StudyError(
+                f"none of the {len(self._finished)} complete or pruned trials of the earlier study "
+                f"'{self._study.study_name}' fits the search space (the same parameters, with "
+                "values inside its ranges); widen the space, or leave search.warm_start out"
+            )
+        return found
 
     def add_to(self, study: optuna.Study) -> None:
         """Adds each copy once, also where other workers do so at the same time.
@@ -46,7 +73,10 @@ class EarlierTrials:
         a trial is then finished, any other one withdrawn, by whoever sees them: the worker that has
         added one may be gone.
         """
-        study.set_user_attr(WARM_START, self.note)
+        note = {"storage": redact_url(self.storage), "study_name": self._study.study_name}
+        n_taken = len(self.copies)
+        counts = {"n_taken": n_taken, "n_left_out": len(self._finished) - n_taken}
+        study.set_user_attr(WARM_START, {**note, **counts})
         trials = study.get_trials(deepcopy=False)
         for earlier in self.copies:
             if not _copies_of(earlier, trials):
@@ -59,66 +89,6 @@ class EarlierTrials:
                 study._storage.set_trial_state_values(
                     first._trial_id, earlier.state, earlier.values
                 )
-
-
-def _copies_of(earlier: FrozenTrial, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    origin = earlier.user_attrs[EARLIER]
-    return [trial for trial in trials if trial.user_attrs.get(EARLIER) == origin]
-
-
-def _as_running(earlier: FrozenTrial) -> FrozenTrial:
-    running = copy.copy(earlier)
-    running.state, running.values, running.datetime_complete = TrialState.RUNNING, None, None
-    return running
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """Where the earlier trials are, and what they must share with the new ones.
-
-    Attributes:
-        storage: URL of the earlier study's storage.
-        study_name: Name of the earlier study; None: the only one of the storage.
-        identity: Settings of the new study, see `identity_of`.
-        searched: Those of them that the search space decides, and not the recipe.
-        sample: Function that samples the new space.
-    """
-
-    storage: str
-    study_name: str | None
-    identity: Mapping[str, Any]
-    searched: frozenset[str]
-    sample: Sample
-
-    def read(self) -> EarlierTrials:
-        """Copies of the finished trials that fit.
-
-        Complete and pruned trials are taken, failed ones are not: their reason may lie in the
-        machine. The copies are known to sampler and pruner, but are not counted or called the best.
-
-        Raises:
-            StudyError: The earlier study cannot be read, was made with other settings, or has no
-                trial that fits.
-        """
-        earlier = self._open()
-        self._check(earlier)
-        finished = [
-            trial
-            for trial in earlier.get_trials(
-                deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
-            )
-            if FAILURE not in trial.user_attrs
-        ]
-        copies = [c for t in finished if (c := self._copy(earlier.study_name, t)) is not None]
-        if not copies:
-            raise StudyError(
-                f"none of the {len(finished)} complete or pruned trials of the earlier study "
-                f"'{earlier.study_name}' fits the search space (the same parameters, with values "
-                "inside its ranges); widen the space, or leave search.warm_start out"
-            )
-        note = {"storage": redact_url(self.storage), "study_name": earlier.study_name}
-        counts = {"n_taken": len(copies), "n_left_out": len(finished) - len(copies)}
-        return EarlierTrials(copies, {**note, **counts})
 
     def check_begun(self, study: optuna.Study) -> None:
         """Refuses a study that was begun without these earlier trials.
@@ -139,9 +109,15 @@ class WarmStart:
             "new; leave search.warm_start as it was, or begin another one with --study_name NAME"
         )
 
-    def _open(self) -> optuna.Study:
-        _require_file(self.storage)
-        storage = retry_first_start(self.storage, lambda: build_storage(self.storage))
+    @functools.cached_property
+    def _study(self) -> optuna.Study:
+        file = open_with_retries(self.storage, lambda: file_of_url(self.storage))
+        if file is not None and not file.is_file():  # To open it would make an empty one.
+            raise StudyError(
+                f"search.warm_start: there is no file for {redact_url(self.storage)}, seen from "
+                f"{Path.cwd()}; give the storage URL of an earlier study, or leave the key out"
+            )
+        storage = open_with_retries(self.storage, lambda: build_storage(self.storage))
         found = optuna.get_all_study_names(storage)
         name = found[0] if self.study_name is None and len(found) == 1 else self.study_name
         if name not in found:
@@ -151,17 +127,25 @@ class WarmStart:
                 f"search.warm_start: {redact_url(self.storage)} holds {which} (there: "
                 f"{', '.join(found) or 'none'}){nearest}; name one as search.warm_start_study"
             )
-        return optuna.load_study(study_name=name, storage=storage)
+        study = optuna.load_study(study_name=name, storage=storage)
+        self._check(study)
+        return study
+
+    @functools.cached_property
+    def _finished(self) -> list[FrozenTrial]:
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        return [trial for trial in trials if FAILURE not in trial.user_attrs]
 
     def _check(self, earlier: optuna.Study) -> None:
-        known = earlier.user_attrs.get(IDENTITY)
+        known = earlier.user_attrs.get(FINGERPRINT)
         if known is None:
             raise StudyError(
                 f"search.warm_start: the study '{earlier.study_name}' does not say what it was "
                 "made with, so its values may not be comparable; name a study of this program"
             )
         kept = {k: v for k, v in known.items() if self._must_agree(k)}
-        wanted = {k: v for k, v in self.identity.items() if self._must_agree(k)}
+        wanted = {k: v for k, v in self.fingerprint.items() if self._must_agree(k)}
         if lines := differences(kept, wanted):
             raise StudyError(
                 f"search.warm_start: the study '{earlier.study_name}' was made with another "
@@ -174,9 +158,9 @@ class WarmStart:
     def _must_agree(self, key: str) -> bool:
         return not key.startswith("space.") and key not in self.searched
 
-    def _copy(self, study_name: str, trial: FrozenTrial) -> FrozenTrial | None:
+    def _copy(self, trial: FrozenTrial) -> FrozenTrial | None:
         """The trial with the distributions of the new space; None if it does not fit there."""
-        fixed = optuna.trial.FixedTrial(trial.params)
+        fixed, name = optuna.trial.FixedTrial(trial.params), self._study.study_name
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Of a value outside, which the copy refuses.
@@ -187,19 +171,32 @@ class WarmStart:
                 params=trial.params,
                 distributions=fixed.distributions,
                 intermediate_values=trial.intermediate_values,
-                user_attrs={EARLIER: {"study_name": study_name, "number": trial.number}},
+                user_attrs={EARLIER: {"study_name": name, "number": trial.number}},
             )
         except ValueError:  # A parameter too few or too many, or a value outside of its range.
             return None
         return fitting if values.keys() == trial.params.keys() else None
 
 
-def warm_start_of(recipe: Recipe, identity: Mapping[str, Any], sample: Sample) -> WarmStart | None:
+def _copies_of(earlier: FrozenTrial, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    origin = earlier.user_attrs[EARLIER]
+    return [trial for trial in trials if trial.user_attrs.get(EARLIER) == origin]
+
+
+def _as_running(earlier: FrozenTrial) -> FrozenTrial:
+    running = copy.copy(earlier)
+    running.state, running.values, running.datetime_complete = TrialState.RUNNING, None, None
+    return running
+
+
+def warm_start_of(
+    recipe: Recipe, fingerprint: Mapping[str, Any], sample: Sample
+) -> WarmStart | None:
     """The earlier trials that a recipe asks for; None if it asks for none.
 
     Args:
         recipe: The checked recipe.
-        identity: Settings of the new study, see `identity_of`.
+        fingerprint: Settings of the new study, see `fingerprint_of`.
         sample: Function that samples its space.
     """
     search = recipe.search
@@ -207,17 +204,5 @@ def warm_start_of(recipe: Recipe, identity: Mapping[str, Any], sample: Sample) -
         return None
     searched = {f"{owner_of(n)}.{LORA_KEYS.get(n, n)}" for n in recipe.space}
     return WarmStart(
-        search.warm_start, search.warm_start_study, identity, frozenset(searched), sample
+        search.warm_start, search.warm_start_study, fingerprint, frozenset(searched), sample
     )
-
-
-def _require_file(url: str) -> None:
-    """Refuses a file that is not there; to open it would make an empty one."""
-    path = url.removeprefix(JOURNAL) if url.startswith(JOURNAL) else None
-    if url.startswith("sqlite"):
-        path = sqlalchemy.make_url(url).database
-    if path is not None and not Path(path).is_file():
-        raise StudyError(
-            f"search.warm_start: there is no file for {redact_url(url)}, seen from {Path.cwd()}; "
-            "give the storage URL of an earlier study, or leave the key out"
-        )

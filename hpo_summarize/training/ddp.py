@@ -3,68 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 
-from hpo_summarize.errors import HpoError
-from hpo_summarize.launch.processes import hear, is_lost_peer, tell
+from hpo_summarize.errors import HpoError, ProcessError
+from hpo_summarize.launch.processes import broadcast
 from hpo_summarize.search_space import TrialSpec
-from hpo_summarize.training.group_failure import Group
 from hpo_summarize.training.trial import TrialPlan
 
 
 @contextmanager
-def leading(group: Group) -> Iterator[None]:
-    """Releases the ranks that `follow` when the main one has no more trials."""
-    with group.listening():
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise  # The others get the same signal.
-        except Exception as error:
-            dismiss(error if isinstance(error, HpoError) else None)
-            raise
-        dismiss()
+def leading() -> Iterator[None]:
+    """Ends the loops of the ranks that `follow` after the last trial."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # The others are interrupted, too.
+    except Exception as error:
+        dismiss(error if isinstance(error, HpoError) else None)
+        raise
+    dismiss()
 
 
 def dismiss(error: HpoError | None = None) -> None:
-    """Releases the ranks that follow the main one.
+    """Ends the loops of the ranks that `follow`.
 
     Args:
         error: They raise it.
     """
-    try:
-        tell(error)
-    except RuntimeError as lost:
-        if not is_lost_peer(lost):  # A rank that is gone needs no message.
-            raise
+    with suppress(ProcessError):  # They have ended already.
+        broadcast(error)
 
 
-def follow(group: Group, train: Callable[[TrialPlan], Any]) -> None:
+def follow(train: Callable[[TrialPlan], Any]) -> None:
     """Trains the trials of the main rank until it has no more.
 
     Raises:
         HpoError: The search of the main rank has ended in it.
     """
-    number = 0
-    while True:
-        with group.leaving_when_broken(number):
-            plan = hear()
-        if plan is None:
-            return
+    while (plan := broadcast()) is not None:
         if isinstance(plan, HpoError):
             plan.shared = True
             raise plan
-        number = plan.number
         try:
             train(plan)
         except HpoError as error:
             if not error.shared:
                 raise
-            # The main rank has raised it, too, and decides when to stop.
+            # The main rank has the same error, and decides whether the search ends.
 
 
 class DecidedTrial(optuna.Trial):

@@ -19,7 +19,7 @@ from transformers.trainer_utils import IntervalStrategy, default_compute_objecti
 from hpo_summarize.config.parameters import owner_of
 from hpo_summarize.errors import HpoError, RunStopped, stopping_at_storage_failure
 from hpo_summarize.io import claim, mark_of
-from hpo_summarize.launch.processes import on_all, tell
+from hpo_summarize.launch.processes import broadcast, on_all
 from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.run import StudyCallback, TrialError, run_study
 from hpo_summarize.study.user_attrs import BEST_EPOCH, EPOCH_VALUE, FAILURE, FOLDER, VALUES
@@ -29,7 +29,7 @@ from hpo_summarize.training.checkpoints import TrialFolders, last_checkpoint, sl
 from hpo_summarize.training.ddp import DecidedTrial, FollowedTrial, follow, leading
 from hpo_summarize.training.devices import Sizes, halved, remember
 from hpo_summarize.training.epoch_eval import full_score
-from hpo_summarize.training.group_failure import Group, failure_of
+from hpo_summarize.training.group_failure import Group
 from hpo_summarize.training.planning import (
     HpSpace,
     check_names,
@@ -123,8 +123,7 @@ class TrialRunner:
         derived = decided.params != decided.sampled
         if derived:
             _record_values(decided)
-        with self._leaving_when_broken(plan.number):
-            tell(plan)
+        broadcast(plan)
         end = self._train(decided, plan)
         if derived and decided.sampled != plan.sampled:  # `model_init` has sampled, too.
             _record_values(decided)
@@ -155,22 +154,20 @@ class TrialRunner:
     # Several processes that train together.
 
     def _leading(self, study: optuna.Study) -> AbstractContextManager[None]:
-        """Releases the processes that `follow` at the end of a search."""
+        """Ends the loops of the processes that `follow` at the end of a search."""
         if self._template.args.world_size == 1:
             return nullcontext()
-        self._group = Group(self._template.args.process_index, study)
-        return leading(self._group)
+        self._group = broadcast(Group(study))
+        return leading()
 
     def follow(self) -> None:
         """Trains the trials that the main process runs, until it has no more."""
-        self._group = Group(self._template.args.process_index)
-        follow(self._group, self._train_followed)
+        self._group = broadcast()  # None where the main process has failed before.
+        if self._group is not None:
+            follow(self._train_followed)
 
     def _train_followed(self, plan: TrialPlan) -> None:
         self._train(FollowedTrial(plan.spec, plan.number, plan.sampled), plan)
-
-    def _leaving_when_broken(self, number: int) -> AbstractContextManager[None]:
-        return self._group.leaving_when_broken(number) if self._group else nullcontext()
 
     # The training of a trial, on every process of the group alike.
 
@@ -222,7 +219,7 @@ class TrialRunner:
             with suppress(OSError):
                 last_checkpoint(Path(plan.folder), args.world_size)
         if self._group is not None and not _is_everywhere(error):
-            self._group.leave(failure_of(args.process_index, plan.number, error, smaller), error)
+            self._group.leave(plan.number, error, smaller)
         if not isinstance(error, self._catch):
             raise error
         return TrialEnd(message=failure_reason(error), failed=True, smaller=smaller)
