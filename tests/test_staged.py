@@ -194,11 +194,11 @@ def test_files_and_pages_show_both_stages(finished: OptunaOptimizer) -> None:
     assert "Trials: decoding" in report
     assert "Optimization history: decoding" in report
     first, second = re.findall(r"<h2>Trials.*?</table>", report, re.DOTALL)
-    assert "trained trial" not in first and '<th class="number">trained trial</th>' in second
+    assert "trained trial" not in first and "<th>trained trial</th>" in second
     cells = re.findall(r'<td class="number">(\d+)</td>\s*<td class="number">(\d+)</td>', second)
     assert cells == [(row["number"], row["trained_trial"]) for row in rows]
     drawn = re.findall(r'<div id="([^"]+)" class="plotly-graph-div"', report)
-    assert len(drawn) == len(set(drawn)) >= 10, "each plot has a place of its own"
+    assert len(drawn) == len(set(drawn)) >= 9, "each plot has a place of its own"
     kept = {path.name for path in (folder / "trials" / "s").iterdir()}
     assert kept == {f"trial-{number}" for number in {int(row["trained_trial"]) for row in rows}}
 
@@ -329,8 +329,8 @@ def test_several_objectives_end_in_a_pareto_front_of_the_second_stage(make_optim
     second.add_trial(best)
     optimizer.plot_optimization_history(optimizer.output_dir)
     report = (optimizer.output_dir / "report.html").read_text()
-    heads = report.split("<thead><tr><th>trial<")[1].split("</thead>")[0]
-    assert re.findall(r'class="number">(\d+)', heads) == ["2"], "as train.py --trial names it"
+    (row,) = re.findall(r"<tr><th>trial</th>(<td.*?)</tr>", report, re.DOTALL)
+    assert re.findall(r"<td[^>]*>\s*(\d+)</td>", row) == ["2"], "as train.py --trial names it"
 
 
 def front_entry(number: int, num_beams: int, *values: float) -> dict[str, Any]:
