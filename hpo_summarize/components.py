@@ -49,7 +49,7 @@ class Experiment:
 
     Args:
         recipe: The checked recipe.
-        datasets: Training and validation rows in the place of those that the recipe names, with
+        datasets: Training and validation rows in place of those that the recipe names, with
             its text columns, or with `input_ids` and `labels`.
         share_base: Read the checkpoint once and put the adapters of every model on the same
             weights, as a search does; no such model may be merged before `unshare`.
@@ -229,7 +229,7 @@ class Experiment:
         return trainer
 
     def arguments_for(self, spec: TrialSpec, output_dir: Path) -> Seq2SeqTrainingArguments:
-        """The recipe's training arguments with hyperparameters in the place of fixed values."""
+        """The recipe's training arguments with hyperparameters in place of fixed values."""
         args = build_arguments(self.recipe, output_dir)
         return with_values(args, spec.training, args.world_size, largest_on_device(self.recipe))
 

@@ -43,7 +43,7 @@ _AMOUNTS = {
 }
 # Training arguments that only some optimizers read, with two values that would differ.
 _READ_BY_SOME = {"adam_beta1": (0.5, 0.6), "adam_beta2": (0.5, 0.6), "adam_epsilon": (0.1, 0.2)}
-# Arguments of an optimizer from which nothing can be told about the others.
+# Arguments of an optimizer that say nothing about the others.
 _OF_PARAMETERS = {"params", "model", "optimizer_dict"}
 
 Values = Mapping[str, Any]
@@ -220,7 +220,7 @@ def _idle_in_optimizer(
 
 
 def _differ(trainer: SummarizationTrainer, args: Seq2SeqTrainingArguments, *both: Values) -> bool:
-    """Whether an optimizer gets other arguments; True where that cannot be told."""
+    """Whether an optimizer gets other arguments; True where that is unknown."""
     one, other = (
         trainer.get_optimizer_cls_and_kwargs(with_values(args, values), trainer.model)[1]
         for values in both

@@ -91,7 +91,7 @@ class Inspection:
 
     Attributes:
         splits: Facts by the name of the split.
-        leaks: Rows of the second split whose dialogue stands in the first one too.
+        leaks: Rows of the second split whose dialogue is in the first one, too.
         whole_markers: The markers found that are one token to the tokenizer.
         examples: Name, dialogue and summary of the first rows of the first split, as they come back
             from token ids.
@@ -112,7 +112,7 @@ class Inspection:
             if split.round_trip and (note := split.round_trip.note()):
                 found.append(f"{name}: {note}")
         return found + [
-            f"{count} of {self.splits[other].rows} dialogues of {other} stand in {one} too; scores "
+            f"{count} of {self.splits[other].rows} dialogues of {other} are in {one}, too; scores "
             "on them are too good"
             for (one, other), count in self.leaks.items()
             if count

@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
         OSError: The folder cannot be written; the file is then what it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile, whose files nobody else can read: the results may be shared.
+    # Not tempfile, whose files no one else can read: the results may be shared.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(text.encode("utf-8"))
@@ -124,7 +124,7 @@ def taken_message(folder: Path) -> str:
     """The message for a folder that `is_taken`."""
     return (
         f"{folder} is needed for a trial or a training, and holds files of another one, or of "
-        "somebody else; they are never deleted. Move them, or choose another output_dir"
+        "someone else; they are never deleted. Move them, or choose another output_dir"
     )
 
 

@@ -87,7 +87,7 @@ class SearchSpace:
         """The values of trial 0: those that the recipe fixes, as far as they act together.
 
         Args:
-            given: Values to take in the place of those that the recipe fixes.
+            given: Values to take in place of those that the recipe fixes.
         """
         wanted, values = {**self._baseline, **(given or {})}, dict[str, Any]()
         for name in self.parameters:

@@ -109,7 +109,7 @@ def _is_bookkeeping(key: str) -> bool:
 
 
 def load_summarizer(folder: Path, recipe: Recipe) -> Summarizer:
-    """A model that `save_pretrained` wrote, as it stands in its folder.
+    """A model that `save_pretrained` wrote, as it is in its folder.
 
     Args:
         folder: Model, tokenizer and decoding.

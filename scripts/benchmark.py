@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="CSV to train and validate on; default: the quick start's")
     parser.add_argument("--test", help="CSV for the last measurement of the winners")
-    parser.add_argument("--recipe", help="YAML file in the place of the data and the space")
+    parser.add_argument("--recipe", help="YAML file in place of the data and the space")
     parser.add_argument("--n_trials", type=int, help="trials of each search; default: 20")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each method")
     parser.add_argument(

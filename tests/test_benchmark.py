@@ -243,7 +243,7 @@ WRONG = [
     (["--data", "a.csv"], "data.test: the winners are compared on a test split"),
     (["--test", "a.csv"], "--test: the quick start has a test split of its own, got 'a.csv'"),
     (["--data", "a.csv", "--test", "b.csv"], "a.csv"),
-    (["--recipe", "a.yaml", "--data", "b.csv"], "stands in the place of --data"),
+    (["--recipe", "a.yaml", "--data", "b.csv"], "replaces --data"),
     (["--recipe", "missing.yaml"], "missing.yaml: the recipe cannot be read"),
     (["--output", "/proc/nothing"], "--output: /proc/nothing cannot be written"),
 ]

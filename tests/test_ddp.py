@@ -147,7 +147,7 @@ def test_out_of_memory_ends_the_launch_and_the_same_command_goes_on_with_half_th
     (tmp_path / "out").mkdir()
     assert end_of(start_group(DRIVER, log, *arguments)) == [1, 1]
     assert f"process {ranks[0]}, trial 0: out of memory" in log.read_text()
-    assert "goes on with this trial, with 2 examples at once" in log.read_text()
+    assert "continues with this trial, with 2 examples at once" in log.read_text()
     trials = optuna.load_study(study_name="s", storage=url).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "WAITING"]
     assert "failure" not in trials[0].user_attrs

@@ -82,7 +82,7 @@ def test_repetitions_and_leaks_between_all_splits_are_counted(
         ("train", "test"): 1,
         ("validation", "test"): 1,
     }
-    assert "1 of 2 dialogues of test stand in train too" in inspection.warnings[1]
+    assert "1 of 2 dialogues of test are in train, too" in inspection.warnings[1]
 
 
 def test_examples_are_cut_as_the_model_will_see_them(

@@ -196,7 +196,7 @@ def test_out_of_memory_the_same_command_goes_on_with_half_of_the_examples_at_onc
     arguments = ("memory", ranks, str(eight), str(folder))
     assert end_of(start_group(DRIVER, log, *arguments)) == [1, 1]
     assert f"out of memory on process {ranks[0]}" in log.read_text()
-    assert "the same command goes on with 2 examples at once on each device" in log.read_text()
+    assert "the same command continues with 2 examples at once on each device" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert end_of(start_group(DRIVER, log, *arguments)) == [0, 0]
     weights, batches = driven(folder)

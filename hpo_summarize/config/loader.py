@@ -49,7 +49,7 @@ def load_recipe(
             output folder; for the rest it takes the same way as a full one. What `overrides` and
             `settings` ask for holds in its place.
         settings: Values by `key.path` that are not to be read as YAML; they come last.
-        needs_data: False where data sets are given in the place of the section `data`.
+        needs_data: False where data sets are given in place of the section `data`.
 
     Returns:
         The recipe; `search.study_name` is the name of the file where nothing else gives one.
@@ -215,7 +215,7 @@ def _read_yaml(text: str, source: str) -> Any:
 
 
 def _refused_events(events: Iterable[Event]) -> Iterator[str]:
-    """What must not stand in a recipe; nesting is found before ruamel takes a minute over it."""
+    """What a recipe must not contain; nesting is found before ruamel takes a minute over it."""
     depth = 0
     for event in events:
         line = event.start_mark.line + 1
@@ -291,7 +291,7 @@ def with_settings(
     output_dir: str | Path | None = None,
     needs_data: bool = True,
 ) -> Recipe:
-    """The recipe with other values in the place of its own, checked again.
+    """The recipe with other values in place of its own, checked again.
 
     Args:
         recipe: Left as it is.

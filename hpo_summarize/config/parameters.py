@@ -278,7 +278,7 @@ def why_not_searchable(name: str) -> str | None:
 
 
 def why_cannot_act(name: str) -> str | None:
-    """Like `why_not_searchable`, for the search space of somebody's script."""
+    """Like `why_not_searchable`, for the search space of a user's script."""
     if name in ("max_length", "generation_max_length"):
         return "a checkpoint's own max_new_tokens would overrule it; search max_new_tokens"
     return None if name in _SCRIPT_ONLY else why_not_searchable(name)

@@ -184,7 +184,7 @@ def _schedule_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:
     if schedules and not (isinstance(given, Mapping) and given.get("mode") == mode):
         yield Problem(
             "training.lr_scheduler_kwargs",
-            f"{schedules[0]} follows the objective and takes it for a loss unless told otherwise "
+            f"{schedules[0]} follows the objective and takes it for a loss by default "
             f"(value {given!r}); set training.lr_scheduler_kwargs.mode={mode}",
         )
 

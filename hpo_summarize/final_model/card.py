@@ -1,4 +1,4 @@
-"""What stands beside the weights of a final model: its scores as JSON, and its model card."""
+"""What is written beside the weights of a final model: its scores as JSON, and its model card."""
 
 from __future__ import annotations
 

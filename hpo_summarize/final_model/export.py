@@ -131,7 +131,7 @@ def _with_limit(tokenizer: PreTrainedTokenizerBase, limit: int) -> PreTrainedTok
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Puts the finished folder `new` in the place of `folder`, which may exist.
+    """Puts the finished folder `new` in place of `folder`, which may exist.
 
     If the process is killed in between, there is no `folder`, and `new` is complete where it was.
     """

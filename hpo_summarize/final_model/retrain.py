@@ -55,7 +55,7 @@ class Retraining:
         recipe: The recipe of the search.
         best_params: Path of `best_params.json`. Default: the one in the output folder.
         top: Number of best trials that are trained, at least 1.
-        trial: Number of the one trial to train, in the place of the best.
+        trial: Number of the one trial to train, in place of the best.
         on_event: Function that gets one line for each step of the work. Default: no output.
     """
 

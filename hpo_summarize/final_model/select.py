@@ -194,7 +194,7 @@ def _problems(candidate: Candidate, recipe: Recipe, space: SearchSpace) -> Itera
         yield Problem(
             missing[0],
             "the second stage, which searches the decoding, has finished no trial yet; run "
-            "scripts/search.py again to go on with it",
+            "scripts/search.py again to continue with it",
         )
         return
     for name, message in space.problems_of(params).items():

@@ -186,7 +186,7 @@ class Training:
         return model
 
     def _note_smaller(self, args: Seq2SeqTrainingArguments, reason: str, path: Path) -> None:
-        """Notes the per-device batches to go on with after a failure.
+        """Notes the per-device batches to continue with after a failure.
 
         Raises:
             HpoError: There are none, or other processes are blocked.

@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.1
 def join_group() -> PartialState:
     """Makes the processes of one launch a group; to be called before anything asks for devices.
 
-    `PartialState()` of accelerate 1.15 forms none on CPUs unless it is told that it is on one, and
+    `PartialState()` of accelerate 1.15 forms none on CPUs unless it is set to use one, and
     every process would then do all of the work and write over the others. The group is left when
     the interpreter ends.
 

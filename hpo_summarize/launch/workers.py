@@ -174,7 +174,7 @@ def launch_note(
 def _command_of(process: int) -> list[str]:
     try:
         return psutil.Process(process).cmdline()
-    except psutil.Error:  # It has ended, or belongs to somebody else.
+    except psutil.Error:  # It has ended, or belongs to another user.
         return []
 
 

@@ -61,7 +61,7 @@ def spread_weights(weights: Weights, config: PretrainedConfig, depth: Mapping[st
 
 
 def spread_layers(have: int, wanted: int) -> list[int]:
-    """Which of `have` layers stand in a model of `wanted` layers.
+    """Which of `have` layers are in a model of `wanted` layers.
 
     Example:
         >>> spread_layers(6, 3), spread_layers(2, 4)

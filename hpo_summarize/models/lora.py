@@ -186,7 +186,7 @@ def _rows_to_train(
 def _check_patterns(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
     """Refuses names of modules that the model does not have; peft 0.21 silently ignores them.
 
-    Names in a list or as keys stand for the ends of whole names; a string is an expression for
+    Names in a list or as keys match the ends of whole names; a string is an expression for
     whole names, and peft itself refuses one in `target_modules` that matches nothing.
     """
     modules = [name for name, _ in model.named_modules()]

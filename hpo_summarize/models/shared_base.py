@@ -28,7 +28,7 @@ class PretrainedBase:
     """The weights of a recipe's checkpoint, for all trials that freeze them.
 
     Every model it builds is a module tree of its own, made from its own configuration, with its
-    own dropout and depth; only the memory of the weights is shared. So nobody may write into them:
+    own dropout and depth; only the memory of the weights is shared. So nothing may write into them:
     what is trained, and whatever is to be merged, takes a copy first (`unshare`).
 
     Args:
@@ -122,6 +122,6 @@ def load_plain(section: ModelSection, config: PretrainedConfig | None = None) ->
         raise ModelError(
             f"model: '{place}' lacks {len(missing)} weights of its own configuration "
             f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}), and random ones would "
-            "stand in their place; take a complete checkpoint"
+            "take their place; take a complete checkpoint"
         )
     return model

@@ -78,7 +78,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _digest(split: Dialogues) -> str:
     digest = hashlib.sha256()
     for row in zip(split.dialogues, split.references, strict=True):
-        digest.update(json.dumps(row).encode() + b"\n")  # Tells where each text and row ends.
+        digest.update(json.dumps(row).encode() + b"\n")  # Marks where each text and row ends.
     return digest.hexdigest()[:16]
 
 

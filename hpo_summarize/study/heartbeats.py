@@ -93,7 +93,7 @@ def sending_heartbeats(study: optuna.Study, worker: Mapping[str, Any]) -> Iterat
             try:
                 file.touch()
             except OSError:
-                continue  # The file server is away; writing to the journal raises for it.
+                continue  # The file server is unavailable; writing to the journal raises for it.
 
     thread = threading.Thread(target=send, daemon=True, name="heartbeats")
     thread.start()

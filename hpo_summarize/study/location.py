@@ -75,7 +75,7 @@ def _check_can_be_created(file: Path) -> None:
 def staying_in_place(study: optuna.Study, folder: Path | None) -> Iterator[Callable[[], None]]:
     """Checks that the file of a study is still in place: in the end, and whenever it is called.
 
-    A process can write for ever to a file that was deleted, which nobody else can read. A study on
+    A process can write for ever to a file that was deleted, which no one else can read. A study on
     a server, or in memory, has none.
 
     Args:
@@ -83,7 +83,7 @@ def staying_in_place(study: optuna.Study, folder: Path | None) -> Iterator[Calla
         folder: Folder with the checkpoints of its trials, which is checked, too; may be missing.
 
     Raises:
-        StudyMoved: One of them was removed or replaced; also in the place of any other error.
+        StudyMoved: One of them was removed or replaced; also in place of any other error.
     """
     file = _file_of(study._storage)
     paths = [] if file is None else [file, *([folder] if folder and folder.is_dir() else [])]

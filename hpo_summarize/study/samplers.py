@@ -86,7 +86,7 @@ class MarkingBruteForceSampler(optuna.samplers.BruteForceSampler):
 
 
 class SeededAtFirstTrial(optuna.samplers.RandomSampler):
-    """Stands in for a study's sampler until this process has its first trial.
+    """Takes the place of a study's sampler until this process has its first trial.
 
     The storage gives a trial's number to one process only, so that no two of them draw the same,
     however many continue a study at the same instant. A single process is reproducible.
@@ -121,7 +121,7 @@ _BEGINNINGS = ("n_warmup_steps", "min_resource", "min_early_stopping_rate", "n_s
 def prune_after(section: PrunerSection | None) -> float:
     """The share of a trial's epochs before which it is not pruned: a third, or 0.
 
-    0 stands for a section that sets when pruning begins, by one of `n_warmup_steps`,
+    0 is for a section that sets when pruning begins, by one of `n_warmup_steps`,
     `min_resource`, `min_early_stopping_rate` and `n_startup_steps`, its own or those of `wrapped`.
     """
     given = section.settings() if section else {}

@@ -35,7 +35,7 @@ JOURNAL = "journal://"
 _SQLITE_BUSY_SECONDS = 60
 CONNECT_SECONDS = 10
 JOURNAL_LOCK_SECONDS = 10
-_OUTAGE_SECONDS = 600  # A running search retries for so long while its database is away.
+_OUTAGE_SECONDS = 600  # A running search retries for so long while its database is unavailable.
 
 _FIRST_START_TRIES = 12
 # In the errors of workers that make the tables of a new database at the same time.
@@ -183,7 +183,7 @@ def _cut_to_last_line(path: str) -> None:
 
 
 class RetryingStorage(RDBStorage):
-    """A database storage that retries for up to ten minutes while its server is away.
+    """A database storage that retries for up to ten minutes while its server is unavailable.
 
     A restart of the server in the middle of a study costs time and no trial.
     """

@@ -191,7 +191,7 @@ def evaluations(checkpoint: Path) -> list[dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for entry in history:
         if any(key.startswith("eval_") for key in entry):
-            # The step stands in the log only; an objective that adds up all metrics must not see
+            # The step is in the log only; an objective that adds up all metrics must not see
             # it. Each of several evaluation sets has an entry of its own.
             metrics = {key: value for key, value in entry.items() if key != "step"}
             found.setdefault(entry["step"], {}).update(metrics)

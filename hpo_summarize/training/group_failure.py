@@ -65,7 +65,7 @@ class Group:
         fails = not is_setup and smaller is None
         line = (
             f"process {PartialState().process_index}, trial {number}: {reason}. The launch ends "
-            f"here; the same command goes on with {'the next' if fails else 'this'} trial"
+            f"here; the same command continues with {'the next' if fails else 'this'} trial"
         )
         if smaller is not None:
             line += f", with {smaller[0]} examples at once on each device and more accumulation"

@@ -52,7 +52,7 @@ def choose_recipe(
         RecipeError: It is wrong, or asks for something that not every method can do.
     """
     if recipe and data:
-        message = f"stands in the place of --data, and both are given ({recipe}, {data})"
+        message = f"replaces --data, and both are given ({recipe}, {data})"
         raise RecipeError([Problem("--recipe", f"{message}; leave one out")])
     if test and not recipe and not data:
         message = f"the quick start has a test split of its own, got {test!r}; give --data, too"

@@ -84,7 +84,7 @@ _RIEUL = 8  # ㄹ, after which 으로 becomes 로
 def final_consonant(word: str) -> int:
     """Returns the number of the last syllable's final consonant (jongseong), 0 for none.
 
-    Hangul syllables stand in Unicode from U+AC00 on, 28 to each pair of initial and vowel.
+    Hangul syllables are in Unicode from U+AC00 on, 28 to each pair of initial and vowel.
 
     Raises:
         ValueError: The word does not end in a Hangul syllable.
@@ -196,11 +196,11 @@ def check_corpus(corpus: dict[str, list[Dialogue]]) -> None:
     trained_words = " ".join(d.text + d.summary for d in corpus["train"])
     texts = [d.text for dialogues in corpus.values() for d in dialogues]
     if len(set(texts)) < len(texts):
-        raise ValueError("a dialogue stands in two places of the corpus; change the seed")
+        raise ValueError("a dialogue is in two places of the corpus; change the seed")
     for dialogue in corpus["validation"] + corpus["test"]:
         if (dialogue.situation, *dialogue.pair) in trained:
             raise ValueError(f"{dialogue.pair} is held out but also trained on; see pairs_of")
         if missing := [value for value in dialogue.pair if value not in trained_words]:
             raise ValueError(f"{missing} is held out but never trained on; see pairs_of")
         if absent := [value for value in dialogue.pair if value not in dialogue.text]:
-            raise ValueError(f"{absent} is held out but not in the dialogue; mend its templates")
+            raise ValueError(f"{absent} is held out but not in the dialogue; fix its templates")
