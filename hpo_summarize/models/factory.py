@@ -43,7 +43,7 @@ def build_model(
             value cannot act in it, or LoRA cannot be put on it.
     """
     depth = {name: spec.model[name] for name in DEPTHS if name in spec.model}
-    new: list[int] = []
+    source: PretrainedBase | None = None
     if recipe.model.name is None:
         config = _checked(load_config(recipe.model), recipe, spec)
         model = _with_random_weights(config, recipe, tokenizer)
@@ -51,7 +51,7 @@ def build_model(
     else:
         source = base or PretrainedBase(recipe.model, tokenizer)
         config = _checked(source.config(), recipe, spec)
-        model, new = source.build(config, depth), source.new_tokens
+        model = source.build(config, depth)
         if base is None and depth:
             unshare(model)  # Repeated layers have weights of their own.
     _set_fixed_decoding(model, recipe, tokenizer, spec)
@@ -62,7 +62,7 @@ def build_model(
     settings = lora_settings(recipe.lora, spec.lora)
     if base and settings.get("init_lora_weights", True) not in LEAVES_BASE:
         unshare(model)
-    adapted = with_lora(model, settings, new)
+    adapted = with_lora(model, settings, source.new_tokens if source else [])
     if base:
         unshare(adapted, only_trained=True)
     return adapted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -37,7 +38,6 @@ class PretrainedBase:
 
     Attributes:
         weights: The shared weights by name.
-        new_tokens: Ids of tokens that the checkpoint was not trained with.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, lacks weights, or does not belong to the
@@ -45,16 +45,22 @@ class PretrainedBase:
     """
 
     def __init__(self, section: ModelSection, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._section, self._tokenizer = section, tokenizer
         self._config = load_config(section)
         model = load_plain(section, self.config())
         check_fits(tokenizer, n_embeddings(model))
         self._class = type(model)
         self._generation_config = model.generation_config
-        self._n_rows = max(n_rows(tokenizer), n_embeddings(model))
-        self._grows = self._n_rows > n_embeddings(model)
+        self._n_saved = n_embeddings(model)
+        self._n_rows = max(n_rows(tokenizer), self._n_saved)
+        self._grows = self._n_rows > self._n_saved
         self._drawn: tuple[torch.Tensor, torch.Tensor, Weights] | None = None
         self.weights = saved_tensors(model)
-        self.new_tokens = new_tokens(section, tokenizer, n_embeddings(model))
+
+    @functools.cached_property
+    def new_tokens(self) -> list[int]:
+        """Ids of tokens that the checkpoint was not trained with; reads its own tokenizer."""
+        return new_tokens(self._section, self._tokenizer, self._n_saved)
 
     def config(self) -> PretrainedConfig:
         """The configuration of the checkpoint, a new object at every call."""
