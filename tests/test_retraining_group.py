@@ -106,7 +106,7 @@ def test_when_one_process_is_killed_the_other_ends_and_the_same_command_goes_on(
     assert time.monotonic() - start < SECONDS
     assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] == 1
     assert "another process of the launch is gone" in log.read_text()
-    assert "every finished epoch is kept; the same command goes on" in log.read_text()
+    assert "what has finished is kept; the same command goes on" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert end_of(start_group(TRAIN, again, str(recipe), *longer(out))) == [0, 0]
     assert "epoch 1/12" not in again.read_text() and "epoch 12/12" in again.read_text()
@@ -130,7 +130,6 @@ def test_ctrl_c_ends_both_with_one_message(recipe: Path, out: Path, tmp_path: Pa
 
 
 WRONG = [
-    (["training.batch_sise=4"], "training.batch_sise: unknown"),
     (["--best_params", "nothing.json"], "there is no file nothing.json"),
     (["data.test=nothing.csv"], "nothing.csv"),
     (["--output_dir", "/proc/nothing"], "cannot be written"),
@@ -150,6 +149,15 @@ def test_what_is_wrong_is_said_once(
     assert text.count("error:") == text.count(message) == 1
     assert "Traceback" not in text
     assert not (out / "training").exists()
+
+
+def test_a_wrong_recipe_is_said_once_under_a_launcher(recipe: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    group = start_group(TRAIN, log, str(recipe), "training.batch_sise=4")
+    assert 2 in end_of(group, as_launcher=True)
+    text = log.read_text()
+    assert text.count("error:") == text.count("training.batch_sise: unknown") == 1
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize("rank", [0, 1])
