@@ -219,7 +219,8 @@ class SummarizationTrainer(GeneratingTrainer):
     ) -> BestRun | list[BestRun]:
         """Searches with Optuna; for another backend this is the parent's method.
 
-        Every trial gets a fresh trainer, made from this one, with arguments and a model of its own:
+        Every trial gets a fresh trainer, made from this one, with arguments and a model of its own.
+        Callbacks are given those; this trainer has the model of the trial, and its own arguments.
         `hp_space` is called first, and what it returns are the values of the trial. `model_init`
         reads them in `trial.params`, or gets them from `trial.suggest_*`, beside what was sampled
         and not returned. Where they differ from the sampled ones, they are recorded as the user
