@@ -14,6 +14,7 @@ from hpo_summarize.config.parameters import (
     MODEL_NAMES,
     condition_of,
     default_values,
+    foreign_settings,
     owner_of,
     parameters,
     split_by_owner,
@@ -154,3 +155,10 @@ def test_a_value_outside_of_its_type_or_bounds_is_named(
     kind = parameters()[name].type
     assert value_problem(inside, kind) is None
     assert re.search(message, str(value_problem(outside, kind)))
+
+
+def test_of_a_checkpoints_decoding_only_what_it_sets_itself_is_foreign() -> None:
+    assert foreign_settings(GenerationConfig(max_new_tokens=9, use_cache=True), ()) == {}
+    own = GenerationConfig(min_length=56, output_scores=True, num_beams=4)
+    assert foreign_settings(own, ()) == {"min_length": 56, "output_scores": True}
+    assert foreign_settings(own, {"min_length"}) == {"output_scores": True}

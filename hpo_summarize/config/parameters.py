@@ -312,7 +312,7 @@ def foreign_settings(config: GenerationConfig, given: Container[str]) -> dict[st
         given: Names that the recipe fixes or searches.
     """
     names = ("min_length", "min_new_tokens", "num_return_sequences", "return_dict_in_generate")
-    found = {name: getattr(config, name, None) for name in (*names, *UNUSABLE)}
+    found = {name: vars(config).get(name) for name in (*names, *UNUSABLE)}
     return {
         name: value
         for name, value in found.items()
