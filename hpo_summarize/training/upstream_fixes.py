@@ -28,6 +28,11 @@ from hpo_summarize.training.evaluation import with_padding_token
 
 # Attributes that evaluations set in a trainer, and `__init__` does not.
 CACHED = ("_eval_dataloaders", "model_preparation_time")
+# Attributes that `__init__` takes from the model, and a subclass or a script may correct.
+SETTINGS = (
+    *("model_accepts_loss_kwargs", "can_return_loss", "label_names"),
+    *("optimizer_cls_and_kwargs", "_signature_columns"),
+)
 
 
 class EncoderNoise(TrainerCallback):
