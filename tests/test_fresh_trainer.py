@@ -60,6 +60,24 @@ class Corrected(SummarizationTrainer):
         return super().training_step(*args, **kwargs)
 
 
+class Scoring(SummarizationTrainer):
+    """A subclass that gives a method of its own as the metric, and keeps something from it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.rates: list[float] = []
+        super().__init__(*args, **kwargs)
+        self.compute_metrics = self.score
+
+    def score(self, prediction: Any) -> dict[str, float]:
+        self.scored_with = self.args.learning_rate
+        return {"n": 1.0}
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(*args, **kwargs)
+        self.rates.append(self.scored_with)
+        return metrics
+
+
 def search(trainer: Any, space: Any = lambda trial: {}, n_trials: int = 1, **options: Any) -> Any:
     return trainer.hyperparameter_search(space, n_trials=n_trials, backend="optuna", **options)
 
@@ -92,6 +110,14 @@ def test_what_a_subclass_corrects_after_its_parent_acts_in_its_trials(make_train
     assert trainer.seen and all(seen == settings for seen in trainer.seen)
     assert best.objective == pytest.approx(7)
     assert trainer.built == [None, 0, 1]
+
+
+def test_a_method_that_is_the_metric_is_one_of_the_trials_trainer(make_trainer: Any) -> None:
+    trainer = make_trainer(Scoring, learning_rate=0.5)
+    search(trainer, lambda trial: {"learning_rate": 0.1 / (trial.number + 1)}, n_trials=2)
+    assert trainer.rates == [0.1, 0.05]
+    trainer.evaluate()
+    assert trainer.rates == [0.1, 0.05, 0.5]
 
 
 class Count(TrainerCallback):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
@@ -314,9 +313,7 @@ class SummarizationTrainer(Seq2SeqTrainer):
         our own makes anew everything that a training reads or changes. It sets the seed and builds
         the model; `train` would do both again, and does not without a `model_init`.
         """
-        trainer = copy.copy(self)
-        for name in fixes.CACHED:
-            trainer.__dict__.pop(name, None)
+        trainer = fixes.copy_of(self)
         decoding = {**self.trial_decoding, **run.plan.spec.generation}
         trainer._decoding = {**fixes.decoding_of(self.args), **decoding}
         drop_decoding(args, decoding)
@@ -327,14 +324,14 @@ class SummarizationTrainer(Seq2SeqTrainer):
         SummarizationTrainer.__init__(
             trainer,
             args=args,
-            data_collator=self.data_collator,
-            train_dataset=self.train_dataset,
-            eval_dataset=self.eval_dataset,
-            processing_class=self.processing_class,
-            model_init=self.model_init,
-            compute_loss_func=None if self._uses_token_mean else self.compute_loss_func,
-            compute_metrics=self.compute_metrics,
-            preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
+            data_collator=trainer.data_collator,
+            train_dataset=trainer.train_dataset,
+            eval_dataset=trainer.eval_dataset,
+            processing_class=trainer.processing_class,
+            model_init=trainer.model_init,
+            compute_loss_func=None if self._uses_token_mean else trainer.compute_loss_func,
+            compute_metrics=trainer.compute_metrics,
+            preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
         )
         del trainer.__dict__["call_model_init"]
         trainer.__dict__.update({name: getattr(self, name) for name in fixes.SETTINGS})
