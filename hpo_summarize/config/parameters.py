@@ -43,7 +43,6 @@ BATCH_SIZE = "batch_size"
 WARMUP_RATIO = "warmup_ratio"
 DROPOUTS = ("hidden_dropout", "attention_dropout")
 DEPTHS = ("encoder_layers", "decoder_layers")
-MODEL_NAMES = (*DROPOUTS, *DEPTHS)
 # Values of init_lora_weights that leave the weights below the adapters alone; the others, PiSSA or
 # OLoRA, take out of those what they put into the adapters.
 LEAVES_BASE = (True, False, "gaussian", "orthogonal", "mica")
@@ -156,6 +155,7 @@ _TABLE = (
         + ("cache_implementation", "compile_config", "disable_compile")
     ),
 )
+MODEL_NAMES = tuple(row.name for row in _TABLE if row.owner == "model")
 TRAINING_WORDS = {
     row.name: row.field for row in _TABLE if row.owner == "training" and row.field is not None
 }

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hpo_summarize.config.parameters import DEPTHS
 from hpo_summarize.config.schema import DataSection
 from hpo_summarize.errors import ModelError
 
@@ -61,14 +62,14 @@ class EncoderDecoder:
         """What a search space must know of a model.
 
         Returns:
-            `model_type`, `task`, and the present value of each dropout and depth that the model has
+            `model_type`, `task`, and the present value of each name of `_FIELDS` that the model has
             a setting for.
         """
         found = {name: getattr(config, field) for name, field in _fields_of(config).items()}
         return {"model_type": config.model_type, "task": self.task, **found}
 
     def set_values(self, config: PretrainedConfig, values: Mapping[str, Any]) -> None:
-        """Writes dropout probabilities into the model's own fields.
+        """Writes hyperparameters of the model into its configuration's own fields.
 
         Args:
             config: Changed in place.
@@ -84,7 +85,7 @@ class EncoderDecoder:
                     f"'{name}' (value {value!r}) cannot act: a model of the type "
                     f"'{config.model_type}' has no setting for it; take it out of the space"
                 )
-            if name.endswith("_dropout"):
+            if name not in DEPTHS:
                 setattr(config, fields[name], value)
 
     def max_input_tokens(self, config: PretrainedConfig) -> int | None:
