@@ -14,6 +14,7 @@ from hpo_summarize.config.parameters import (
     MODEL_NAMES,
     condition_of,
     default_values,
+    foreign_settings,
     owner_of,
     parameters,
     split_by_owner,
@@ -82,6 +83,13 @@ def test_every_name_is_a_field_of_the_class_of_its_owner() -> None:
 )
 def test_the_defaults_are_those_of_hugging_face(name: str, default: object) -> None:
     assert default_values()[name] == default
+
+
+def test_of_a_checkpoints_own_decoding_only_what_no_recipe_may_set_is_foreign() -> None:
+    assert foreign_settings(GenerationConfig(num_beams=4), ()) == {}
+    own = GenerationConfig(min_length=56, output_scores=True)
+    assert foreign_settings(own, ()) == {"min_length": 56, "output_scores": True}
+    assert foreign_settings(own, ("min_length",)) == {"output_scores": True}
 
 
 def test_values_are_sorted_by_owner_and_kept_as_they_are() -> None:
