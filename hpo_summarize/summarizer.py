@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import (
-    AutoModelForSeq2SeqLM,
+    AutoConfig,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerBase,
@@ -23,6 +23,7 @@ from hpo_summarize.config.schema import Recipe
 from hpo_summarize.decoder import decode_texts, generate, own_random_numbers
 from hpo_summarize.errors import HpoError, ModelError
 from hpo_summarize.generation import Summaries, count_cut
+from hpo_summarize.models.families import require_family
 from hpo_summarize.training.arguments import eval_batch_size
 
 SEED = 42  # Of each batch, so that sampled summaries are the same in every run.
@@ -125,7 +126,8 @@ def load_summarizer(folder: Path, recipe: Recipe) -> Summarizer:
             "folder with --model, or take the weights that the search has kept: --model best"
         )
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True)
+        family = require_family(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model = family.auto_class.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # Whatever a damaged file makes its reader raise.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -252,4 +252,5 @@ def test_the_overhead_of_a_trial_is_measured_on_a_model_of_any_size() -> None:
     found = measure_overhead(n_trials=3, **small, **width)
     assert found["parameters"] > 30000 * 16
     assert 0 < found["cpu_seconds"] < 30
+    assert 0 < found["prepare_cpu_seconds"] < 60
     assert 0 < found["wall_seconds"] < 300

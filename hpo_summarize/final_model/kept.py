@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import PeftModel
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
+from transformers import AutoTokenizer, set_seed
 
 from hpo_summarize.components import Experiment
 from hpo_summarize.errors import ModelError
@@ -37,7 +37,7 @@ def load_kept(experiment: Experiment, candidate: Candidate) -> Summarizer:
             load_adapter(model, checkpoint)
         else:
             decoding = model.generation_config
-            model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint, local_files_only=True)
+            model = type(model).from_pretrained(checkpoint, local_files_only=True)
             model.generation_config = decoding
     except Exception as error:  # Whatever a damaged file or another shape makes them raise.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,9 +1,19 @@
-"""Evaluation with generated texts: each row decoded once, in length-bucketed batches."""
+"""Evaluation by generated texts, faster than the parent's where `predict_with_generate` is on.
+
+The texts are those of the parent's loop, and so are the random numbers of a training after it. Rows
+are decoded in length-bucketed batches (`plan_batches`) with a cheaper KV cache (`beam_cache`), and
+several processes share them. `eval_loss`, for which the parent runs the decoder a second time, is
+left out where `metric_for_best_model` names a metric that is not a loss; a last batch that is not
+full counts by its rows in it. Sampled texts (`do_sample`) are those of `args.seed`, at every
+evaluation of the same model. See `can_bucket` for what goes through the parent's loop.
+
+Predictions end in the padding token and are as wide as the longest one. Where `compute_metrics`
+returns them as text under `texts`, they are described in `summaries` of the trainer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,51 +40,6 @@ from hpo_summarize.models.families import family_of
 TEXTS = "texts"  # Key under which `compute_metrics` may return the decoded predictions.
 
 
-class GeneratingTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` with faster evaluations where `predict_with_generate` is on.
-
-    The texts are those of the parent's loop, and so are the random numbers of a training after it.
-    Rows are decoded in length-bucketed batches (`plan_batches`) with a cheaper KV cache
-    (`beam_cache`), and several processes share them. `eval_loss`, for which the parent runs the
-    decoder a second time, is left out where `metric_for_best_model` names a metric that is not a
-    loss; a last batch that is not full counts by its rows in it. Sampled texts (`do_sample`) are
-    those of `args.seed`, at every evaluation of the same model. See `can_bucket` for what goes
-    through the parent's loop.
-
-    Predictions end in the padding token and are as wide as the longest one. Where
-    `compute_metrics` returns them as text under `texts`, they are described in `summaries`.
-
-    Attributes:
-        n_cut: Rows of the last evaluation that ended at the length limit.
-        summaries: `Summaries.describe` of the last evaluation; None where it gave no texts.
-    """
-
-    n_cut: int = 0
-    summaries: dict[str, Any] | None = None
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Generates for every row of `dataloader.dataset`; returns what the parent's loop does."""
-        loop = partial(
-            super().evaluation_loop,
-            description=description,
-            ignore_keys=ignore_keys,
-            metric_key_prefix=metric_key_prefix,
-        )
-        return run_evaluation(self, loop, dataloader, prediction_loss_only, metric_key_prefix)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """A loader of the rows that are asked for."""
-        drop_eval_loaders(self)
-        return super().get_eval_dataloader(eval_dataset)
-
-
 def run_evaluation(
     trainer: Any,
     parent_loop: Callable[..., EvalLoopOutput],
@@ -82,7 +47,7 @@ def run_evaluation(
     loss_only: bool | None,
     prefix: str,
 ) -> EvalLoopOutput:
-    """The evaluation loop of a `GeneratingTrainer`, whose `n_cut` and `summaries` it sets.
+    """The evaluation loop of a trainer, whose `n_cut` and `summaries` it sets.
 
     Args:
         trainer: The trainer.

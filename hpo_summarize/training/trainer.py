@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import PreTrainedModel, Seq2SeqTrainingArguments
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.hyperparameter_search import default_hp_search_backend
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
@@ -26,20 +26,20 @@ from hpo_summarize.study.trials import best_trials, require_complete, values_of
 from hpo_summarize.training import upstream_fixes as fixes
 from hpo_summarize.training.arguments import drop_decoding
 from hpo_summarize.training.epoch_eval import EpochEvaluation, evaluating
-from hpo_summarize.training.evaluation import GeneratingTrainer
+from hpo_summarize.training.evaluation import drop_eval_loaders, run_evaluation
 from hpo_summarize.training.planning import HpSpace, open_study
 from hpo_summarize.training.runner import TrialRunner
 from hpo_summarize.training.trial import TrialRun
 
 
-class SummarizationTrainer(GeneratingTrainer):
+class SummarizationTrainer(Seq2SeqTrainer):
     """`Seq2SeqTrainer` with a sound `hyperparameter_search`, and a sound loss for BART and T5.
 
     Takes the arguments of `Seq2SeqTrainer`. The loss of an encoder-decoder model is the mean over
     all tokens of an optimizer step, whatever the number of accumulated batches and processes; the
     key-value cache is on in generation; predictions reach `compute_metrics` without -100;
     evaluation keeps the order of the data set; a new model is built when the old one is freed.
-    `upstream_fixes` says why; `GeneratingTrainer` says how texts are generated.
+    `upstream_fixes` says why; `evaluation` says how texts are generated.
 
     Attributes:
         largest_per_device: Examples that a device takes at once in training; a larger batch of a
@@ -48,6 +48,8 @@ class SummarizationTrainer(GeneratingTrainer):
         trial_decoding: Generation fields of every trial; what `hp_space` returns comes before them.
         epoch_evaluation: What is measured after each epoch; the best epoch of a trial is then
             measured in full. None, the default: every epoch is measured in full.
+        n_cut: Rows of the last evaluation that ended at the length limit.
+        summaries: `Summaries.describe` of the last evaluation; None where it gave no texts.
     """
 
     args: Seq2SeqTrainingArguments
@@ -58,12 +60,13 @@ class SummarizationTrainer(GeneratingTrainer):
     prune_after: float = 0.0
     trial_decoding: Mapping[str, Any] = {}
     epoch_evaluation: EpochEvaluation | None = None
+    n_cut: int = 0
+    summaries: dict[str, Any] | None = None
     _runner: TrialRunner
     # Of a trainer that trains one trial: the trial, and the decoding of its model.
     _run: TrialRun | None = None
     _decoding: Mapping[str, Any] | None = None
     _uses_token_mean = False
-    _smooths_eval_loss = True
 
     def __init__(
         self,
@@ -114,18 +117,11 @@ class SummarizationTrainer(GeneratingTrainer):
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _token_mean(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        smooths = self.model.training or self._smooths_eval_loss
+        # Losses with more smoothing are larger for the same model, and trials are compared by them.
+        searched = self._run and "label_smoothing_factor" in self._run.plan.spec.training
+        smooths = self.model.training or not searched
         smoothing = self.args.label_smoothing_factor if smooths else 0.0
         return fixes.token_mean(outputs, labels, num_items_in_batch, smoothing)
-
-    @contextmanager
-    def without_smoothing(self) -> Iterator[None]:
-        """Measures the losses of evaluations without label smoothing for a while."""
-        own, self._smooths_eval_loss = self._smooths_eval_loss, False
-        try:
-            yield
-        finally:
-            self._smooths_eval_loss = own
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Fails a trial at the first loss that is not finite."""
@@ -136,10 +132,24 @@ class SummarizationTrainer(GeneratingTrainer):
 
     # Evaluation.
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Gives `compute_metrics` predictions that a tokenizer can decode."""
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Generates for every row of `dataloader.dataset`; returns what the parent's loop does."""
+        rest = {"ignore_keys": ignore_keys, "metric_key_prefix": metric_key_prefix}
+        loop = partial(super().evaluation_loop, description=description, **rest)
         with fixes.decodable_predictions(self):
-            return super().evaluation_loop(*args, **kwargs)
+            return run_evaluation(self, loop, dataloader, prediction_loss_only, metric_key_prefix)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """A loader of the rows that are asked for."""
+        drop_eval_loaders(self)
+        return super().get_eval_dataloader(eval_dataset)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluates an epoch of a training in the cheap way, and records it in its trial."""
@@ -241,8 +251,7 @@ class SummarizationTrainer(GeneratingTrainer):
             n_trials: Finished trials wanted in the study, those of earlier runs included.
             direction: `"minimize"` or `"maximize"`, or a list of them for several objectives.
             backend: `"optuna"`, `"ray"` or `"wandb"`.
-            hp_name: From a trial to the name of its folder below `args.output_dir`, another one for
-                each trial.
+            hp_name: From a trial to the name of a folder of its own below `args.output_dir`.
             **kwargs: With Optuna: the arguments of `optuna.create_study`, or `study` itself;
                 `timeout` (seconds) and `callbacks` as in `Study.optimize`; `catch`, the exceptions
                 that end a trial and not the search (default all); `keep_trials`, how many of the
@@ -274,10 +283,7 @@ class SummarizationTrainer(GeneratingTrainer):
         return runs if several else runs[0]
 
     def set_up_search(self, *args: Any, **kwargs: Any) -> None:
-        """Makes `run_trial` ready, with the arguments of `TrialRunner` behind the first one.
-
-        `hyperparameter_search` does this itself.
-        """
+        """Makes `run_trial` ready, as `hyperparameter_search` does; arguments of `TrialRunner`."""
         self._runner = TrialRunner(self, *args, **kwargs)
 
     def run_trial(self, trial: optuna.Trial) -> float | tuple[float, ...]:
@@ -293,9 +299,7 @@ class SummarizationTrainer(GeneratingTrainer):
         return self._runner.run(trial)
 
     def follow(self) -> None:
-        """Trains the trials that the main process of the group runs, until it has no more.
-
-        What every other process does while the main one is in `hyperparameter_search`.
+        """Trains the trials of the main process, while that one is in `hyperparameter_search`.
 
         Raises:
             HpoError: The search of the main process has ended in it.
@@ -336,8 +340,6 @@ class SummarizationTrainer(GeneratingTrainer):
         trainer.create_accelerator_and_postprocess()
         trainer.callback_handler.callbacks = list(self.callback_handler.callbacks)
         trainer._run, trainer.summaries = run, None
-        # Losses with more smoothing are larger for the same model, and trials are compared by them.
-        trainer._smooths_eval_loss = "label_smoothing_factor" not in run.plan.spec.training
         return trainer
 
     def _end_search(self) -> None:
