@@ -1,8 +1,8 @@
 """The only place that knows what an encoder-decoder is.
 
 A family of models is a class like `EncoderDecoder` and an entry of `FAMILIES`. It says which models
-belong to it, how rows become token ids and labels, what `generate` is given and what of its output
-is new, and which fields of a model's own configuration our hyperparameters set.
+belong to it, how rows become token ids and labels, what `generate` is given, and which fields of a
+model's own configuration our hyperparameters set.
 """
 
 from __future__ import annotations
@@ -231,15 +231,6 @@ class EncoderDecoder:
         from_labels = labels is not None and prefix is not None and prefix.shape == labels.shape
         left_out = {"labels", *(_DECODER_INPUTS if from_labels else ())}
         return {key: value for key, value in batch.items() if key not in left_out}
-
-    def new_tokens(self, output: Any, inputs: Mapping[str, Any]) -> Any:
-        """The tokens that were generated, without the start token before them.
-
-        Args:
-            output: Of `generate`, of shape `(rows, tokens)`.
-            inputs: What it was given.
-        """
-        return output[:, 1:]
 
 
 Family = EncoderDecoder  # The union of the classes, when there are more.
