@@ -79,7 +79,9 @@ def remember_secrets(given: Any) -> None:
     text = str(given)
     for pattern in _PASSWORDS:
         for found in pattern.finditer(text):
-            _remember(found["secret"])
+            secret = found["secret"]
+            # A library may cut it at a character that is not URL-encoded.
+            _remember(secret, *secret.split("@"), *re.split("[@:/]", secret))
     for key, value in _GIVEN_KEY_VALUE.findall(text):
         if _is_secret_key(key):
             _remember(value)
@@ -89,7 +91,7 @@ def remember_process_secrets(arguments: Sequence[str], environment: Mapping[str,
     """`remember_secrets` for a command line and its environment variables."""
     remember_secrets("\n".join(arguments))
     for option, value in zip(arguments, arguments[1:], strict=False):
-        if _is_secret_key(option):
+        if option.startswith("-") and _is_secret_key(option):
             _remember(value)
     for name, value in environment.items():
         remember_secrets(value)
@@ -97,16 +99,15 @@ def remember_process_secrets(arguments: Sequence[str], environment: Mapping[str,
             _remember(value)
 
 
-def _remember(secret: str) -> None:
-    """Hides a secret from now on, and its parts: a library may cut it at an unencoded character.
+def _remember(*secrets: str) -> None:
+    """Hides secrets from now on.
 
     A short word may occur anywhere in a message, so it is hidden in a URL and behind its key only.
     """
-    parts = [secret, *secret.split("@"), *re.split("[@:/]", secret)]
-    for part in [*parts, *map(unquote, parts)]:
-        is_word = part.isalpha() or part.isdigit()
-        if len(part) >= (12 if is_word else 6):
-            _known.add(part)
+    for secret in [*secrets, *map(unquote, secrets)]:
+        is_word = secret.isalpha() or secret.isdigit()
+        if len(secret) >= (12 if is_word else 6):
+            _known.add(secret)
 
 
 class RedactedStream:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from recipe_files import BASE, load, messages
 
 from hpo_summarize.config.loader import parse_recipe
-from hpo_summarize.config.parameters import UNUSABLE, default_values, parameters
+from hpo_summarize.config.parameters import default_values, parameters
+from hpo_summarize.config.unusable import UNUSABLE
 from hpo_summarize.errors import RecipeError
 from hpo_summarize.search_space import build_space
 
@@ -70,6 +72,21 @@ def test_a_fixed_setting_that_does_nothing_is_refused_with_what_to_do(
     found = messages(error)
     assert list(found) == [setting.partition("=")[0]]
     assert advice in next(iter(found.values()))
+
+
+@pytest.mark.parametrize("section", ["model", "data"])
+def test_a_revision_beside_a_folder_is_refused(section: str, tmp_path: Path) -> None:
+    settings = [f"{section}.name={tmp_path}", f"{section}.revision=main"]
+    with pytest.raises(RecipeError, match="1 error found") as error:
+        load(BASE, *settings)
+    assert "repository of the Hub" in messages(error)[f"{section}.revision"]
+    assert load(BASE, f"{section}.name=someone/something", settings[1])
+
+
+def test_a_revision_of_a_model_from_a_configuration_is_refused() -> None:
+    settings = ["model={from_config: {model_type: bart}, revision: main}"]
+    with pytest.raises(RecipeError, match="model.revision: acts on a repository of the Hub"):
+        load(BASE, *settings)
 
 
 def test_every_refused_field_exists_and_may_have_its_default() -> None:

@@ -85,6 +85,16 @@ def test_facts_hold_what_a_model_has_a_setting_for_and_nothing_else(
     assert facts["mt5"].keys() == facts["t5"].keys()
 
 
+def test_a_new_name_of_the_model_needs_a_row_of_fields_only(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"layerdrop": ("encoder_layerdrop",)}
+    monkeypatch.setattr("hpo_summarize.models.families._FIELDS", fields)
+    config = BartConfig.from_pretrained(folders["bart"])
+    require_family(config).set_values(config, {"layerdrop": 0.25})
+    assert config.encoder_layerdrop == 0.25
+
+
 @pytest.mark.parametrize("name, value", [("attention_dropout", 0.2), ("encoder_layers", 3)])
 def test_a_value_that_the_model_has_no_setting_for_is_refused(
     name: str, value: float, folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase
@@ -221,4 +231,3 @@ def test_a_generation_is_given_nothing_that_was_made_from_the_labels() -> None:
     assert family.generation_inputs(prefix).keys() == prefix.keys()
     assert family.generation_inputs({**prefix, "labels": ids}).keys() == prefix.keys()
     assert family.generation_inputs(collated).keys() == {"input_ids"}
-    assert family.new_tokens(ids, prefix).tolist() == [[6, 2]]

@@ -100,3 +100,11 @@ def test_secret_variables_are_hidden_anywhere_and_other_variables_are_not() -> N
         ["***"] * 5
     )
     assert redact_url("in /home/me/folder-0815") == "in /home/me/folder-0815"
+
+
+def test_what_only_looks_like_a_secret_option_or_is_a_part_of_a_path_is_not_hidden() -> None:
+    arguments = ["--output_dir", "outputs/bypass", "data.train=own-4711.csv"]
+    remember_process_secrets(arguments, {"TLS_KEY": "/work/project-4711/server.key"})
+    text = "data.train=own-4711.csv in /work/project-4711/out"
+    assert redact_url(text) == text
+    assert redact_url("read /work/project-4711/server.key") == "read ***"

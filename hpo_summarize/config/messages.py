@@ -1,4 +1,4 @@
-"""What pydantic refuses, as problems of a recipe."""
+"""Wrong values, and what pydantic refuses, as problems of a recipe."""
 
 from __future__ import annotations
 
@@ -56,6 +56,16 @@ def value_problem(value: Any, kind: Any) -> str | None:
         items = [{**item, "input": value} for item in error.errors(include_url=False)]
         return _expected(items)
     return None
+
+
+def model_type_problem(value: Any) -> str | None:
+    """Says why `value` cannot be a model type of the transformers library; None if it can."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if isinstance(value, str) and value in CONFIG_MAPPING_NAMES:
+        return None
+    nearest = did_you_mean(str(value), CONFIG_MAPPING_NAMES)
+    return f"must be a model type of transformers, such as bart or t5, got {value!r}{nearest}"
 
 
 def unusable_values(value: Any, key: str = "", depth: int = 0) -> Iterator[Problem]:

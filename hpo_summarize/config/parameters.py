@@ -43,7 +43,6 @@ BATCH_SIZE = "batch_size"
 WARMUP_RATIO = "warmup_ratio"
 DROPOUTS = ("hidden_dropout", "attention_dropout")
 DEPTHS = ("encoder_layers", "decoder_layers")
-MODEL_NAMES = (*DROPOUTS, *DEPTHS)
 # Values of init_lora_weights that leave the weights below the adapters alone; the others, PiSSA or
 # OLoRA, take out of those what they put into the adapters.
 LEAVES_BASE = (True, False, "gaussian", "orthogonal", "mica")
@@ -156,6 +155,7 @@ _TABLE = (
         + ("cache_implementation", "compile_config", "disable_compile")
     ),
 )
+MODEL_NAMES = tuple(row.name for row in _TABLE if row.owner == "model")
 TRAINING_WORDS = {
     row.name: row.field for row in _TABLE if row.owner == "training" and row.field is not None
 }
@@ -312,6 +312,7 @@ def foreign_settings(config: GenerationConfig, given: Container[str]) -> dict[st
         given: Names that the recipe fixes or searches.
     """
     names = ("min_length", "min_new_tokens", "num_return_sequences", "return_dict_in_generate")
+    # Its own fields: `push_to_hub` is a method of every configuration.
     found = {name: vars(config).get(name) for name in (*names, *UNUSABLE)}
     return {
         name: value

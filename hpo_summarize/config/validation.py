@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from hpo_summarize.config.messages import (
     TOO_DEEP,
     explain,
+    model_type_problem,
     remaining,
     unusable_values,
     value_problem,
@@ -98,7 +100,7 @@ def _rules(recipe: Recipe, unknown: Set[str], needs_data: bool) -> Iterator[Prob
             "neither name nor train is set; set train to a file, "
             "or name to a folder or a data set on the Hub",
         )
-    yield from _model_problems(recipe)
+    yield from _origin_problems(recipe)
     yield from _fixed_problems(recipe, unknown)
     yield from _schedule_problems(recipe, unknown)
     yield from length_problems(recipe)
@@ -122,20 +124,15 @@ def _never_acts(name: str, recipe: Recipe, unknown: Set[str]) -> Condition | Non
     return condition if condition and values and not any(map(condition.holds, values)) else None
 
 
-def _model_problems(recipe: Recipe) -> Iterator[Problem]:
+def _origin_problems(recipe: Recipe) -> Iterator[Problem]:
     config = recipe.model.from_config
     if config is not None and (message := model_type_problem(config["model_type"])):
         yield Problem("model.from_config.model_type", message)
-
-
-def model_type_problem(value: Any) -> str | None:
-    """Says why `value` cannot be a model type of the transformers library; None if it can."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if isinstance(value, str) and value in CONFIG_MAPPING_NAMES:
-        return None
-    nearest = did_you_mean(str(value), CONFIG_MAPPING_NAMES)
-    return f"must be a model type of transformers, such as bart or t5, got {value!r}{nearest}"
+    for section, part in (("model", recipe.model), ("data", recipe.data)):
+        is_local = part.name is None or Path(part.name).expanduser().is_dir()
+        if part.revision is not None and is_local:
+            rule = "acts on a repository of the Hub only, and name is a folder or not set"
+            yield Problem(f"{section}.revision", f"{rule} (value {part.revision!r}); drop it")
 
 
 def _fixed_problems(recipe: Recipe, unknown: Set[str]) -> Iterator[Problem]:

@@ -1,8 +1,8 @@
 """The only place that knows what an encoder-decoder is.
 
 A family of models is a class like `EncoderDecoder` and an entry of `FAMILIES`. It says which models
-belong to it, how rows become token ids and labels, what `generate` is given and what of its output
-is new, and which fields of a model's own configuration our hyperparameters set.
+belong to it, how rows become token ids and labels, what `generate` is given, and which fields of a
+model's own configuration our hyperparameters set.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hpo_summarize.config.parameters import DEPTHS
 from hpo_summarize.config.schema import DataSection
 from hpo_summarize.errors import ModelError
 
@@ -61,14 +62,14 @@ class EncoderDecoder:
         """What a search space must know of a model.
 
         Returns:
-            `model_type`, `task`, and the present value of each dropout and depth that the model has
+            `model_type`, `task`, and the present value of each name of `_FIELDS` that the model has
             a setting for.
         """
         found = {name: getattr(config, field) for name, field in _fields_of(config).items()}
         return {"model_type": config.model_type, "task": self.task, **found}
 
     def set_values(self, config: PretrainedConfig, values: Mapping[str, Any]) -> None:
-        """Writes dropout probabilities into the model's own fields.
+        """Writes hyperparameters of the model into its configuration's own fields.
 
         Args:
             config: Changed in place.
@@ -84,7 +85,7 @@ class EncoderDecoder:
                     f"'{name}' (value {value!r}) cannot act: a model of the type "
                     f"'{config.model_type}' has no setting for it; take it out of the space"
                 )
-            if name.endswith("_dropout"):
+            if name not in DEPTHS:
                 setattr(config, fields[name], value)
 
     def max_input_tokens(self, config: PretrainedConfig) -> int | None:
@@ -230,15 +231,6 @@ class EncoderDecoder:
         from_labels = labels is not None and prefix is not None and prefix.shape == labels.shape
         left_out = {"labels", *(_DECODER_INPUTS if from_labels else ())}
         return {key: value for key, value in batch.items() if key not in left_out}
-
-    def new_tokens(self, output: Any, inputs: Mapping[str, Any]) -> Any:
-        """The tokens that were generated, without the start token before them.
-
-        Args:
-            output: Of `generate`, of shape `(rows, tokens)`.
-            inputs: What it was given.
-        """
-        return output[:, 1:]
 
 
 Family = EncoderDecoder  # The union of the classes, when there are more.
