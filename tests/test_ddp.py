@@ -131,7 +131,7 @@ def test_an_error_on_one_process_ends_the_launch_with_a_clear_line(
     done = launch(f"break:{rank}", checkpoint, csv_path, tmp_path / "out")
     assert done.returncode != 0
     assert f"process {rank}, trial 1: RuntimeError: the test breaks this process" in done.stderr
-    assert "the same command goes on" in done.stderr
+    assert "the same command continues with the next trial" in done.stderr
     assert time.monotonic() - start < 120
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
