@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from hpo_summarize import SummarizationTrainer
@@ -33,6 +34,50 @@ class Weighted(SummarizationTrainer):
         return super().prediction_step(*args, **kwargs)
 
 
+class Corrected(SummarizationTrainer):
+    """A subclass that corrects what its parent's `__init__` has set, and builds models itself."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.built: list[Any] = []
+        self.seen: list[Any] = []
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = self.can_return_loss = "corrected"
+        self.label_names = ["labels", "attention_mask"]
+        self.optimizer_cls_and_kwargs = torch.optim.SGD, {"lr": 0.5}
+        self.compute_loss_func = self.no_loss
+
+    @staticmethod
+    def no_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        return outputs["logits"].sum() * 0 + 7
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        self.built.append(None if trial is None else trial.number)
+        return super().call_model_init(trial)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        settings = self.model_accepts_loss_kwargs, self.can_return_loss, self.label_names
+        self.seen.append((*settings, type(self.optimizer.optimizer)))
+        return super().training_step(*args, **kwargs)
+
+
+class Scoring(SummarizationTrainer):
+    """A subclass that gives a method of its own as the metric, and keeps something from it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.rates: list[float] = []
+        super().__init__(*args, **kwargs)
+        self.compute_metrics = self.score
+
+    def score(self, prediction: Any) -> dict[str, float]:
+        self.scored_with = self.args.learning_rate
+        return {"n": 1.0}
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(*args, **kwargs)
+        self.rates.append(self.scored_with)
+        return metrics
+
+
 def search(trainer: Any, space: Any = lambda trial: {}, n_trials: int = 1, **options: Any) -> Any:
     return trainer.hyperparameter_search(space, n_trials=n_trials, backend="optuna", **options)
 
@@ -56,6 +101,23 @@ def test_every_trial_has_a_trainer_and_arguments_of_its_own(make_trainer: Any) -
     assert (trainer.args.learning_rate, trainer.optimizer) == (0.5, None)
     assert trainer.model is trainers[1].model
     assert trainer.train().global_step == 4
+
+
+def test_what_a_subclass_corrects_after_its_parent_acts_in_its_trials(make_trainer: Any) -> None:
+    trainer = make_trainer(Corrected)
+    best = search(trainer, n_trials=2)
+    settings = "corrected", "corrected", ["labels", "attention_mask"], torch.optim.SGD
+    assert trainer.seen and all(seen == settings for seen in trainer.seen)
+    assert best.objective == pytest.approx(7)
+    assert trainer.built == [None, 0, 1]
+
+
+def test_a_method_that_is_the_metric_is_one_of_the_trials_trainer(make_trainer: Any) -> None:
+    trainer = make_trainer(Scoring, learning_rate=0.5)
+    search(trainer, lambda trial: {"learning_rate": 0.1 / (trial.number + 1)}, n_trials=2)
+    assert trainer.rates == [0.1, 0.05]
+    trainer.evaluate()
+    assert trainer.rates == [0.1, 0.05, 0.5]
 
 
 class Count(TrainerCallback):

@@ -311,10 +311,8 @@ def foreign_settings(config: GenerationConfig, given: Container[str]) -> dict[st
         config: The checkpoint's own.
         given: Names that the recipe fixes or searches.
     """
-    names = ["min_length", "min_new_tokens", "num_return_sequences", "return_dict_in_generate"]
-    # Not all fields of `UNUSABLE`: `push_to_hub` is a method of every configuration.
-    names += [name for name in UNUSABLE if owner_of(name) == "generation"]
-    found = {name: getattr(config, name, None) for name in names}
+    names = ("min_length", "min_new_tokens", "num_return_sequences", "return_dict_in_generate")
+    found = {name: vars(config).get(name) for name in (*names, *UNUSABLE)}
     return {
         name: value
         for name, value in found.items()

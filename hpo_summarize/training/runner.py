@@ -19,7 +19,7 @@ from transformers.trainer_utils import IntervalStrategy, default_compute_objecti
 from hpo_summarize.config.parameters import owner_of
 from hpo_summarize.errors import HpoError, RunStopped, stopping_at_storage_failure
 from hpo_summarize.io import claim, mark_of
-from hpo_summarize.launch.processes import broadcast, on_all
+from hpo_summarize.launch.processes import broadcast
 from hpo_summarize.search_space import TrialSpec
 from hpo_summarize.study.run import StudyCallback, TrialError, run_study
 from hpo_summarize.study.user_attrs import BEST_EPOCH, EPOCH_VALUE, FAILURE, FOLDER, VALUES
@@ -247,12 +247,8 @@ class TrialRunner:
     def _trainer_of(self, run: TrialRun, args: Any) -> Iterator[SummarizationTrainer]:
         """A fresh trainer with the model of a trial; the template has the model from then on."""
         template = self._template
-
-        def build() -> Any:  # Continues only where every process has the model.
-            return on_all(lambda: Seq2SeqTrainer.call_model_init(template, run.trial))
-
         release(template)
-        trainer = template.for_trial(run, args, build)
+        trainer = template.for_trial(run, args)
         trainer.hp_name = self.folders.hp_name
         reports = any(
             isinstance(one, OptunaPruningCallback) for one in trainer.callback_handler.callbacks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers.trainer_utils import (
     unwrap_peft_model,
 )
 
+from hpo_summarize.launch.processes import on_all
 from hpo_summarize.models.families import family_of, require_family
 from hpo_summarize.study.trials import best_trials, require_complete, values_of
 from hpo_summarize.training import upstream_fixes as fixes
@@ -62,11 +62,9 @@ class SummarizationTrainer(Seq2SeqTrainer):
     epoch_evaluation: EpochEvaluation | None = None
     n_cut: int = 0
     summaries: dict[str, Any] | None = None
-    _runner: TrialRunner
     # Of a trainer that trains one trial: the trial, and the decoding of its model.
     _run: TrialRun | None = None
     _decoding: Mapping[str, Any] | None = None
-    _uses_token_mean = False
 
     def __init__(
         self,
@@ -79,10 +77,7 @@ class SummarizationTrainer(Seq2SeqTrainer):
         fixes.use_one_gpu(self.args)
         self._train_batch_size = self.args.train_batch_size
         self.add_callback(fixes.EncoderNoise())
-        self._uses_token_mean = (
-            family_of(self.model.config) is not None and self.compute_loss_func is None
-        )
-        if self._uses_token_mean:
+        if family_of(self.model.config) is not None and self.compute_loss_func is None:
             self.model_accepts_loss_kwargs = False
             self.compute_loss_func = self._token_mean
             self.label_smoother = None
@@ -99,6 +94,10 @@ class SummarizationTrainer(Seq2SeqTrainer):
         return model
 
     # The loss.
+
+    @property
+    def _uses_token_mean(self) -> bool:
+        return self.compute_loss_func == self._token_mean
 
     def compute_loss(
         self,
@@ -307,44 +306,42 @@ class SummarizationTrainer(Seq2SeqTrainer):
         self._runner.follow()
         self._end_search()
 
-    def for_trial(
-        self, run: TrialRun, args: Seq2SeqTrainingArguments, model_init: Callable[[], Any]
-    ) -> SummarizationTrainer:
+    def for_trial(self, run: TrialRun, args: Seq2SeqTrainingArguments) -> SummarizationTrainer:
         """A fresh trainer for one trial, with the data, functions and callbacks of this one.
 
         A copy keeps the attributes of a subclass, whose `__init__` may take other arguments, and
         our own makes anew everything that a training reads or changes. It sets the seed and builds
         the model; `train` would do both again, and does not without a `model_init`.
         """
-        trainer = copy.copy(self)
-        for name in fixes.CACHED:
-            trainer.__dict__.pop(name, None)
+        trainer = fixes.copy_of(self)
         decoding = {**self.trial_decoding, **run.plan.spec.generation}
         trainer._decoding = {**fixes.decoding_of(self.args), **decoding}
         drop_decoding(args, decoding)
         args.use_cache = True  # `Trainer.__init__` writes it into the config, which is saved.
+        # `Trainer.__init__` calls it without a trial. It returns where every process has the model.
+        build = partial(type(self).call_model_init, trainer, run.trial)
+        trainer.__dict__["call_model_init"] = partial(on_all, build)
         SummarizationTrainer.__init__(
             trainer,
             args=args,
-            data_collator=self.data_collator,
-            train_dataset=self.train_dataset,
-            eval_dataset=self.eval_dataset,
-            processing_class=self.processing_class,
-            model_init=model_init,
-            compute_loss_func=None if self._uses_token_mean else self.compute_loss_func,
-            compute_metrics=self.compute_metrics,
-            preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
+            data_collator=trainer.data_collator,
+            train_dataset=trainer.train_dataset,
+            eval_dataset=trainer.eval_dataset,
+            processing_class=trainer.processing_class,
+            model_init=trainer.model_init,
+            compute_loss_func=None if self._uses_token_mean else trainer.compute_loss_func,
+            compute_metrics=trainer.compute_metrics,
+            preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
         )
-        trainer.model_init = None
+        del trainer.__dict__["call_model_init"]
+        trainer.__dict__.update({name: getattr(self, name) for name in fixes.SETTINGS})
         # It creates the accelerator before the model, of which DDP has to know some settings.
         trainer.create_accelerator_and_postprocess()
         trainer.callback_handler.callbacks = list(self.callback_handler.callbacks)
-        trainer._run, trainer.summaries = run, None
+        trainer._run, trainer.summaries, trainer.model_init = run, None, None
         return trainer
 
     def _end_search(self) -> None:
-        """Makes the trainer ready to evaluate, predict and train."""
-        # Every making of training arguments resets the state of accelerate.
-        self.create_accelerator_and_postprocess()
+        self.create_accelerator_and_postprocess()  # The trials' arguments have reset its state.
         if self.model is None:  # The last trial ended before it had one.
             self.model = self.model_wrapped = self.call_model_init()

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,22 @@ from hpo_summarize.training.evaluation import with_padding_token
 
 # Attributes that evaluations set in a trainer, and `__init__` does not.
 CACHED = ("_eval_dataloaders", "model_preparation_time")
+# Attributes that `__init__` takes from the model, and a subclass or a script may correct.
+SETTINGS = (
+    *("model_accepts_loss_kwargs", "can_return_loss", "label_names"),
+    *("optimizer_cls_and_kwargs", "_signature_columns"),
+)
+
+
+def copy_of(trainer: Any) -> Any:
+    """A copy without what evaluations have cached; attributes that are its methods are its own."""
+    copied = copy.copy(trainer)
+    for name, value in vars(trainer).items():
+        if name in CACHED:
+            delattr(copied, name)
+        elif isinstance(value, MethodType) and value.__self__ is trainer:
+            setattr(copied, name, MethodType(value.__func__, copied))
+    return copied
 
 
 class EncoderNoise(TrainerCallback):
