@@ -85,13 +85,6 @@ def test_the_defaults_are_those_of_hugging_face(name: str, default: object) -> N
     assert default_values()[name] == default
 
 
-def test_of_a_checkpoints_own_decoding_only_what_no_recipe_may_set_is_foreign() -> None:
-    assert foreign_settings(GenerationConfig(num_beams=4), ()) == {}
-    own = GenerationConfig(min_length=56, output_scores=True)
-    assert foreign_settings(own, ()) == {"min_length": 56, "output_scores": True}
-    assert foreign_settings(own, ("min_length",)) == {"output_scores": True}
-
-
 def test_values_are_sorted_by_owner_and_kept_as_they_are() -> None:
     values = {"lora_r": 8, "hidden_dropout": 0.1, "num_train_epochs": 2, "top_p": 0.9}
     assert split_by_owner(values) == {
