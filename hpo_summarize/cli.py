@@ -109,7 +109,7 @@ def run(main: Callable[[], None], kept: str = "every finished trial") -> None:
         _end_undisturbed()
         if is_first:
             print(
-                f"\ninterrupted: {kept} is kept; the same command goes on from there",
+                f"\ninterrupted: {kept} is kept; the same command continues from there",
                 file=sys.stderr,
             )
         sys.exit(_INTERRUPTED)

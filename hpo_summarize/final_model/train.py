@@ -146,7 +146,7 @@ class Training:
 
         Out of memory, one process retries with half the per-device batch and twice the
         accumulation. Several processes end first, since the others are blocked in an exchange; the
-        same command goes on then. What fits is noted beside `folder`, for all trainings there.
+        same command continues then. What fits is noted beside `folder`, for all trainings there.
 
         The trial's evaluations are left out, unless its schedule follows them.
 
@@ -203,7 +203,7 @@ class Training:
         remember_in(path, smaller)
         if where:
             raise HpoError(
-                f"{self.name}: {reason}{where}. The launch ends here; the same command goes on "
+                f"{self.name}: {reason}{where}. The launch ends here; the same command continues "
                 f"with {smaller[0]} examples at once on each device and more accumulation"
             )
 

@@ -156,5 +156,5 @@ def detect_lost_process() -> Iterator[None]:
         time.sleep(_SIGNAL_SECONDS)  # An interrupt is raised here.
         raise ProcessError(
             "another process of the launch is gone, and this one ends with it; what has finished "
-            "is kept; the same command goes on from there"
+            "is kept; the same command continues from there"
         ) from None
