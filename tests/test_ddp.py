@@ -197,7 +197,7 @@ def test_the_trial_is_requeued_when_the_other_process_dies_first(
         os.kill(main.pid, number)
     status, _ = end_of([main, other])
     assert status == (130 if number == signal.SIGINT else 1), log.read_text()
-    assert "the same command goes on" in log.read_text()
+    assert "the same command continues" in log.read_text()
     trials = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}").trials
     assert not [trial for trial in trials if "failure" in trial.user_attrs]
     assert [trial.state.name for trial in trials][-2:] == ["FAIL", "WAITING"]
@@ -251,7 +251,7 @@ def test_ctrl_c_ends_both_processes_and_leaves_nothing_running(
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - start < 45
     assert process.returncode != 0
-    assert "the same command goes on from there" in errors
+    assert "the same command continues from there" in errors
     study = optuna.load_study(study_name="ddp", storage=f"sqlite:///{out / 'study.db'}")
     states = {trial.state.name for trial in study.trials}
     assert "COMPLETE" in states

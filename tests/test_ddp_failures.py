@@ -380,7 +380,7 @@ def test_the_processes_of_an_ended_launcher_end_and_requeue_their_trial(
     for process in alive:
         process.kill()
     assert not alive
-    assert "the same command goes on from there" in log.read_text()
+    assert "the same command continues from there" in log.read_text()
     states = [trial.state.name for trial in trials_in(out)]
     assert len(states) < 100
     assert "RUNNING" not in states

@@ -85,7 +85,7 @@ def test_a_repeated_signal_does_not_cut_off_the_end_of_a_program() -> None:
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (130, "written\n")
-    assert "Traceback" not in done.stderr and "the same command goes on" in done.stderr
+    assert "Traceback" not in done.stderr and "the same command continues" in done.stderr
 
 
 LOSING = """

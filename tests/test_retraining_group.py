@@ -106,7 +106,7 @@ def test_when_one_process_is_killed_the_other_ends_and_the_same_command_goes_on(
     assert time.monotonic() - start < SECONDS
     assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] == 1
     assert "another process of the launch is gone" in log.read_text()
-    assert "what has finished is kept; the same command goes on" in log.read_text()
+    assert "what has finished is kept; the same command continues" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert end_of(start_group(TRAIN, again, str(recipe), *longer(out))) == [0, 0]
     assert "epoch 1/12" not in again.read_text() and "epoch 12/12" in again.read_text()

@@ -162,7 +162,7 @@ def test_ctrl_c_keeps_what_has_finished_and_says_how_to_go_on(recipe: Path, tmp_
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from there" in errors
+    assert "the same command continues from there" in errors
     assert "Traceback" not in errors
     stats = read_json(tmp_path / "out" / "study_stats.json")
     assert stats["n_completed"] >= 1
