@@ -138,7 +138,7 @@ class Experiment:
     @functools.cached_property
     def base(self) -> PretrainedBase | None:
         """The pretrained weights below the adapters of all models, where they are shared."""
-        return PretrainedBase(self.recipe.model, self.tokenizer) if self._shares else None
+        return PretrainedBase(self.recipe, self.tokenizer) if self._shares else None
 
     @functools.cached_property
     def rouge(self) -> Rouge:

@@ -81,7 +81,7 @@ def test_a_model_on_the_shared_base_is_the_one_from_disk_to_the_bit(
 ) -> None:
     recipe = make_recipe(folders[family], lora=LORA)
     tokenizer = load_tokenizer(recipe.model, special_tokens)
-    base = PretrainedBase(recipe.model, tokenizer)
+    base = PretrainedBase(recipe, tokenizer)
     before, inputs = tensors_of(base), batch(tokenizer)
     trials = trials_of(family)
     for values, seed in zip([*trials, *trials[:1]], (7, 7, 8, 8, 7), strict=False):
@@ -112,7 +112,7 @@ def test_frozen_weights_share_memory_and_trained_ones_do_not(
     family: str, folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     recipe = make_recipe(folders[family], lora=LORA)
-    base = PretrainedBase(recipe.model, tokenizer)
+    base = PretrainedBase(recipe, tokenizer)
     model = build(recipe, tokenizer, {}, base)
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert len(frozen) == len([name for name in base.weights if "final_logits" not in name])
@@ -137,7 +137,7 @@ def test_whatever_else_is_trained_leaves_the_base_as_it_was(
     more: dict[str, Any], folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     recipe = make_recipe(folders["bart"], lora={**LORA, "target_modules": ["q_proj"], **more})
-    base = PretrainedBase(recipe.model, tokenizer)
+    base = PretrainedBase(recipe, tokenizer)
     before, inputs = tensors_of(base), batch(tokenizer)
     outputs = []
     for given in (None, base, base):
@@ -158,7 +158,7 @@ def test_repeated_layers_share_their_frozen_weights_and_have_adapters_of_their_o
     folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     recipe = make_recipe(folders["bart"], lora=LORA)
-    base = PretrainedBase(recipe.model, tokenizer)
+    base = PretrainedBase(recipe, tokenizer)
     model = build(recipe, tokenizer, {"encoder_layers": 4}, base)
     layers = model.get_base_model().model.encoder.layers
     first, second = (layer.fc1 for layer in layers[:2])
@@ -180,7 +180,7 @@ def test_a_head_of_its_own_is_shared_too(
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     recipe = make_recipe(folder, lora=LORA)
     for given in (tokenizer, load_tokenizer(recipe.model, NEW)):
-        base = PretrainedBase(recipe.model, given)
+        base = PretrainedBase(recipe, given)
         assert torch.equal(base.weights["lm_head.weight"], weights["lm_head.weight"])
         read, shared = build(recipe, given, {}), build(recipe, given, {}, base)
         inputs = batch(given)
@@ -194,7 +194,7 @@ def test_nothing_is_read_from_disk_after_the_base(folders: dict[str, Path], tmp_
     folder = Path(shutil.copytree(folders["bart"], tmp_path / "bart"))
     recipe = make_recipe(folder, lora=LORA)
     tokenizer = load_tokenizer(recipe.model, NEW)
-    base = PretrainedBase(recipe.model, tokenizer)
+    base = PretrainedBase(recipe, tokenizer)
     shutil.rmtree(folder)
     for values in TRIALS:
         build(recipe, tokenizer, values, base)
@@ -206,7 +206,7 @@ def test_a_model_is_gone_when_nobody_holds_it_and_the_base_stays(
     folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     recipe = make_recipe(folders["bart"], lora=LORA)
-    base = PretrainedBase(recipe.model, tokenizer)
+    base = PretrainedBase(recipe, tokenizer)
     model = build(recipe, tokenizer, DEEP, base)
     held = [weakref.ref(module) for module in model.modules()]
     held += [weakref.ref(weight) for weight in model.parameters()]
@@ -222,7 +222,7 @@ def test_a_model_that_moves_to_another_place_or_type_leaves_the_base_behind(
 ) -> None:
     """A device is changed by the same function of torch, `Module._apply`."""
     recipe = make_recipe(folders["bart"], lora=LORA)
-    base = PretrainedBase(recipe.model, tokenizer)
+    base = PretrainedBase(recipe, tokenizer)
     before = tensors_of(base)
     move(build(recipe, tokenizer, {}, base))
     assert {tensor.dtype for tensor in base.weights.values()} == {torch.float32}
@@ -233,7 +233,7 @@ def test_a_merge_leaves_the_shared_weights_as_they_are(
     folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     recipe = make_recipe(folders["bart"], lora=LORA)
-    base = PretrainedBase(recipe.model, tokenizer)
+    base = PretrainedBase(recipe, tokenizer)
     before, inputs = tensors_of(base), batch(tokenizer)
     model = build(recipe, tokenizer, {}, base)
     train_a_little(model, inputs)

@@ -49,7 +49,7 @@ def build_model(
         model = _with_random_weights(config, recipe, tokenizer)
         model = with_depth(model, **depth) if depth else model
     else:
-        source = base or PretrainedBase(recipe.model, tokenizer)
+        source = base or PretrainedBase(recipe, tokenizer)
         config = _checked(source.config(), recipe, spec)
         model = source.build(config, depth)
         if base is None and depth:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Mapping
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hpo_summarize.config.schema import ModelSection
+from hpo_summarize.config.schema import ModelSection, Recipe
 from hpo_summarize.errors import ModelError
 from hpo_summarize.models.config import find_place, load_config, loading_options, not_loaded
 from hpo_summarize.models.depth import spread_weights
@@ -33,34 +32,30 @@ class PretrainedBase:
     what is trained, and whatever is to be merged, takes a copy first (`unshare`).
 
     Args:
-        section: Names the checkpoint.
+        recipe: Names the checkpoint.
         tokenizer: The one that the models are used with.
 
     Attributes:
         weights: The shared weights by name.
+        new_tokens: Ids of tokens that the checkpoint was not trained with; empty without LoRA.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, lacks weights, or does not belong to the
             tokenizer.
     """
 
-    def __init__(self, section: ModelSection, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._section, self._tokenizer = section, tokenizer
-        self._config = load_config(section)
-        model = load_plain(section, self.config())
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._config = load_config(recipe.model)
+        model = load_plain(recipe.model, self.config())
         check_fits(tokenizer, n_embeddings(model))
         self._class = type(model)
         self._generation_config = model.generation_config
-        self._n_saved = n_embeddings(model)
-        self._n_rows = max(n_rows(tokenizer), self._n_saved)
-        self._grows = self._n_rows > self._n_saved
+        n_saved = n_embeddings(model)
+        self._n_rows = max(n_rows(tokenizer), n_saved)
+        self._grows = self._n_rows > n_saved
         self._drawn: tuple[torch.Tensor, torch.Tensor, Weights] | None = None
         self.weights = saved_tensors(model)
-
-    @functools.cached_property
-    def new_tokens(self) -> list[int]:
-        """Ids of tokens that the checkpoint was not trained with; reads its own tokenizer."""
-        return new_tokens(self._section, self._tokenizer, self._n_saved)
+        self.new_tokens = new_tokens(recipe.model, tokenizer, n_saved) if recipe.lora else []
 
     def config(self) -> PretrainedConfig:
         """The configuration of the checkpoint, a new object at every call."""
