@@ -150,6 +150,7 @@ class Sizes(TrainerCallback):
         self.seen.append((args.per_device_train_batch_size, args.gradient_accumulation_steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "expected"), [(None, [(4, 1), (16, 1)]), (8, [(4, 1), (8, 2)]), (2, [(2, 2), (2, 8)])]
 )

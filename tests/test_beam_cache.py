@@ -49,6 +49,7 @@ def generate(model: Any, tokenizer: PreTrainedTokenizerBase, ours: bool, **setti
         return decoder.generate(model, inputs) if ours else model.generate(**inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
 @pytest.mark.parametrize("family", CLASSES)
 def test_the_token_ids_are_those_of_transformers(

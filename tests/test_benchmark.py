@@ -224,6 +224,7 @@ def test_a_second_command_runs_only_what_is_missing(benchmark: Benchmark) -> Non
     assert (benchmark.folder / "table.md").read_text().strip() in benchmark.second
 
 
+@pytest.mark.slow
 def test_unpruned_measures_every_trial_in_full(recipe: Path, tmp_path: Path) -> None:
     pruning = {"name": "threshold", "lower": 1.0, "n_warmup_steps": 0}
     settings = {"search.pruner": pruning, "search.n_trials": 3, "training.num_epochs": 3}
@@ -293,6 +294,7 @@ def test_a_folder_of_another_benchmark_is_refused(
     assert "holds a benchmark of another recipe or number of trials" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_search_that_fails_ends_the_benchmark_with_what_it_said(tmp_path: Path) -> None:
     tmp_path.joinpath("recipe.yaml").write_text("model: {}\n")
     with pytest.raises(RunFailed, match="(?s)'stock' with seed 1 ended with status 2.*data") as end:

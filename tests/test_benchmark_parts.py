@@ -246,6 +246,7 @@ def test_an_observation_counts_tokens_and_notices_generation_without_the_cache(
     assert observation.n_evaluations == 0
 
 
+@pytest.mark.slow
 def test_the_overhead_of_a_trial_is_measured_on_a_model_of_any_size() -> None:
     small = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 16}
     width = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}

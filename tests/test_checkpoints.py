@@ -56,6 +56,7 @@ def test_a_checkpoint_that_was_slimmed_already_is_not_gone_on_with(tmp_path: Pat
     assert list(new.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
 )

@@ -37,6 +37,7 @@ def run_line(done: Outcome, word: str) -> Outcome:
     return run_well(Path(path).stem, *words)
 
 
+@pytest.mark.slow
 def test_each_program_ends_with_the_commands_that_go_on_with_its_results(
     checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -206,6 +206,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
+@pytest.mark.slow
 def test_workers_whose_sessions_have_other_time_zones_leave_each_other_their_trials(
     server: Server,
 ) -> None:

@@ -54,6 +54,7 @@ def checkpoints(recipe: Path, trial: int) -> list[Path]:
     return sorted(folder.glob("checkpoint-*/trainer_state.json"))
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_from_its_last_epoch_with_its_values(
     recipe: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def read(url: str, home: Path, *sections: dict[str, Any], **settings: str) -> li
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_data_set_on_the_hub_is_read_and_stays_readable_without_it(
     hub: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_data_set_on_the_hub_is_read_and_stays_readable_without_it(
     assert len(hub.paths) == asked  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_private_data_set_is_read_with_the_token_of_the_environment(
     hub: ThreadingHTTPServer, tmp_path: Path
 ) -> None:

@@ -17,6 +17,8 @@ import pytest
 import torch
 from search_process import REPOSITORY, SEARCH, SECONDS, end_of, start_group, start_script
 
+pytestmark = pytest.mark.slow  # Nearly all of it starts programs or trains.
+
 DRIVER = REPOSITORY / "tests" / "ddp_driver.py"
 
 

@@ -19,6 +19,8 @@ import pytest
 from search_process import REPOSITORY, SEARCH, end_of, start_group
 from test_ddp import DRIVER, RECIPE, wait_for
 
+pytestmark = pytest.mark.slow  # Nearly all of it starts programs or trains.
+
 ONE_RANK = REPOSITORY / "tests" / "one_rank.py"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
 LAUNCH += ["--num_processes", "2", "--main_process_port", "0"]

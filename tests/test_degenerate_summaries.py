@@ -40,6 +40,7 @@ def parrot(checkpoint: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_one_sentence_is_named_at_every_step(
     parrot: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def build(model: Path, csv: Path, folder: Path, **search: Any) -> OptunaOptimize
     )
 
 
+@pytest.mark.slow
 def test_the_full_measurement_counts_all_rows_and_a_beaten_trial_those_of_its_best_epoch(
     parrot: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ class InterruptsSecondEpoch(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_resumed_trial_knows_the_summaries_of_an_earlier_epoch(
     parrot: Path, csv_path: Path, tmp_path: Path
 ) -> None:

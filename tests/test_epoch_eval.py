@@ -61,6 +61,7 @@ def kept_checkpoint(optimizer: OptunaOptimizer, number: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_epochs_are_decoded_greedily_on_a_subset_and_the_end_in_full(make_optimizer: Any) -> None:
     optimizer = make_optimizer(epoch_eval={"samples": 5, "num_beams": 1})
     seen = count_decodings(optimizer)
@@ -71,6 +72,7 @@ def test_epochs_are_decoded_greedily_on_a_subset_and_the_end_in_full(make_optimi
     assert trial.user_attrs[EPOCH_VALUE] == trial.intermediate_values[trial.user_attrs[BEST_EPOCH]]
 
 
+@pytest.mark.slow
 def test_the_value_is_that_of_the_kept_weights_on_all_rows_with_the_trials_own_decoding(
     make_optimizer: Any,
 ) -> None:
@@ -90,6 +92,7 @@ def test_the_value_is_that_of_the_kept_weights_on_all_rows_with_the_trials_own_d
     assert best.value == pytest.approx(scores["rougeL"], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_with_all_rows_and_the_same_beams_the_value_is_that_of_the_best_epoch(
     make_optimizer: Any,
 ) -> None:
@@ -101,6 +104,7 @@ def test_with_all_rows_and_the_same_beams_the_value_is_that_of_the_best_epoch(
     assert EPOCH_VALUE not in trial.user_attrs
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_twice_where_the_cheap_way_is_the_whole(make_optimizer: Any) -> None:
     optimizer = make_optimizer(epoch_eval={"samples": 500, "num_beams": 4})
     seen = count_decodings(optimizer)
@@ -109,6 +113,7 @@ def test_nothing_is_measured_twice_where_the_cheap_way_is_the_whole(make_optimiz
     assert trial.value == trial.user_attrs[EPOCH_VALUE] == max(trial.intermediate_values.values())
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_best_epoch_are_kept_whatever_metric_the_trainer_goes_by(
     make_optimizer: Any,
 ) -> None:
@@ -155,6 +160,7 @@ def test_the_highest_value_lies_three_standard_deviations_above_the_mean_gain() 
     assert highest_value(0.5, [0.01, 0.02, 0.03]) == pytest.approx(0.5 + 0.02 + 3 * 0.01)
 
 
+@pytest.mark.slow
 def test_a_beaten_trial_is_pruned_with_its_reason_after_its_last_epoch(make_optimizer: Any) -> None:
     optimizer = make_optimizer(6, epoch_eval={"samples": 5}, keep_trials=1)
     optimizer.prepare()
@@ -174,6 +180,7 @@ def test_a_beaten_trial_is_pruned_with_its_reason_after_its_last_epoch(make_opti
     assert {rows for rows, _ in seen} == {5}
 
 
+@pytest.mark.slow
 def test_a_loader_that_persists_does_not_bring_the_whole_split_into_an_epoch(
     make_optimizer: Any,
 ) -> None:

@@ -140,6 +140,7 @@ def stripped(ids: np.ndarray, pad: int) -> list[list[int]]:
     return [[token for token in row if token not in (-100, pad)] for row in ids.tolist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CLASSES)
 @pytest.mark.parametrize("beams", [1, 4])
 def test_the_predictions_are_those_of_transformers_in_the_order_of_the_rows(

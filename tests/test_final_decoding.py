@@ -54,6 +54,7 @@ def content(csv_path: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) 
     return make
 
 
+@pytest.mark.slow
 def test_the_least_length_of_a_checkpoint_goes_with_its_most_length_in_search_and_predictions(
     news: Any, content: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ run(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_program_ends_where_a_destructor_has_swallowed_the_interrupt(
     number: signal.Signals,

@@ -9,6 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 from search_process import start_search
 
@@ -70,6 +71,7 @@ def wait_for_a_running_trial(recipe: Path, search: BaseProcess) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_value_and_lose_no_trial(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ CLASSES = [Seq2SeqTrainer, SummarizationTrainer]
 GENERATING = {"predict_with_generate": True, "generation_max_length": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [{}, GENERATING, {"label_smoothing_factor": 0.1, **GENERATING}])
 def test_losses_and_weights_are_those_of_the_stock_trainer_with_dropout_and_evaluations(
     args: dict[str, Any], make_trainer: Any, bart_config: Any, tokenizer: Any
@@ -55,6 +56,7 @@ def test_losses_and_weights_are_those_of_the_stock_trainer_with_dropout_and_eval
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_a_training_without_its_evaluations_ends_with_the_same_weights(
     make_trainer: Any, bart_config: Any
 ) -> None:
@@ -79,6 +81,7 @@ def losses_of(trainer: Any) -> list[float]:
     return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("greater, n_epochs", [(False, 6), (True, 3)])
 def test_early_stopping_in_a_trial_follows_its_metric_and_the_objective_the_checkpoint(
     greater: bool, n_epochs: int, make_trainer: Any, tmp_path: Path
@@ -195,6 +198,7 @@ class OwnColumn(DataCollatorForSeq2Seq):
         return super().__call__(features, return_tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torch", "numpy", "own column", "decoder-only", "own loss"])
 def test_checkpoints_are_written_of_any_rows_and_models(
     kind: str, make_trainer: Any, tokens: Any, tokenizer: Any, tmp_path: Path
@@ -218,6 +222,7 @@ def test_checkpoints_are_written_of_any_rows_and_models(
     assert (checkpoint / OUTPUTS).is_file() == (kind in ("torch", "numpy"))
 
 
+@pytest.mark.slow
 def test_in_mixed_precision_a_training_goes_on_from_its_checkpoint(
     make_trainer: Any, bart_config: Any, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def make(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Make:
     return optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("name", SIZES)
 def test_a_class_passes_what_is_tried_before_the_first_trial(
@@ -129,6 +130,7 @@ def test_a_class_passes_what_is_tried_before_the_first_trial(
     make(name, lora).prepare()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Blenderbot", "ProphetNet", "T5Gemma"])
 def test_a_class_that_failed_in_every_trial_gives_a_result_and_weights(
     name: str, make: Make

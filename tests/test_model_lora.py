@@ -248,6 +248,7 @@ def build_seeded(recipe: Any, tokenizer: PreTrainedTokenizerBase, values: dict[s
     return build_model(recipe, tokenizer, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_nothing_of_a_trial_is_left_in_the_next_one(
     lora: dict[str, Any] | None, save: Save

@@ -144,6 +144,7 @@ def test_a_trial_that_fails_without_its_folder_is_requeued(
     assert FAILURE not in study.trials[0].user_attrs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil, kind", [(remove_folder, "sqlite"), (move_folder, "sqlite"), (remove_folder, "journal")]
 )

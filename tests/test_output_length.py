@@ -56,6 +56,7 @@ def make(checkpoint: Path, csv_path: Path, out: Path, **sections: Any) -> Optuna
     return OptunaOptimizer(content)
 
 
+@pytest.mark.slow
 def test_the_length_is_set_once_a_study_and_recorded_everywhere(
     checkpoint: Path,
     csv_path: Path,

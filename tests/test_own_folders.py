@@ -47,6 +47,7 @@ def test_a_second_search_in_one_folder_leaves_the_weights_of_the_first(
     run_search(other, 3)
 
 
+@pytest.mark.slow
 def test_a_study_that_goes_on_finds_and_clears_its_own_folders(
     make_trainer: Any, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_study_without_its_file_leaves_the_weights_of_the_one_before(
     assert not (out / "study.db").exists()
 
 
+@pytest.mark.slow
 def test_a_training_replaces_its_model_and_no_file_of_others(searched: Path, out: Path) -> None:
     training = out / "training" / "mine.csv"
     training.parent.mkdir()
@@ -184,6 +186,7 @@ def test_a_link_in_the_place_of_a_model_is_replaced_and_its_target_is_kept(tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"target", "model"}
 
 
+@pytest.mark.slow
 def test_an_upload_that_fails_leaves_the_training_for_the_same_command(
     searched: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_every_page_has_all_it_needs_inside_and_only_once(folder: Path) -> None:
         assert "default-src 'none'" in page
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_pages(study: optuna.Study, tmp_path: Path) -> None:
     first = read_pages([*write_plots(study, tmp_path), write_report(study, tmp_path)])
     assert first == read_pages([*write_plots(study, tmp_path), write_report(study, tmp_path)])
@@ -226,6 +227,7 @@ def test_a_study_that_only_failed_says_why_on_every_page(tmp_path: Path) -> None
     assert pages["report"].count("Reasons of the failures: out of memory (1)") == 1
 
 
+@pytest.mark.slow
 def test_names_and_texts_are_escaped_and_passwords_hidden(tmp_path: Path) -> None:
     def values(trial: optuna.Trial) -> list[float]:
         trial.suggest_categorical(f"choice{HOSTILE}", [f"a{HOSTILE}", SECRET])
@@ -301,6 +303,7 @@ def open_page(path: Path, profile: Path) -> tuple[str, str]:
     return done.stdout, "\n".join(console)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium to open the pages")
 def test_a_browser_without_a_network_draws_the_plots(folder: Path, tmp_path: Path) -> None:
     # The report has every figure; a page takes a browser two seconds.

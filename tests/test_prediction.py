@@ -96,6 +96,7 @@ def launch(recipe: Path, *arguments: Any) -> list[str]:
     return [sys.executable, script("predict"), str(recipe), *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_killed_prediction_goes_on_and_gives_the_file_of_an_undisturbed_one(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_killed_prediction_goes_on_and_gives_the_file_of_an_undisturbed_one(
     assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_file_of_one(recipe: Path, tmp_path: Path) -> None:
     source = write_many(tmp_path / "in.csv", 30)
     files = ["--input", source, "--output"]

@@ -35,6 +35,7 @@ def files_of(folder: Path) -> set[Path]:
     return {path for path in every if not path.name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_a_corrected_recipe_begins_the_study_that_the_wrong_one_could_not(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_storage_that_is_away_is_found_before_the_model_is_loaded(
     assert "cannot be used" in run_program("search", recipe, "--storage", away).stderr
 
 
+@pytest.mark.slow
 def test_a_study_of_another_recipe_is_found_before_the_model_is_loaded(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_study_of_another_recipe_is_found_before_the_model_is_loaded(
     assert refused.status == 2 and "training.weight_decay: was 0.0, now 0.1" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_study_sees_a_row_that_moves_from_training_to_validation(
     recipe: Path, tmp_path: Path, csv_path: Path
 ) -> None:
@@ -101,6 +104,7 @@ def test_a_debug_run_deletes_nothing_that_no_debug_run_has_written(
     assert (debug_folder / "all_trials.csv").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_debug_run_begins_anew_after_all_checks_and_keeps_the_files_of_others(
     recipe: Path, debug_folder: Path
 ) -> None:
@@ -134,6 +138,7 @@ def test_a_folder_in_the_place_of_a_result_is_refused(recipe: Path, tmp_path: Pa
     assert refused.status == 2 and "trials is a file" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b", "50%", "50%25", "what?", "a#b", "x?y=1&z=2", "한국어"])
 def test_an_output_folder_may_have_any_name(name: str, recipe: Path, tmp_path: Path) -> None:
     optimizer = OptunaOptimizer(load_recipe(recipe), output_dir=tmp_path / name)
@@ -166,6 +171,7 @@ def test_a_question_before_the_first_search_says_so_and_makes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_results_of_an_earlier_search_are_read_without_its_data(
     recipe: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +180,7 @@ def test_the_results_of_an_earlier_search_are_read_without_its_data(
     assert later.get_best_params()["learning_rate"] == 1e-3
 
 
+@pytest.mark.slow
 def test_data_sets_that_are_given_need_no_section_data(
     recipe: Path, rows: list[dict[str, str]], tmp_path: Path
 ) -> None:
@@ -201,6 +208,7 @@ def test_rows_that_are_no_data_set_are_refused_with_how_to_make_one(
         assert "Dataset.from_list(rows) or Dataset.from_pandas(frame)" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_brute_force_search_ends_with_its_last_combination(recipe: Path, tmp_path: Path) -> None:
     space = "space={batch_size: {type: categorical, choices: [4, 8]}}"
     command = [space, "search.sampler={name: brute_force}", "--n_trials", 5]
@@ -212,6 +220,7 @@ def test_a_brute_force_search_ends_with_its_last_combination(recipe: Path, tmp_p
         assert sorted(trials["params_batch_size"]) == [4, 8]
 
 
+@pytest.mark.slow
 def test_a_timeout_before_the_end_of_the_first_trial_is_named_as_the_cause(recipe: Path) -> None:
     done = run_program("search", recipe, "--timeout", 0.001)
     assert done.status == 1
@@ -219,6 +228,7 @@ def test_a_timeout_before_the_end_of_the_first_trial_is_named_as_the_cause(recip
     assert "pruner" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_optimizer_can_run_a_trial_of_its_own_before_a_search_and_go_on_after_it(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +250,7 @@ def test_of_several_workers_of_one_launch_the_first_one_clears_for_all(tmp_path:
         assert study.exists() == is_left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_gpus", "is_said"), [(0, False), (1, False), (4, True)])
 def test_a_search_says_that_it_leaves_gpus_unused(
     n_gpus: int,

@@ -74,6 +74,7 @@ def test_imports_go_in_the_order_that_contributing_says() -> None:
             assert place[name] < place[own], f"{path} imports {name}"
 
 
+@pytest.mark.slow
 def test_the_commands_for_your_own_data_run(tmp_path: Path) -> None:
     for line in blocks()["own-data"].splitlines():
         program, *arguments = line.split()
@@ -87,6 +88,7 @@ def test_the_commands_for_your_own_data_run(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
     monkeypatch.chdir(tmp_path)

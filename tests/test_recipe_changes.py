@@ -215,6 +215,7 @@ def _spoil(content: Any, draw: random.Random) -> None:
         container[draw.choice(KEYS)] = copy.deepcopy(draw.choice(GARBAGE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_recipe_spoilt_at_random_gives_a_recipe_error_or_loads(path: Any) -> None:
     original = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
@@ -265,6 +266,7 @@ def test_a_mapping_of_thousands_of_levels_is_refused_too() -> None:
         parse_recipe(content)
 
 
+@pytest.mark.slow
 def test_no_message_proposes_what_is_refused_itself() -> None:
     for section in ("training", "generation", "lora", "space"):
         for name in parameters():

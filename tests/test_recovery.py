@@ -131,6 +131,7 @@ def test_a_trial_that_another_process_has_broken_counts_and_is_not_tried_again(
     assert len(study.trials) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_run_stops_also_if_another_process_of_its_group_has_ended_the_trial(
     counted: bool, open_again: Open
@@ -155,6 +156,7 @@ def files_of(study: optuna.Study) -> list[Path]:
     return sorted(study._storage.folder.glob("*"))
 
 
+@pytest.mark.slow
 def test_a_trial_without_heartbeats_of_another_machine_is_requeued_in_a_run(
     open_again: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_trial_without_heartbeats_of_another_machine_is_requeued_in_a_run(
     assert trials[2].user_attrs[CONTINUES] == 0
 
 
+@pytest.mark.slow
 def test_a_worker_at_a_journal_sends_heartbeats_until_it_ends(
     journal: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,8 @@ from hpo_summarize.final_model.select import choose_candidates, read_candidates
 from hpo_summarize.final_model.train import Trained, Training, best_of
 from hpo_summarize.study.trials import Candidate
 
+pytestmark = pytest.mark.slow  # Nearly all of it starts programs or trains.
+
 
 @pytest.fixture(scope="module")
 def recipe(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

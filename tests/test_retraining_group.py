@@ -21,6 +21,8 @@ from programs import run_well
 from safetensors.torch import load_file
 from search_process import REPOSITORY, end_of, start_group, start_script
 
+pytestmark = pytest.mark.slow  # Nearly all of it starts programs or trains.
+
 TRAIN = REPOSITORY / "scripts" / "train.py"
 DRIVER = REPOSITORY / "tests" / "retraining_driver.py"
 SECONDS = 20  # A process whose group is gone ends well within.

@@ -108,6 +108,7 @@ def run(hub: Any, home: Path, token: str, *command: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow
 def test_the_final_model_is_uploaded_as_it_is_into_a_private_repository(
     hub: Any, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +126,7 @@ def test_the_final_model_is_uploaded_as_it_is_into_a_private_repository(
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_found_before_the_training_and_a_failed_upload_names_the_folder(
     hub: Any, checkpoint: Path, tmp_path: Path
 ) -> None:

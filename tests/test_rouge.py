@@ -86,6 +86,7 @@ def test_morphemes_joined_by_spaces_score_the_korean_way_over_three_references()
     assert scores == pytest.approx(MEAN_OF_THREE, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, package", [("kiwi", "kiwipiepy"), ("mecab", "mecab")])
 def test_korean_analysers_score_the_korean_way_over_three_references(
     name: str, package: str

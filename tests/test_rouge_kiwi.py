@@ -62,6 +62,7 @@ def two() -> Loaded:
     return load(2)
 
 
+@pytest.mark.slow
 def test_batches_give_the_morphemes_of_kiwi_by_default(two: Loaded) -> None:
     kiwi: Any = kiwipiepy.Kiwi()
     texts = korean_texts()
@@ -73,6 +74,7 @@ def test_batches_give_the_morphemes_of_kiwi_by_default(two: Loaded) -> None:
     assert list(two.tokenizer.tokenize(decomposed).values()) == list(expected.values())
 
 
+@pytest.mark.slow
 def test_loading_takes_the_threads_of_torch_and_puts_nothing_off(two: Loaded) -> None:
     three = load(3)
     assert (two.n_threads, three.n_threads) == (2, 3)

@@ -37,6 +37,7 @@ def test_metric_needs_no_network_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_work_offline_and_leave_no_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

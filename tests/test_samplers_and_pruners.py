@@ -76,6 +76,7 @@ def run(study: optuna.Study, space: SearchSpace, n_trials: int) -> None:
         run_study(study, objective, n_trials)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_searches_a_conditional_space_and_goes_on_after_a_stop(
     name: str, tmp_path: Path
@@ -223,6 +224,7 @@ class Always(optuna.pruners.BasePruner):
         return True
 
 
+@pytest.mark.slow
 def test_no_trial_is_pruned_before_a_third_of_its_own_epochs(make_trainer: Any) -> None:
     trainer, pruner = make_trainer(SummarizationTrainer), Always()
     trainer.prune_after = 1 / 3

@@ -16,6 +16,8 @@ import pytest
 from final_models import read_json
 from programs import run_program, script
 
+pytestmark = pytest.mark.slow  # Nearly all of it starts programs or trains.
+
 FILES = [
     "all_trials.csv",
     "best_params.json",

@@ -44,6 +44,7 @@ def files_with_secrets(folder: Path) -> list[Path]:
     return [path for path in files if any(secret in path.read_bytes() for secret in secrets)]
 
 
+@pytest.mark.slow
 def test_no_file_and_no_log_of_a_whole_search_holds_the_password_or_the_token(
     server: Server, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def shared_names(model: torch.nn.Module, base: PretrainedBase) -> set[str]:
     return {name for name, weight in model.named_parameters() if weight.data_ptr() in memory}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("special_tokens", [[], NEW])
 @pytest.mark.parametrize("family", CLASSES)
 def test_a_model_on_the_shared_base_is_the_one_from_disk_to_the_bit(
@@ -170,6 +171,7 @@ def test_repeated_layers_share_their_frozen_weights_and_have_adapters_of_their_o
     assert not torch.equal(adapters[0], adapters[1])
 
 
+@pytest.mark.slow
 def test_a_head_of_its_own_is_shared_too(
     folders: dict[str, Path], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
@@ -282,6 +284,7 @@ def make_optimizer(folder: Path, checkpoint: Path, csv_path: Path, n_trials: int
     return optimizer
 
 
+@pytest.mark.slow
 def test_a_search_on_the_shared_base_gives_the_values_and_weights_of_one_from_disk(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -332,6 +335,7 @@ class Watcher(TrainerCallback):
         self.alive.append(sum(reference() is not None for reference in self._models))
 
 
+@pytest.mark.slow
 def test_the_base_is_read_once_and_whole_after_a_normal_a_pruned_and_a_failed_trial(
     checkpoint_copy: Path, csv_path: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from simulation import simulate
 from hpo_summarize.errors import SearchFailed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_simulated_workers_share_the_trials_of_one_study(kind: str, tmp_path: Path) -> None:
     url = {"sqlite": "sqlite:///", "journal": "journal://"}[kind] + str(tmp_path / "simulation")
@@ -21,6 +22,7 @@ def test_simulated_workers_share_the_trials_of_one_study(kind: str, tmp_path: Pa
     assert found.wall_seconds >= 1.5
 
 
+@pytest.mark.slow
 def test_a_simulation_without_a_finished_trial_says_so(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'simulation'}"
     optuna.create_study(storage=url, study_name="simulation", direction="minimize")

@@ -165,6 +165,7 @@ run(main)
 """
 
 
+@pytest.mark.slow
 def test_prints_logs_warnings_and_tracebacks_hide_it_too() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, URL.format("s3@cr/et-4711")],

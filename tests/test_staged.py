@@ -120,6 +120,7 @@ def test_the_first_stage_trains_with_cheap_decoding_and_the_second_searches_the_
     assert [trial.params["num_beams"] for trial in second[:2]] == [4, 4], "the recipe's own"
 
 
+@pytest.mark.slow
 def test_both_stages_share_one_engine_however_many_trials_there_are(
     make_optimizer: Make,
 ) -> None:
@@ -219,6 +220,7 @@ def test_blocks_hold_every_row_once_and_are_the_same_for_a_seed(n_rows: int, n_b
     assert blocks == shuffled_blocks(n_rows, seed=3)
 
 
+@pytest.mark.slow
 def test_a_decoding_that_is_worse_on_the_first_rows_is_pruned(make_optimizer: Make) -> None:
     optimizer = make_optimizer(n_trials=2, n_decoding=4)
     optimizer.optimize()
@@ -239,6 +241,7 @@ def test_a_decoding_that_is_worse_on_the_first_rows_is_pruned(make_optimizer: Ma
     assert 0 < last.user_attrs[N_DECODED] < rows
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_in_the_second_stage(make_optimizer: Make) -> None:
     make_optimizer(n_decoding=3).optimize()
     before = second_study(make_optimizer()).trials
@@ -248,6 +251,7 @@ def test_the_same_command_goes_on_in_the_second_stage(make_optimizer: Make) -> N
     assert [trial.values for trial in after[:3]] == [trial.values for trial in before]
 
 
+@pytest.mark.slow
 def test_known_good_points_are_tried_by_the_stage_that_they_belong_to(make_optimizer: Make) -> None:
     points = [{"learning_rate": 2e-3, "num_beams": 2}, {"length_penalty": 2.0}]
     optimizer = make_optimizer(n_trials=2, n_decoding=6, pruner=None, baselines=points)
@@ -258,6 +262,7 @@ def test_known_good_points_are_tried_by_the_stage_that_they_belong_to(make_optim
     assert [trial.params["length_penalty"] for trial in second] == [1.0] * 4 + [2.0] * 2
 
 
+@pytest.mark.slow
 def test_the_second_stage_decodes_as_the_final_model_does(
     checkpoint: Path, make_optimizer: Make, tmp_path: Path
 ) -> None:
@@ -290,6 +295,7 @@ def below_adapters(model: Any) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.state_dict().items() if "lora_" not in k}
 
 
+@pytest.mark.slow
 def test_random_weights_below_an_adapter_are_those_that_it_was_trained_on(
     make_optimizer: Make,
 ) -> None:
@@ -311,6 +317,7 @@ def value_of(summarizer: Summarizer, optimizer: OptunaOptimizer) -> float:
     return optimizer.experiment.score(summaries, validation.references)["rougeL"]
 
 
+@pytest.mark.slow
 def test_several_objectives_end_in_a_pareto_front_of_the_second_stage(make_optimizer: Make) -> None:
     optimizer = make_optimizer(objective=["rouge1", "rougeL"], pruner=None)
     optimizer.optimize()
@@ -439,6 +446,7 @@ def test_a_recipe_that_cannot_be_searched_in_stages_is_refused(
     assert message in messages(error)[key]
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_here_are_said_to_be_missing(make_optimizer: Make) -> None:
     optimizer = make_optimizer(n_trials=1)
     optimizer.prepare()
@@ -449,6 +457,7 @@ def test_weights_that_are_not_here_are_said_to_be_missing(make_optimizer: Make) 
         optimizer.optimize()
 
 
+@pytest.mark.slow
 def test_the_weights_of_one_of_the_best_are_not_left_out_where_they_are_missing(
     make_optimizer: Make,
 ) -> None:
@@ -460,6 +469,7 @@ def test_the_weights_of_one_of_the_best_are_not_left_out_where_they_are_missing(
         again.optimize()
 
 
+@pytest.mark.slow
 def test_a_final_model_is_not_made_before_the_second_stage_has_a_result(
     make_optimizer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,6 +484,7 @@ def test_a_final_model_is_not_made_before_the_second_stage_has_a_result(
         choose_candidates(optimizer.experiment, optimizer.output_dir / BEST_PARAMS)
 
 
+@pytest.mark.slow
 def test_the_second_stage_out_of_memory_takes_fewer_rows_at_once(
     make_optimizer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +526,7 @@ output_dir: {output}
 """
 
 
+@pytest.mark.slow
 def test_two_processes_go_through_both_stages_together(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_storage_that_cannot_be_used_gives_a_short_error_at_once_and_no_passwo
     assert CANARY not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psycopg")
     monkeypatch.setattr(storage, "CONNECT_SECONDS", 2)
@@ -80,6 +81,7 @@ output_dir: {output}
 """
 
 
+@pytest.mark.slow
 def test_the_password_of_the_database_is_in_nothing_that_a_search_prints_or_writes(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:

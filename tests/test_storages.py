@@ -101,6 +101,7 @@ def assert_whole(study: optuna.Study, n_trials: int) -> None:
     assert [t.number for t in queued if CONTINUES not in t.user_attrs] == [0]
 
 
+@pytest.mark.slow
 def test_four_workers_that_start_and_resume_at_once_do_exactly_the_wanted_trials(
     url: str, start: Processes
 ) -> None:
@@ -109,6 +110,7 @@ def test_four_workers_that_start_and_resume_at_once_do_exactly_the_wanted_trials
         assert_whole(study_at(url), n_trials)
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_tried_again_once_while_the_others_go_on(
     url: str, start: Processes, tmp_path: Path
 ) -> None:
@@ -131,6 +133,7 @@ def test_the_trial_of_a_killed_worker_is_tried_again_once_while_the_others_go_on
     assert [(heir.params, heir.state.name) for heir in heirs] == [(dead.params, "COMPLETE")]
 
 
+@pytest.mark.slow
 def test_an_orphan_that_four_workers_find_at_once_is_requeued_once(
     url: str, start: Processes, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def searched(
     return recipe
 
 
+@pytest.mark.slow
 def test_the_score_of_an_adapted_head_is_one_in_the_search_kept_and_as_final_model(
     searched: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def broken(weights: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tenso
     return {name: -weight if part in name else weight for name, weight in weights.items()}
 
 
+@pytest.mark.slow
 def test_a_merge_that_changes_the_model_is_an_error(
     searched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +152,7 @@ def test_kept_weights_of_another_model_are_an_error(searched: Path, tmp_path: Pa
     assert "do not give the model that the search trained (the log prob" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_adapter_that_does_not_fit_on_its_base_is_an_error(
     searched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +174,7 @@ def test_an_adapter_that_does_not_fit_on_its_base_is_an_error(
 # A resumed training.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_resumed_training_comes_to_the_same_weights(
     setting: str, tied: dict[str, Path], make_trainer: TrainerFactory, tmp_path: Path

@@ -48,6 +48,7 @@ def from_suggest(trial: Any) -> int:
     return trial.suggest_categorical("lora_r", [32, 64])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [from_params, from_suggest])
 def test_a_derived_value_reaches_the_model_the_result_and_the_storage(
     read: Any, make_trainer: Any, bart_config: Any, tmp_path: Path

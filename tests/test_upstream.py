@@ -24,6 +24,8 @@ from transformers import (
 from hpo_summarize import OptunaPruningCallback, SummarizationTrainer
 from hpo_summarize.errors import HpoError, SearchFailed
 
+pytestmark = pytest.mark.slow  # Nearly all of it starts programs or trains.
+
 
 def stock(*errors: type[BaseException]) -> Any:
     """`Seq2SeqTrainer`, which fails the test, with a failed assertion or one of `errors`."""

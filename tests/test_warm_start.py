@@ -315,6 +315,7 @@ def test_a_beginning_that_was_cut_off_is_finished_by_the_next_run(
     assert [values["learning_rate"] for values in waiting] == [0.001, 0.005]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["journal", "sqlite"])
 def test_a_worker_that_is_slow_at_a_warm_start_doubles_no_earlier_trial(
     scheme: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -121,6 +121,7 @@ run(lambda: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_accelerate_starts_one_process_on_a_cpu_and_the_user_is_told(tmp_path: Path) -> None:
     script = tmp_path / "noter.py"
     script.write_text(NOTER)
@@ -221,6 +222,7 @@ subprocess.run([sys.executable, "-c", {THREADS!r}, {order!r}], env=environment, 
     return int(said.removeprefix("threads "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "launcher", "process", "threads"),
     [
@@ -238,6 +240,7 @@ def test_the_workers_of_a_machine_share_its_cores_as_threads_of_torch(
     assert threads_of_a_worker(order, launcher, process) == threads
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_real_launch_share_the_cores(tmp_path: Path) -> None:
     script = tmp_path / "threads.py"
     script.write_text(THREADS)
@@ -339,6 +342,7 @@ def printed_trials(output: str) -> list[int]:
     return sorted(int(number) for number in re.findall(r"^trial +(\d+) \(", output, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_launch_share_the_trials_and_write_whole_files(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -369,6 +373,7 @@ def test_two_processes_of_a_launch_share_the_trials_and_write_whole_files(
     assert done.stdout.count("results in ") == done.stdout.count("best trial ") == 1
 
 
+@pytest.mark.slow
 def test_what_ends_after_the_timeout_and_after_the_writer_is_printed_and_written_too(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -391,6 +396,7 @@ FIXED = ("search.sampler={name: random, seed: 1}", "training.learning_rate=1e30"
 SPACE = "space={weight_decay: {type: float, low: 0.0, high: 0.1}}"
 
 
+@pytest.mark.slow
 def test_three_failures_in_a_row_end_both_workers_with_the_reason(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -405,6 +411,7 @@ def test_three_failures_in_a_row_end_both_workers_with_the_reason(
     assert printed_trials(output) == [t.number for t in study.trials if "failure" in t.user_attrs]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_ends_one_trial_of_two_workers(
     checkpoint: Path, csv_path: Path, tmp_path: Path
 ) -> None:
@@ -429,6 +436,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_both_workers_and_requeues_their_trials(
     checkpoint: Path, csv_path: Path, tmp_path: Path, small_disk: Path
 ) -> None:
