@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,29 @@ def assert_whole(study: optuna.Study, n_trials: int) -> None:
     assert study.trials[0].params == BASELINE
     queued = [t for t in study.trials if "fixed_params" in t.system_attrs]
     assert [t.number for t in queued if CONTINUES not in t.user_attrs] == [0]
+
+
+def test_a_queued_trial_is_started_by_one_of_four_workers(url: str) -> None:
+    storages = [build_storage(url) for _ in range(4)]
+    study = optuna.create_study(storage=storages[0])
+    for number in range(10):
+        study.enqueue_trial({"x": number})
+        trial_id = study.trials[-1]._trial_id
+        barrier, started = threading.Barrier(len(storages)), list[bool]()
+
+        def start(
+            one: Any, barrier: Any = barrier, started: Any = started, trial_id: int = trial_id
+        ) -> None:
+            barrier.wait()
+            started.append(one.set_trial_state_values(trial_id, TrialState.RUNNING))
+
+        threads = [threading.Thread(target=start, args=(one,)) for one in storages]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(started) == [False, False, False, True]
+        assert study.trials[-1].datetime_start is not None
 
 
 @pytest.mark.slow
