@@ -186,7 +186,7 @@ def test_the_trial_of_an_interrupted_worker_is_done_by_the_other(
         time.sleep(0.001)
     errors = stopped.communicate(timeout=SECONDS)[1]
     assert stopped.returncode == 130
-    assert "the same command goes on from there" in errors
+    assert "the same command continues from there" in errors
     assert "Traceback" not in errors
     finish(other)
     assert_whole(study_at(url), 8)

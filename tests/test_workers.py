@@ -155,7 +155,7 @@ def test_a_program_that_is_stopped_while_it_starts_ends_like_any_other() -> None
         [sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (130, "")
-    assert "Traceback" not in done.stderr and "the same command goes on" in done.stderr
+    assert "Traceback" not in done.stderr and "the same command continues" in done.stderr
 
 
 CHILD = """
